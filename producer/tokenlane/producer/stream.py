@@ -82,7 +82,8 @@ class ChatStream(Generic[Parsed]):
     async def cancel(self) -> None:
         """Cancel the request for all its readers; iterators then raise `RequestCancelled`.
 
-        Returns once the pool has cancelled the request, or after 2 s; then the client goes on trying in the background.
+        Returns once the pool has cancelled the request, or after one second; the client then keeps trying in the
+        background.
         """
         await self._link.close(self._entered(), everywhere=True)
 

@@ -547,6 +547,22 @@ async def test_a_client_that_cannot_say_goodbye_stays_listed(tmp_path: Path) -> 
             assert await raw(pool).zcard(f"{PREFIX}clients") == 1
 
 
+async def test_leaving_a_stream_and_its_client_waits_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the server is away, leaving the stream and then the client together wait a second at most for the cancel."""
+    limits_s: list[float] = []
+    wait = asyncio.wait
+
+    async def recorded(tasks: Any, *, timeout: float | None = None, **options: Any) -> Any:
+        limits_s.append(timeout or 0)
+        return await wait(tasks, timeout=timeout, **options)
+
+    async with Restartable(tmp_path) as server:
+        async with Client(server.url) as client, client.chat("hello", role="planner"):
+            await server.stop()
+            monkeypatch.setattr(asyncio, "wait", recorded)
+    assert 0 < sum(limits_s) < 1.01
+
+
 class Restartable:
     """A server that keeps its data over a restart."""
 

@@ -74,9 +74,9 @@ class Link(Protocol):
         ...
 
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
-        """Leave a request; returns once the pool knows, or after two seconds, while the link goes on trying.
+        """Leave a request. Returns once the pool has cancelled it, or after one second; the link then keeps trying.
 
-        Cancellation: the link goes on trying.
+        Cancellation: the link keeps trying.
         """
         ...
 

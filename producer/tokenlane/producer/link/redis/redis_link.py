@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -68,7 +68,7 @@ class RedisLink:
         self._timings = timings
         self._clock = asyncio.get_running_loop().time
         self._requests: dict[str, list[RedisRequest]] = {}
-        self._kept: dict[OpenRequest, asyncio.Task[None]] = {}
+        self._kept: dict[RedisRequest, asyncio.Task[None]] = {}
         self.worker_messages = WorkerMessages(pool, self, self._clock)
         self._turns = PrioritySemaphore(_MOST_BEING_SENT)
         self._closed = False
@@ -135,9 +135,10 @@ class RedisLink:
         request.leave(everywhere=everywhere)
 
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
+        assert isinstance(request, RedisRequest)
         self.leave(request, everywhere=everywhere)
-        if (task := self._kept.get(request)) is not None:
-            await asyncio.wait({task}, timeout=self._timings.goodbye_s)
+        if request in self._kept:
+            await self._wait_for_ends([request])
 
     async def lanes(self) -> tuple[LaneView, ...]:
         return of_model_servers((await self._pool.survey()).lanes)
@@ -163,13 +164,18 @@ class RedisLink:
             raise error
 
     async def close_all(self) -> bool:
-        """End all requests; whether the pool has learnt of each end in time."""
+        """Cancel all requests. Returns whether the pool has ended each of them in time."""
         self._closed = True
         for request in self:
             self.leave(request)
-        if not self._kept:
-            return True
-        _, unheard = await asyncio.wait(self._kept.values(), timeout=self._timings.goodbye_s)
+        return not self._kept or await self._wait_for_ends(self._kept)
+
+    async def _wait_for_ends(self, left: Collection[OpenRequest]) -> bool:
+        """Wait until the pool has ended these requests, for at most `goodbye_s` since the last of them was left. Returns
+        whether it has."""
+        tasks = {request: task for request, task in self._kept.items() if request in left}
+        until = max(request.left_at for request in tasks) + self._timings.goodbye_s
+        _, unheard = await asyncio.wait(tasks.values(), timeout=max(0.0, until - self._clock()))
         return not unheard
 
     # The life of a request.

@@ -48,6 +48,7 @@ class RedisRequest(OpenRequest):
         deadline: when the link gives the request up; None if that is not known yet.
         look_at: when to ask the pool for the request's state, even if messages still arrive.
         left: set once the reader has left.
+        left_at: when the reader left.
 
     Args:
         client: the client's name.
@@ -73,6 +74,7 @@ class RedisRequest(OpenRequest):
         self.deadline = deadline
         self.look_at = inf
         self.left = asyncio.Event()
+        self.left_at = -inf
         self._client = client
         self._timings = timings
         self._clock = clock
@@ -257,7 +259,9 @@ class RedisRequest(OpenRequest):
         """
         self.give_up(RequestCancelled())
         self.for_all |= everywhere
-        self.left.set()
+        if not self.left.is_set():
+            self.left_at = self._clock()
+            self.left.set()
 
     # The rest.
 

@@ -26,7 +26,7 @@ class Timings:
             missing then is lost.
         deadline_grace_s: how long the pool has to end a request whose time to live has passed.
         ended_left_s: the least time in which to collect the answer of a request that had ended before it was attached.
-        goodbye_s: how long leaving a request waits for the pool to learn of it.
+        goodbye_s: how long the client waits for the pool to cancel a request whose reader has left.
         server_patience_s: how long a subscription, and then the sending of a request, waits for a server that is away
             or refuses for the moment, for instance because it is loading its data.
     """
@@ -42,5 +42,5 @@ class Timings:
     all_heard_ms: Callable[[int], float] = all_heard_ms
     deadline_grace_s: float = 2.0
     ended_left_s: float = 30.0
-    goodbye_s: float = 2.0
+    goodbye_s: float = 1.0
     server_patience_s: float = 10.0
