@@ -171,8 +171,11 @@ class RedisLink:
         return not self._kept or await self._wait_for_ends(self._kept)
 
     async def _wait_for_ends(self, left: Collection[OpenRequest]) -> bool:
-        """Wait until the pool has ended these requests, for at most `goodbye_s` since the last of them was left. Returns
-        whether it has."""
+        """Wait until the pool has ended these requests, but at most until `goodbye_s` after the last of them was left.
+
+        Returns:
+            Whether the pool has ended all of them.
+        """
         tasks = {request: task for request, task in self._kept.items() if request in left}
         until = max(request.left_at for request in tasks) + self._timings.goodbye_s
         _, unheard = await asyncio.wait(tasks.values(), timeout=max(0.0, until - self._clock()))
