@@ -37,6 +37,7 @@ class UserError(Exception):
             "provider": None,
             "lane": None,
             "model": None,
+            "request_id": None,
             **self._facts,
         }
 

@@ -289,13 +289,15 @@ async def test_a_wrong_request(client: Client, pool: Pool, messages: object) -> 
 
 
 async def test_a_full_queue(client: Client, pool: Pool) -> None:
-    """Over a limit the request is refused when it is entered, with a time to come back."""
+    """A request over a limit is refused when its stream is entered. The error says when to try again."""
     await pool.policies.write(Policy(depth=1))
+    second = client.chat("two", role="planner")
     async with client.chat("one", role="planner"):
         with pytest.raises(QueueFull) as refused:
-            async with client.chat("two", role="planner"):
+            async with second:
                 pass
     assert refused.value.retry_after_s is not None
+    assert refused.value.request_id == second.request_id
 
 
 async def test_errors_come_as_themselves(client: Client, worker: StandIn) -> None:

@@ -117,7 +117,7 @@ class DeltaBuffer:
         if end is None or self._first <= end:
             return None
         ended = f"ended with position {end - 1}, before the one given" if end else "is empty, and has no position"
-        return BadRequest(f"the answer of {self.request_id} {ended}")
+        return BadRequest(f"the answer {ended}")
 
     def receive(self, message: ChannelMessage) -> ToWorker | None:
         """Take one message from the request's channel; returns the handover that it asks for, if it does."""
@@ -190,7 +190,7 @@ class DeltaBuffer:
             error.partial = self.answer.text
         if isinstance(error, Interrupted | DeadlineExceeded):
             error.at(lane=self.answer.lane, model=self.answer.model)
-        self.error = error
+        self.error = error.at(request_id=self.request_id)
         self._end()
 
     def _rise(self, attempt: int) -> None:

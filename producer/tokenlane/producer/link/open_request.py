@@ -97,8 +97,8 @@ class OpenRequest:
         await self.finish()
         if self._buffer.result is None:
             raise ProviderDown(
-                "the lane's worker does not know this kind of request: start a newer one", retryable=False
-            )
+                "the lane's worker does not know this kind of request: update tokenlane on its host", retryable=False
+            ).at(request_id=self.id)
         return self._buffer.result
 
     def message(self, message: ChannelMessage) -> ToWorker | None:

@@ -88,7 +88,7 @@ def apply(
                 raise PolicyChanged(f"the pool's policy has revision {current.revision}, not {revision}")
             now = current.revision if dry_run else await opened.policies.write(wanted, expected=current.revision)
         except PolicyChanged as error:
-            raise error_for_user(error, f"{error}: see `tokenlane policy diff`, then apply again.") from error
+            raise error_for_user(error, f"{error.message}: see `tokenlane policy diff`, then apply again.") from error
         return current, now, [unknown.message for unknown in unknown_places(wanted, seen.views)]
 
     current, now, unknown = pool_session(redis, pool, compare_and_set)

@@ -52,6 +52,6 @@ def error_for_user(error: LlmError, message: str = "") -> UserError:
     Args:
         message: what to print in place of the error's message.
     """
-    facts = error.report().model_dump(exclude={"detail"})
+    facts = {**error.report().model_dump(exclude={"detail"}), "request_id": error.request_id or None}
     kind = ConfigError if isinstance(error, SET_WRONGLY) else UserError
     return kind(message or str(error), facts)

@@ -32,12 +32,14 @@ class ErrorReport(BaseModel):
 class LlmError(Exception):
     """The request failed.
 
+    `request_id`: the id of the request; empty if no request is concerned, or before the agent has the error.
     `server_condition`: `loading` or `down` if the error shows that the whole model server is loading a model or cannot
     be reached; None if the error concerns only this request. Only the worker uses it; it is not sent to the agent.
     """
 
     code: ClassVar[str] = "error"
     retryable_by_default: ClassVar[bool] = False
+    request_id: str = ""
     server_condition: Literal["loading", "down"] | None = None
 
     def __init__(
@@ -61,15 +63,21 @@ class LlmError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
+        """The message and, in brackets, the code, place and request that a bug report needs, as far as known."""
         places = {"provider": self.provider, "lane": self.lane, "model": self.model}
-        where = ", ".join(f"{name} {value!r}" for name, value in places.items() if value)
-        return f"{self.message} ({where})" if where else self.message
+        known = [self.code, *(f"{name} {value!r}" for name, value in places.items() if value)]
+        if self.request_id:
+            known.append(f"request {self.request_id}")
+        return f"{self.message} [{', '.join(known)}]"
 
-    def at(self, *, provider: str | None = None, lane: str | None = None, model: str | None = None) -> Self:
-        """Set the provider, lane and model that are still None, and return the error itself."""
+    def at(
+        self, *, provider: str | None = None, lane: str | None = None, model: str | None = None, request_id: str = ""
+    ) -> Self:
+        """Fill in the provider, lane, model and request that are not yet known. Returns the error itself."""
         self.provider = self.provider or provider
         self.lane = self.lane or lane
         self.model = self.model or model
+        self.request_id = self.request_id or request_id
         return self
 
     def report(self) -> ErrorReport:
@@ -214,7 +222,6 @@ class Duplicate(LlmError):
     """
 
     code = "duplicate"
-    request_id: str = ""
 
 
 class PoolUnavailable(LlmError):

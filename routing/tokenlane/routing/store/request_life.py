@@ -130,9 +130,14 @@ class Requests:
             if state in get_args(Ending):
                 raise _duplicate(known, state)
             return known
-        whose = f"role {envelope.role!r}" if as_text(rest[0]) == "role" else f"agent {envelope.agent!r}"
+        is_role = as_text(rest[0]) == "role"
+        whose, limit = (f"role {envelope.role!r}", "depth") if is_role else (f"agent {envelope.agent!r}", "in_flight")
         seconds = as_int(rest[1]) / 1000
-        raise QueueFull(f"{whose} has too many requests: send again in {seconds:.1f} s", retry_after_s=seconds)
+        raise QueueFull(
+            f"{whose} already has as many requests, waiting and running, as the policy's `{limit}` allows: send the "
+            f"request again in {seconds:.1f} s",
+            retry_after_s=seconds,
+        )
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
         """Give a request to a lane. Returns the attempt's number; None if the request no longer waits or the lane does
@@ -283,9 +288,7 @@ def parse_status(fields: Sequence[Reply], lapses_ms: int = -1) -> RequestStatus:
 
 
 def _duplicate(request_id: str, state: str) -> Duplicate:
-    error = Duplicate(
-        f"request {request_id} has this idempotency key and is {state}: attach to it within a minute of its end to "
-        "read its answer, or use another key"
-    )
-    error.request_id = request_id
-    return error
+    return Duplicate(
+        f"a request with this idempotency key is already {state}: to read its answer, attach to it within a minute of "
+        "its end; for a new answer, use another key"
+    ).at(request_id=request_id)

@@ -21,7 +21,7 @@ from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable, Queue
 
 VERBS = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb()]
 WITH_JSON = [pytest.param(verb, id="-".join(verb.words)) for verb in every_verb() if verb.takes_json]
-FIELDS = ["code", "message", "retryable", "retry_after_s", "provider", "lane", "model"]
+FIELDS = ["code", "message", "retryable", "retry_after_s", "provider", "lane", "model", "request_id"]
 ARGUMENTS = {"chat": ["hi"], "embed": ["hi"], "models": ["m"], "policy": [], "key": []}
 NOBODY = "redis://127.0.0.1:1"
 
@@ -64,11 +64,12 @@ def test_what_follows_two_dashes_is_no_option(
 def test_an_error_of_the_pool_keeps_what_it_knows() -> None:
     """Code, place, and whether and when to try again; words for people are added to those of the message alone."""
     error = error_for_user(
-        RateLimited("slow down", retry_after_s=2.5, provider="vllm", lane="gpu0", model="m"), "told: wait"
+        RateLimited("slow down", retry_after_s=2.5, provider="vllm", lane="gpu0", model="m").at(request_id="4f"),
+        "told: wait",
     )
     assert (str(error), error.exit_code) == ("told: wait", exits.FAILED)
     assert error.document() == dict(
-        zip(FIELDS, ["rate_limited", "slow down", True, 2.5, "vllm", "gpu0", "m"], strict=True)
+        zip(FIELDS, ["rate_limited", "slow down", True, 2.5, "vllm", "gpu0", "m", "4f"], strict=True)
     )
 
 

@@ -305,12 +305,13 @@ def test_an_orphan_is_told_why_it_was_cancelled() -> None:
 
 
 def test_an_expired_answer_says_where_it_ran() -> None:
-    """A time to live that passes in the middle of an answer names lane and model, and what to do."""
+    """A time to live that passes in the middle of an answer names lane, model and request."""
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(0, "a"))
     buffer.receive(Expired(attempt=1))
-    assert str(buffer.error).endswith("(lane 'l1', model 'm1')")
-    assert "time_to_live_ms" in str(buffer.error)
+    error = buffer.error
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.lane, error.model, error.request_id) == ("l1", "m1", ID)
 
 
 def test_a_failure_comes_after_what_was_said_before() -> None:

@@ -47,10 +47,17 @@ def test_an_unknown_error_is_a_plain_one() -> None:
     assert (error.message, error.retryable) == ("text", True)
 
 
-def test_an_error_says_where() -> None:
-    """Provider, lane and model are part of the text; what is known first stays."""
-    error = Interrupted("broke off", lane="gpu0").at(lane="other", provider="vllm", model="m")
-    assert str(error) == "broke off (provider 'vllm', lane 'gpu0', model 'm')"
+def test_a_bug_report_can_quote_an_error() -> None:
+    """The text of an error ends with its code, where it happened, and the request's id, if they are known."""
+    error = Interrupted("broke off", lane="gpu0").at(lane="other", provider="vllm", model="m", request_id="4f")
+    assert str(error) == "broke off [interrupted, provider 'vllm', lane 'gpu0', model 'm', request 4f]"
+    assert str(Timeout("too slow")) == "too slow [timeout]"
+
+
+def test_the_first_known_place_stays() -> None:
+    """`at` fills in only what is still unknown."""
+    error = Interrupted("broke off", lane="gpu0").at(request_id="4f").at(lane="other", request_id="50")
+    assert (error.lane, error.request_id) == ("gpu0", "4f")
 
 
 @pytest.mark.parametrize("kind", KINDS)

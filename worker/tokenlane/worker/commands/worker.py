@@ -167,7 +167,7 @@ async def _work(
         with suppress(LlmError, ConfigError):  # the first error is the one to report
             async with cancelled_by(stopping):
                 startup = await dry_run(to)
-                first = Finding(Code.MODEL_SERVER, "fail", str(error), subject=to.settings.name)
+                first = Finding(Code.MODEL_SERVER, "fail", error.message, subject=to.settings.name)
                 report("failed", startup if startup.problems else replace(startup, findings=(first, *startup.findings)))
                 endpoint = startup.probe.endpoint
         raise error_for_user(error, f"The lane cannot be served from {endpoint}. {error}") from error

@@ -74,4 +74,4 @@ async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announ
         try:
             return probe, await describe_lane(settings, provider), findings
         except LlmError as error:
-            return probe, None, [Finding(Code.MODEL_SERVER, "fail", str(error), subject=settings.name), *findings]
+            return probe, None, [Finding(Code.MODEL_SERVER, "fail", error.message, subject=settings.name), *findings]

@@ -84,7 +84,7 @@ class ClientHeartbeat:
                 logger.warning("the pool is away, streams wait until their deadlines: %s", error)
             self._link.view.is_away = True
             for request in self._link:
-                request.pool_away(str(error))
+                request.pool_away(error.message)
 
     async def _look_until(self, until: float) -> None:
         """Wait until then, and meanwhile ask about each request at its `look_at`."""

@@ -217,8 +217,10 @@ class RedisLink:
             accepted_as = await outcome
             if isinstance(accepted_as, Exception):
                 raise accepted_as
-        except BaseException:
+        except BaseException as error:
             self.leave(request)
+            if isinstance(error, LlmError):
+                error.at(request_id=request.id)
             raise
         return accepted_as
 

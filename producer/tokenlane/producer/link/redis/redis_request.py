@@ -136,7 +136,7 @@ class RedisRequest(OpenRequest):
         status, timings = held.status, self._timings
         if status.state == "missing":
             raise RequestLost(
-                f"the pool knows no request {self.id}: it ended an hour ago, was lost or never was; ask again"
+                "the pool does not know this request: it ended over an hour ago or was lost, or the id is wrong"
             )
         if (beyond := self._buffer.beyond(status.end)) is not None:
             raise beyond
@@ -160,7 +160,7 @@ class RedisRequest(OpenRequest):
         if error is None:
             self._enter(RequestState.QUEUED)
         elif isinstance(error, QueueFull):  # the pool had accepted it: every beat tries again
-            self.waiting = f"the pool lost this request, and cannot take it in again yet: {error}"
+            self.waiting = f"the pool lost this request, and cannot take it in again yet: {error.message}"
         elif not isinstance(error, PoolUnavailable):
             self.give_up(error if isinstance(error, LlmError) else RequestLost())
 
