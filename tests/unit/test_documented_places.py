@@ -10,8 +10,11 @@ import pytest
 from tests.repository import ROOT
 
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
+WRITTEN_PAGES = [page for page in PAGES if page.name != "modules.md" and page.is_relative_to(ROOT / "docs")]
+"""All but the generated list of modules, whose sentences name paths as the modules do."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-CODE_PATH = re.compile(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|lua))`")
+CODE_PATH = re.compile(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|lua)|(?:[a-z_]+/){2,})`")
+"""A module, script or room, by its path."""
 CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 LUA = ROOT / "routing" / "tokenlane" / "routing" / "store"
 LINES_OF_A_PAGE = 150
@@ -35,9 +38,14 @@ def broken_links(page: Path) -> Iterator[str]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file: by its path, or for a module by its component and what follows."""
+    """Whether there is such a file or folder: by its path, or for a module by its component and what follows."""
     component = path.partition("/")[0]
     return any(place.exists() for place in (ROOT / path, ROOT / component / "tokenlane" / path, LUA / path))
+
+
+def missing_paths(page: Path) -> list[str]:
+    """The modules, scripts and rooms that a page names and that do not exist."""
+    return [path for path in CODE_PATH.findall(page.read_text(encoding="utf-8")) if not exists(path)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -46,12 +54,26 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
 
 
-@pytest.mark.parametrize("page", ["architecture", "guarantees"])
-def test_every_module_and_test_that_is_named_exists(page: str) -> None:
-    """A page that names modules and tests is changed with them."""
-    named = CODE_PATH.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
-    assert named
-    assert [path for path in named if not exists(path)] == []
+@pytest.mark.parametrize("page", WRITTEN_PAGES, ids=lambda page: page.stem)
+def test_every_module_and_test_that_is_named_exists(page: Path) -> None:
+    """A page that names modules, scripts, rooms and tests is changed with them."""
+    assert missing_paths(page) == []
+
+
+def test_a_path_that_does_not_exist_is_noticed(tmp_path: Path) -> None:
+    """The check of paths finds modules, scripts and rooms."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`routing/gone.py`, `lua/gone.lua`, `routing/gone/`, `routing/router.py`, `lua/submit.lua`, `routing/store/`"
+    )
+    assert missing_paths(page) == ["routing/gone.py", "lua/gone.lua", "routing/gone/"]
+
+
+def test_every_page_is_in_the_index() -> None:
+    """The index of the documentation leads to each page."""
+    index = ROOT / "docs" / "README.md"
+    linked = set(LINK.findall(index.read_text(encoding="utf-8")))
+    assert {page.name for page in ROOT.glob("docs/*.md")} - {index.name} - linked == set()
 
 
 def test_pages_are_short() -> None:

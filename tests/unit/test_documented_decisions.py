@@ -1,0 +1,44 @@
+"""Each decision has one subject, the same parts in the same order, and an entry in the index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.documents import GeneratedPart
+from tests.repository import ROOT
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+INDEX = GeneratedPart(ROOT / "docs" / "decisions" / "README.md", "decisions")
+LINES_OF_A_PAGE = 60
+
+
+def title_of(path: Path) -> tuple[int, str]:
+    """A decision's number and title, from its first line."""
+    match = re.fullmatch(r"# (\d+)\. (.+)", path.read_text(encoding="utf-8").partition("\n")[0])
+    assert match is not None, f"{path.name} does not begin with '# NUMBER. TITLE'"
+    return int(match[1]), match[2]
+
+
+def generated() -> str:
+    """A line for each decision, with a link."""
+    titles = ((*title_of(path), path.name) for path in DECISIONS)
+    return "".join(
+        f"- [{number}. {title.replace('[', '').replace(']', '')}]({name})\n" for number, title, name in titles
+    )
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_has_its_parts_on_one_page(path: Path) -> None:
+    """Its number is its file's; context, decision and consequences follow in this order."""
+    text = path.read_text(encoding="utf-8")
+    assert title_of(path)[0] == int(path.name[:4])
+    parts = [part for part in re.findall(r"^## (.+)$", text, re.MULTILINE) if not part.startswith("Why ")]
+    assert parts == ["Context", "Decision", "Consequences"]
+    assert text.count("\n") <= LINES_OF_A_PAGE
+
+
+def test_the_index_is_up_to_date() -> None:
+    """After a change, `TOKENLANE_RECORD=1` writes it anew."""
+    assert INDEX.is_up_to_date(generated())
