@@ -17,7 +17,7 @@ from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.pool_health import problems
+from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus, Slots
 
 
@@ -155,7 +155,7 @@ async def test_a_lane_of_which_one_model_server_is_away(pool: Pool, away: int) -
         await pool.beats.renew(worker, LANE, [], takes_new_work=True, condition=condition)
     found = await lane(pool)
     assert (found.state, found.why) == ("degraded", "it is off")
-    assert [problem.code for problem in problems(await take_snapshot(pool), 60)] == ["no_router", "lane_degraded"]
+    assert [problem.code for problem in find_problems(await take_snapshot(pool), 60)] == ["no_router", "lane_degraded"]
 
 
 async def test_what_a_worker_says_of_itself(pool: Pool) -> None:

@@ -1,6 +1,7 @@
 """Completes the names of providers, lanes, roles and models in a shell.
 
-A shell asks at a key press, so the pool has half a second to answer. Whatever fails adds no names and prints nothing.
+The user waits for the names after a key press, so the pool gets half a second to answer. A pool or a file that cannot
+be read adds no names and prints nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def providers(incomplete: str) -> list[str]:
 
 def lanes(incomplete: str) -> list[str]:
     """The lanes whose names begin with the text."""
-    return _complete(incomplete, lambda settings: settings.lanes, lambda seen: [lane.name for lane in seen.lanes])
+    return _complete(
+        incomplete, lambda settings: settings.lanes, lambda snapshot: [lane.name for lane in snapshot.lanes]
+    )
 
 
 def roles(incomplete: str) -> list[str]:
@@ -35,7 +38,7 @@ def roles(incomplete: str) -> list[str]:
     return _complete(
         incomplete,
         lambda settings: list(settings.document.roles),
-        lambda seen: [*seen.policy.roles, *(role.role for role in seen.roles)],
+        lambda snapshot: [*snapshot.policy.roles, *(role.role for role in snapshot.roles)],
     )
 
 
@@ -44,7 +47,7 @@ def models(incomplete: str) -> list[str]:
     return _complete(
         incomplete,
         lambda settings: list(settings.document.models),
-        lambda seen: [model for lane in seen.lanes for model in lane.models],
+        lambda snapshot: [model for lane in snapshot.lanes for model in lane.models],
     )
 
 

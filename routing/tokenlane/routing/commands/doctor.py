@@ -1,4 +1,4 @@
-"""`tokenlane doctor`: checks everything around a pool that is often wrong, and shows what to do about it."""
+"""`tokenlane doctor`: checks a pool and its surroundings for common faults, and shows how to fix each of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenlane.routing.watch.finding import Finding
 from .pool_session import pool_session
 
 _SCHEMA_VERSION = 2
-_LOOKS = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
 
 
 def doctor(
@@ -38,11 +38,11 @@ def doctor(
 
 def _table(findings: tuple[Finding, ...]) -> Table:
     rows = [(finding.severity, finding.code, finding.subject, finding.observed) for finding in findings]
-    return Table(("STATUS", "CHECK", "SUBJECT", "RESULT"), rows, _LOOKS)
+    return Table(("STATUS", "CHECK", "SUBJECT", "RESULT"), rows, _STYLES)
 
 
 def _details(findings: tuple[Finding, ...]) -> list[str]:
-    """Why each check that did not pass matters, and what to do."""
+    """For each check that did not pass: the result, why it matters, and what to do."""
     return [
         f"{finding.severity}: {one_line(f'{finding.code}: {finding.observed}')}\n"
         f"  why: {finding.code.means}\n  fix: {one_line(finding.advice)}"

@@ -33,13 +33,14 @@ _HAND_OUT = (
 _NO_KEY = "This host has no pool key. `tokenlane up` creates one for its pool; for another server: `tokenlane key new`."
 _GET_KEY = (
     "Run `tokenlane key show --reveal` on a host that has the key, and set TOKENLANE_POOL_KEY to its output here; or "
-    "save the output in a file of mode 0600, and name that as key_file in the section [redis] of llm.toml."
+    "save the output in a file of mode 0600, and name that file as key_file in the section [redis] of llm.toml."
 )
 
 key = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 _File = Annotated[
-    Path | None, typer.Option(help="The key file. Default: the one in use, else the one of `tokenlane up`.")
+    Path | None,
+    typer.Option(help="The key file. Default: the file in use, or else the file that `tokenlane up` wrote."),
 ]
 
 
@@ -56,35 +57,37 @@ def show(
     if ring.keys and reveal and not as_json:
         typer.echo(ring.reveal())
         return
-    announced: Sequence[str] | None = None
-    not_asked = None
+    sealed_with: Sequence[str] | None = None
+    unavailable = None
     try:
-        announced = pool_session(redis, pool, lambda opened: opened.key_agreement.key_ids())
+        sealed_with = pool_session(redis, pool, lambda opened: opened.key_agreement.key_ids())
     except ConfigError as error:
-        not_asked = str(error)
+        unavailable = str(error)
     if not ring.keys:
-        hint = f" Pool {pool_name(pool)} is sealed with {_listed(announced)}. {_GET_KEY}" if announced else ""
+        hint = f" Pool {pool_name(pool)} is sealed with {_listed(sealed_with)}. {_GET_KEY}" if sealed_with else ""
         raise ConfigError(_NO_KEY + hint)
     prepared = [key.id for key in ring.prepared]
     source = str(ring.file or "TOKENLANE_POOL_KEY")
     if as_json:
         of_host = {"ids": ring.ids, "prepared": prepared, "source": source}
-        of_pool = {"pool": pool_name(pool), "sealed_with": announced, "not_asked": not_asked}
+        of_pool = {"pool": pool_name(pool), "sealed_with": sealed_with, "not_asked": unavailable}
         show_json({**of_host, **of_pool, **({"keys": ring.reveal()} if reveal else {})})
         return
-    sealed = f"sealed with {_listed(announced)}" if announced else "not sealed"
-    typer.echo(f"here  {_listed(ring.ids)}, from {source}{'; prepared: ' if prepared else ''}{_listed(prepared)}")
-    typer.echo(f"pool  {f'unknown: {not_asked}' if not_asked else f'{pool_name(pool)} is {sealed}'}")
+    sealed = f"sealed with {_listed(sealed_with)}" if sealed_with else "not sealed"
+    typer.echo(f"host  {_listed(ring.ids)}, from {source}{'; prepared: ' if prepared else ''}{_listed(prepared)}")
+    typer.echo(f"pool  {f'unknown: {unavailable}' if unavailable else f'{pool_name(pool)} is {sealed}'}")
 
 
 @key.command()
 def new(
     file: Annotated[Path, typer.Option(help="The file to write. An existing file is never overwritten.")],
-    announce: Annotated[bool, typer.Option(help="Seal the pool with the key; it must be unused.")] = False,
+    announce: Annotated[
+        bool, typer.Option(help="Also seal the pool with the new key. The pool must be unused.")
+    ] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Write a key file with a new key, for a pool on a Redis server of your own."""
+    """Write a key file with a new key, for a pool on your own Redis server."""
     if announce:
         find_pool(redis)  # no file is written if no pool is found
     try:
@@ -117,7 +120,8 @@ def rotate(
     now: Annotated[
         bool,
         typer.Option(
-            "--now", help="Do not wait for workers without the new key, or requests with the old: these fail."
+            "--now",
+            help="Do not wait for workers that lack the new key, or for requests with an old key, which fail.",
         ),
     ] = False,
     file: _File = None,
@@ -176,10 +180,10 @@ async def _switch(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> st
     switched = KeyRing((*reversed(ring.prepared), *ring.keys))
     if pool is not None:
         await pool.key_agreement.announce_again(ring)
-        lacking = [] if now else await _lacking(pool, newest.id)
-        if lacking:
+        without = [] if now else await _workers_without(pool, newest.id)
+        if without:
             raise UserError(
-                f"key {newest.id} is prepared and does not seal yet: {'; '.join(lacking)}.\n{_HAND_OUT}\nThen run this "
+                f"key {newest.id} is prepared and does not seal yet: {'; '.join(without)}.\n{_HAND_OUT}\nThen run this "
                 "command again. With --now it does not wait, and workers without the key take no new work."
             )
         await pool.key_agreement.announce(switched)
@@ -210,8 +214,8 @@ async def _drop(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> str:
     return f"key {newest.id} is the only key now; dropped {_listed(ids)}"
 
 
-async def _lacking(pool: Pool, key_id: str) -> list[str]:
-    """The workers that do not report the key. Those that read it from the file get time for a heartbeat first."""
+async def _workers_without(pool: Pool, key_id: str) -> list[str]:
+    """Name the workers that do not report the key. Workers that read it from the key file get time for a heartbeat."""
     lease_s = (await pool.policies.read()).lease_ms / 1000
     clock = asyncio.get_running_loop().time
     until = clock() + lease_s / 2  # workers send three heartbeats per lease
@@ -225,7 +229,7 @@ async def _lacking(pool: Pool, key_id: str) -> list[str]:
 
 
 def _ring(file: Path | None, redis: str | None) -> KeyRing:
-    """The keys in the file, else the configured ones, else those of the embedded server."""
+    """The keys in the given file; without a file, the configured keys, or else the embedded server's."""
     if file is not None:
         return read_key_file(absolute(file, "--file"))
     ring = pool_keys()
@@ -252,4 +256,4 @@ def _write(file: Path, keys: Sequence[PoolKey], prepared: Sequence[PoolKey] = ()
 
 
 def _listed(ids: Sequence[str]) -> str:
-    return one_line(", ".join(ids))  # the pool's may hold any characters
+    return one_line(", ".join(ids))  # ids from the pool may hold any characters

@@ -1,4 +1,4 @@
-"""`tokenlane policy`: shows a pool's routes and limits, compares them with a file, and replaces them by it."""
+"""`tokenlane policy`: shows a pool's routes and limits, compares them with a file, and applies the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptio
 
 _File = Annotated[
     Path | None,
-    typer.Argument(help="The llm.toml; - reads standard input. Default: the one in use.", metavar="FILE"),
+    typer.Argument(help="The llm.toml to read; - reads standard input. Default: the file in use.", metavar="FILE"),
 ]
 
 
@@ -54,7 +54,7 @@ def diff(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Show what `apply` would change. Exit code 1 if anything, else 0."""
+    """Show what `apply` would change. Exit code 1 if it would change anything."""
     wanted, name = _wanted(file)
     current = pool_session(redis, pool, lambda opened: opened.policies.read())
     changes = _changes(current, wanted, name)
@@ -77,11 +77,11 @@ def apply(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Replace the pool's whole policy by [roles] and [policy] of a file; what the file omits gets its default."""
+    """Replace the pool's whole policy with [roles] and [policy] of a file; omitted keys get their defaults."""
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
-        seen = await take_snapshot(opened)
+        snapshot = await take_snapshot(opened)
         current = await opened.policies.read()
         try:
             if revision is not None and revision != current.revision:
@@ -89,7 +89,7 @@ def apply(
             now = current.revision if dry_run else await opened.policies.write(wanted, expected=current.revision)
         except PolicyChanged as error:
             raise error_for_user(error, f"{error.message}: see `tokenlane policy diff`, then apply again.") from error
-        return current, now, [unknown.message for unknown in unknown_places(wanted, seen.views)]
+        return current, now, [unknown.message for unknown in unknown_places(wanted, snapshot.views)]
 
     current, now, unknown = pool_session(redis, pool, compare_and_set)
     changes = _changes(current, wanted, name)
@@ -120,5 +120,5 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
 
 
 def _changes(current: Policy, wanted: Policy, name: str) -> list[str]:
-    before, after = (as_toml(one).splitlines() for one in (current, wanted))
+    before, after = (as_toml(policy).splitlines() for policy in (current, wanted))
     return list(difflib.unified_diff(before, after, f"revision {current.revision}", name, lineterm=""))

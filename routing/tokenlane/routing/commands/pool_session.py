@@ -12,8 +12,8 @@ from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
 from tokenlane.routing.store.pool import Pool, connect
 
-SET_WRONGLY = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
-"""Errors of the configuration: running the command again cannot help."""
+CONFIGURATION_ERRORS = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
+"""Errors that a wrong configuration causes, so running the command again cannot help."""
 
 _Answer = TypeVar("_Answer")
 
@@ -24,7 +24,7 @@ def pool_session(
     """Open the pool that a command's options name, ask it, and return its answer.
 
     Raises:
-        UserError: no pool was found, it cannot be reached, or it answered with an error.
+        UserError: no pool is configured, its server cannot be reached, or the pool answered with an error.
         TimeoutError: it took longer than `timeout_s`.
     """
     url, name = find_pool(redis).url, pool_name(pool)
@@ -47,11 +47,11 @@ def llm_errors_end_command() -> Iterator[None]:
 
 
 def error_for_user(error: LlmError, message: str = "") -> UserError:
-    """The error that ends a command. With `--json` its code is written, and whether and when to try again.
+    """The error that ends a command. With `--json` it prints its code, and whether and when to try again.
 
     Args:
         message: what to print in place of the error's message.
     """
     facts = {**error.report().model_dump(exclude={"detail"}), "request_id": error.request_id or None}
-    kind = ConfigError if isinstance(error, SET_WRONGLY) else UserError
+    kind = ConfigError if isinstance(error, CONFIGURATION_ERRORS) else UserError
     return kind(message or str(error), facts)

@@ -1,4 +1,4 @@
-"""`tokenlane router`: a router without a lane, for pools that need more routers than their workers bring."""
+"""`tokenlane router`: a router without a lane, for pools that need more routers than their workers run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tokenlane status`: shows a snapshot of a pool, and what is wrong with it."""
+"""`tokenlane status`: shows a snapshot of a pool and its problems."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.watch.finding import Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.pool_health import problems
+from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
 from .pool_session import pool_session
 
 _Row = TypeVar("_Row")
 
-_LOOKS = {
+_STYLES = {
     "up": "green",
     "degraded": "yellow",
     "loading": "yellow",
@@ -37,87 +37,94 @@ _LOOKS = {
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; docs/status.md describes its fields.")] = False,
-    check: Annotated[bool, typer.Option(help="One line per problem. Exit code 1 for any but warnings.")] = False,
-    max_wait: Annotated[float, typer.Option(help="Seconds that the oldest request of a role may wait.", min=0)] = 60.0,
+    check: Annotated[
+        bool, typer.Option(help="Print one line per problem. Exit code 1 if any is more than a warning.")
+    ] = False,
+    max_wait: Annotated[
+        float, typer.Option(help="How many seconds the oldest request of a role may wait.", min=0)
+    ] = 60.0,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
     """Show waiting and running requests, and the lanes, workers and routers that serve them."""
-    seen = pool_session(redis, pool, take_snapshot)
-    wrong = problems(seen, max_wait)
-    fails = any(problem.severity == "fail" for problem in wrong)
+    snapshot = pool_session(redis, pool, take_snapshot)
+    problems = find_problems(snapshot, max_wait)
+    fails = any(problem.severity == "fail" for problem in problems)
     if as_json:
-        show_json(as_document(seen, wrong))
+        show_json(as_document(snapshot, problems))
     elif check:
-        show("\n".join([*([] if fails else [_all_well(seen)]), *([_lines(wrong)] if wrong else [])]))
+        show("\n".join([*([] if fails else [_ok_line(snapshot)]), *([_problem_lines(problems)] if problems else [])]))
     else:
-        show(*_parts(seen, wrong))
+        show(*_parts(snapshot, problems))
     raise typer.Exit(FAILED if check and fails else OK)
 
 
-def as_document(seen: Snapshot, wrong: tuple[Finding, ...]) -> dict[str, Any]:
+def as_document(snapshot: Snapshot, problems: tuple[Finding, ...]) -> dict[str, Any]:
     """The snapshot and its problems as JSON, without the policy and the lanes as routers see them."""
-    tree = TypeAdapter(Snapshot).dump_python(seen, mode="json", exclude={"policy", "views"})
+    tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "views"})
     queues = [{**queue.pop("needs"), **queue} for queue in tree["queues"]]
-    return {**tree, "queues": queues, "problems": [problem.document() for problem in wrong]}
+    return {**tree, "queues": queues, "problems": [problem.document() for problem in problems]}
 
 
-def _all_well(seen: Snapshot) -> str:
-    lanes = sum(lane.state == "up" for lane in seen.lanes)
-    counts = ((lanes, "lane"), (len(seen.routers), "router"))
+def _ok_line(snapshot: Snapshot) -> str:
+    lanes = sum(lane.state == "up" for lane in snapshot.lanes)
+    counts = ((lanes, "lane"), (len(snapshot.routers), "router"))
     up = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
-    return f"ok: {up} up, {_work(seen)}"
+    return f"ok: {up} up, {_work(snapshot)}"
 
 
-def _lines(wrong: tuple[Finding, ...]) -> str:
+def _problem_lines(problems: tuple[Finding, ...]) -> str:
     return "\n".join(
         f"{'warning: ' if problem.severity == 'warn' else ''}{problem.code}: {one_line(str(problem))}"
-        for problem in wrong
+        for problem in problems
     )
 
 
-def _parts(seen: Snapshot, wrong: tuple[Finding, ...]) -> list[str | Table]:
-    parts: list[str | Table] = [_summary(seen)]
-    if seen.roles:
-        parts.append(_table(_ROLE_COLUMNS, seen.roles))
-    if seen.lanes:
-        left = [lane for lane in seen.lanes if has_left(lane.state, lane.beat_ms)]
-        parts.append(_table(_LANE_COLUMNS, [lane for lane in seen.lanes if lane not in left]))
+def _parts(snapshot: Snapshot, problems: tuple[Finding, ...]) -> list[str | Table]:
+    parts: list[str | Table] = [_summary(snapshot)]
+    if snapshot.roles:
+        parts.append(_table(_ROLE_COLUMNS, snapshot.roles))
+    if snapshot.lanes:
+        left = [lane for lane in snapshot.lanes if has_left(lane.state, lane.beat_ms)]
+        parts.append(_table(_LANE_COLUMNS, [lane for lane in snapshot.lanes if lane not in left]))
         if left:
             parts.append(f"left     {', '.join(f'{lane.name} {age(lane.beat_ms)} ago' for lane in left)}")
-        pulls = [(lane.name, *pull) for lane in seen.lanes for pull in lane.offer.pulling.items()]
+        pulls = [(lane.name, *pull) for lane in snapshot.lanes for pull in lane.offer.pulling.items()]
         if pulls:
             parts.append("\n".join(f"pull     {model} to lane {lane}, {progress}" for lane, model, progress in pulls))
-        parts.append(_table(_WORKER_COLUMNS, [worker for lane in seen.lanes for worker in lane.workers]))
-    return [*parts, _lines(wrong)] if wrong else parts
+        parts.append(_table(_WORKER_COLUMNS, [worker for lane in snapshot.lanes for worker in lane.workers]))
+    return [*parts, _problem_lines(problems)] if problems else parts
 
 
-def _summary(seen: Snapshot) -> str:
-    lags = f", not read yet by {', '.join(seen.lagging)}" if seen.lagging else ""
-    deciding = sum(router.revision is not None for router in seen.routers)
-    silent = f", {seen.clients.silent} silent" if seen.clients.silent else ""
-    is_unused = not (seen.roles or seen.lanes or seen.routers or seen.clients.known or seen.delayed)
-    errors = {worker.name: worker.report.internal_errors for lane in seen.lanes for worker in lane.workers}
-    errors |= {router.name: router.internal_errors for router in seen.routers}
+def _summary(snapshot: Snapshot) -> str:
+    lags = f", not read yet by {', '.join(snapshot.lagging)}" if snapshot.lagging else ""
+    deciding = sum(router.revision is not None for router in snapshot.routers)
+    silent = f", {snapshot.clients.silent} silent" if snapshot.clients.silent else ""
+    is_unused = not (snapshot.roles or snapshot.lanes or snapshot.routers or snapshot.clients.known or snapshot.delayed)
+    errors = {worker.name: worker.report.internal_errors for lane in snapshot.lanes for worker in lane.workers}
+    errors |= {router.name: router.internal_errors for router in snapshot.routers}
     bugs = ", ".join(f"{count} in {name}" for name, count in errors.items() if count)
     return "\n".join(
         (
-            f"pool     {seen.pool}{' (unused)' if is_unused else ''}",
-            f"policy   {f'revision {seen.revision}' if seen.revision else 'the built-in default'}{lags}",
-            f"key      {seen.key_id or 'none: requests are not sealed'}",
-            f"routers  {len(seen.routers)}, {deciding} active",
-            f"clients  {seen.clients.known}{silent}",
-            f"work     {_work(seen)}",
+            f"pool     {snapshot.pool}{' (unused)' if is_unused else ''}",
+            f"policy   {f'revision {snapshot.revision}' if snapshot.revision else 'the built-in default'}{lags}",
+            f"key      {snapshot.key_id or 'none: requests are not sealed'}",
+            f"routers  {len(snapshot.routers)}, {deciding} active",
+            f"clients  {snapshot.clients.known}{silent}",
+            f"work     {_work(snapshot)}",
             *([f"bugs     {bugs}: please report them with the log of that process"] if bugs else []),
-            *(f"unknown  {part}: another version of tokenlane, or another program, wrote it" for part in seen.unknown),
+            *(
+                f"unknown  {part}: another version of tokenlane, or another program, wrote it"
+                for part in snapshot.unknown
+            ),
         )
     )
 
 
-def _work(seen: Snapshot) -> str:
-    delayed = f", {seen.delayed} delayed" if seen.delayed else ""
-    waiting = sum(role.waiting for role in seen.roles)
-    return f"{waiting} waiting{delayed}, {sum(role.running for role in seen.roles)} running"
+def _work(snapshot: Snapshot) -> str:
+    delayed = f", {snapshot.delayed} delayed" if snapshot.delayed else ""
+    waiting = sum(role.waiting for role in snapshot.roles)
+    return f"{waiting} waiting{delayed}, {sum(role.running for role in snapshot.roles)} running"
 
 
 _ROLE_COLUMNS: dict[str, Callable[[RoleStatus], str]] = {
@@ -158,7 +165,7 @@ _WORKER_COLUMNS: dict[str, Callable[[WorkerStatus], str]] = {
 
 
 def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Iterable[_Row]) -> Table:
-    return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _LOOKS)
+    return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _STYLES)
 
 
 def _error(error: LastError | None) -> str:

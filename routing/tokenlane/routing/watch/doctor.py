@@ -17,65 +17,75 @@ from .reach_endpoint import Reached, reach
 from .redis_health import ask_server, examine_server
 from .snapshot import LaneStatus, Snapshot
 
+_NEW_KEY = "create a key with `tokenlane key new`, and set TOKENLANE_POOL_KEY on every host"
 _ONE_VERSION = "install the same version of tokenlane on all hosts that run workers"
 
 
 async def examine(pool: Pool) -> tuple[Finding, ...]:
-    """Run every check that needs the pool.
+    """Run all checks of the pool and its Redis server, and try to connect to the endpoint of each lane.
 
     Raises:
         PoolUnavailable: the pool does not answer.
     """
     server = await ask_server(pool)
-    seen = await take_snapshot(pool)
-    lanes = [lane for lane in seen.lanes if lane.state != "left"]
+    snapshot = await take_snapshot(pool)
+    lanes = [lane for lane in snapshot.lanes if lane.state != "left"]
     reached = await asyncio.gather(*(reach(lane.endpoint) for lane in lanes))
     return (
         *examine_server(server),
-        *examine_readers(seen),
-        *examine_pool(seen),
+        *examine_key_and_policy(snapshot),
+        *examine_unreadable(snapshot),
+        *examine_pool(snapshot),
         *(examine_endpoint(lane, result, socket.gethostname()) for lane, result in zip(lanes, reached, strict=True)),
-        *examine_versions(seen),
+        *examine_versions(snapshot),
     )
 
 
-def examine_readers(seen: Snapshot) -> Iterator[Finding]:
-    """Check the pool's key, whether all routers and workers have read its policy, and data of other versions."""
-    if seen.key_id is None:
-        yield Finding(Code.KEY, "warn", "none", "see `tokenlane key new`, and set TOKENLANE_POOL_KEY everywhere")
+def examine_key_and_policy(snapshot: Snapshot) -> Iterator[Finding]:
+    """Check that a key seals the pool, and that all routers and workers have read its newest policy."""
+    if snapshot.key_id is None:
+        yield Finding(Code.KEY, "warn", "requests are not sealed", _NEW_KEY)
     else:
-        yield Finding(Code.KEY, "ok", seen.key_id)
-    if seen.lagging:
+        yield Finding(Code.KEY, "ok", snapshot.key_id)
+    if snapshot.lagging:
         advice = "check again in 10 s; restart processes that still lag, since they are frozen or disconnected"
-        observed = f"revision {seen.revision}, not read yet by {', '.join(seen.lagging)}"
+        observed = f"revision {snapshot.revision}, not read yet by {', '.join(snapshot.lagging)}"
         yield Finding(Code.POLICY, "warn", observed, advice)
     else:
-        yield Finding(Code.POLICY, "ok", f"revision {seen.revision}")
-    if seen.unknown:
-        yield Finding(Code.NOT_UNDERSTOOD, "warn", "; ".join(seen.unknown), _ONE_VERSION)
+        yield Finding(Code.POLICY, "ok", f"revision {snapshot.revision}")
+
+
+def examine_unreadable(snapshot: Snapshot) -> Iterator[Finding]:
+    """Check for data in the pool that this version cannot read."""
+    if snapshot.unknown:
+        yield Finding(Code.NOT_UNDERSTOOD, "warn", "; ".join(snapshot.unknown), _ONE_VERSION)
 
 
 def examine_endpoint(lane: LaneStatus, reached: Reached, host: str) -> Finding:
-    """Check the result of connecting to a lane's endpoint from `host`."""
-    if reached == "is no URL":
+    """Judge the result of connecting to a lane's endpoint.
+
+    Args:
+        host: the name of this host. Only on its worker's host is an endpoint that refuses connections a failure.
+    """
+    if reached == "not a URL":
         advice = f"{_ONE_VERSION}; the worker announced an endpoint that this version cannot read"
         return Finding(Code.ENDPOINT, "warn", f"{lane.endpoint} is not a URL", advice, lane.name)
     if reached == "refuses" and host in {worker.host for worker in lane.workers}:
-        advice = "the lane's worker runs on this host: is the model server running?"
+        advice = "start the model server; the lane's worker runs on this host and needs it"
         return Finding(Code.ENDPOINT, "fail", f"{lane.endpoint} refuses connections", advice, lane.name)
     results = {
         "answers": "answers",
         "refuses": "refuses connections from this host",
-        "not from here": "cannot be reached from this host",
+        "unreachable": "cannot be reached from this host",
     }
     return Finding(Code.ENDPOINT, "ok", f"{lane.endpoint} {results[reached]}", subject=lane.name)
 
 
-def examine_versions(seen: Snapshot) -> Iterator[Finding]:
+def examine_versions(snapshot: Snapshot) -> Iterator[Finding]:
     """Compare the versions of all workers with those of this command."""
     ours = own_versions()
     yield Finding(Code.VERSIONS, "ok", f"{_versions(ours)} (this command)")
-    for worker in (worker for lane in seen.lanes for worker in lane.workers if worker.state != "silent"):
+    for worker in (worker for lane in snapshot.lanes for worker in lane.workers if worker.state != "silent"):
         theirs = worker.versions
         if not theirs:
             yield Finding(Code.VERSIONS, "unknown", "not reported yet", "check again in 10 s", worker.name)
@@ -89,7 +99,7 @@ def examine_environment(unknown: Mapping[str, str]) -> Finding:
     """Check for `TOKENLANE_…` variables that nothing reads.
 
     Args:
-        unknown: these variables, each with a hint at the name that was probably meant.
+        unknown: these variables, each with a hint such as "Did you mean 'TOKENLANE_REDIS_URL'?".
     """
     if not unknown:
         return Finding(Code.ENVIRONMENT, "ok", "all TOKENLANE_… variables are known")

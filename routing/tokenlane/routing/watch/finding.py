@@ -12,11 +12,11 @@ from typing import Literal, Self
 from tokenlane.config.cli.sentences import joined
 
 Severity = Literal["ok", "warn", "fail", "unknown"]
-"""`warn`: it works now and will cause trouble one day. `unknown`: this user is not allowed to check."""
+"""`warn`: works now, but may cause trouble later. `unknown`: the server does not let this user check."""
 
 
 class Code(StrEnum):
-    """What was checked, or what is wrong with it. `means`: why that matters."""
+    """What was checked, or what is wrong. `means`: why that matters."""
 
     means: str
 
@@ -35,9 +35,9 @@ class Code(StrEnum):
     MEMORY = "memory", "a server without free memory refuses new requests"
     PERSISTENCE = (
         "persistence",
-        "a restart loses whatever is not on disk; running clients resend their requests, those of others are lost",
+        "a restart loses what is not on disk; running clients send their requests again, other requests are lost",
     )
-    TIMEOUT = "timeout", "a server that closes idle connections forces clients to reconnect in the middle of work"
+    TIMEOUT = "timeout", "clients whose idle connections the server closes have to reconnect while requests run"
     PUBSUB_BUFFER = (
         "pubsub_buffer",
         "the server disconnects a client that falls behind by more than this; the client then asks for a replay",
@@ -119,7 +119,7 @@ class Finding:
 
     @property
     def is_problem(self) -> bool:
-        """Whether something is wrong, or will be."""
+        """Whether this is a failure or a warning."""
         return self.severity in ("warn", "fail")
 
     def __str__(self) -> str:

@@ -62,7 +62,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
     lanes = sorted(((_view(reply, lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
     views = tuple(view for view, _ in lanes)
     routers = tuple(
-        RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.survived)
+        RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.internal_errors)
         for router in sorted(reply.routers)
         if reply.now - router.beat <= _ROUTER_SILENT_MS
     )
@@ -92,7 +92,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
 
 
 def _unknown(reply: SnapshotReply, lanes: tuple[LaneView, ...]) -> Iterator[str]:
-    """Name each part that cannot be parsed. The snapshot shows such parts as empty, 0 or the default."""
+    """Name each part that cannot be parsed. In the snapshot, such a part is empty, 0 or its default."""
     if _policy(reply.document) is None:
         yield f"the policy, revision {reply.revision}"
     for queue in reply.queues:
@@ -224,12 +224,12 @@ def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[Ro
     counted = {(count.role, count.priority) for count in reply.rates.counts if _is_priority(count.priority)}
     waits = {(queue.role, queue.priority) for queue in queues}
     for role, priority in sorted({*running, *counted, *waits}, key=lambda key: (key[0], _rank(key[1]))):
-        here = [queue for queue in queues if (queue.role, queue.priority) == (role, priority)]
+        of_role = [queue for queue in queues if (queue.role, queue.priority) == (role, priority)]
         yield RoleStatus(
             role=role,
             priority=priority,
-            waiting=sum(queue.waiting for queue in here),
-            oldest_ms=max((queue.oldest_ms for queue in here), default=None),
+            waiting=sum(queue.waiting for queue in of_role),
+            oldest_ms=max((queue.oldest_ms for queue in of_role), default=None),
             running=running[role, priority],
             rates=_rates(reply.rates, role, priority),
         )

@@ -14,49 +14,49 @@ from tokenlane.routing.decide.unknown_places import unknown_places
 from .finding import Code, Finding, Severity
 from .snapshot import LaneStatus, QueueStatus, Snapshot
 
-HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` prints on the host that has them"
+HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` prints on a host that has them"
 
 
-def problems(seen: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
-    """All findings that are problems.
+def find_problems(snapshot: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
+    """Run every check and return the failures and warnings.
 
     Args:
-        max_wait_s: how long the oldest request of a role may have waited.
+        max_wait_s: how many seconds the oldest request of a role may wait.
     """
-    return tuple(finding for finding in (*examine_pool(seen), *_waits(seen, max_wait_s)) if finding.is_problem)
+    return tuple(finding for finding in (*examine_pool(snapshot), *_waits(snapshot, max_wait_s)) if finding.is_problem)
 
 
-def examine_pool(seen: Snapshot) -> Iterator[Finding]:
-    """Run every check, the most serious first; checks that pass are findings, too."""
-    if seen.routers:
-        yield Finding(Code.ROUTERS, "ok", f"{len(seen.routers)}")
+def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
+    """Run every check that needs no limits. A check that passes yields a finding, too."""
+    if snapshot.routers:
+        yield Finding(Code.ROUTERS, "ok", counted(len(snapshot.routers), "router is running", "routers are running"))
     else:
-        advice = "start a worker or `tokenlane router`"
+        advice = "start a worker, which also routes, or run `tokenlane router`"
         yield Finding(Code.NO_ROUTER, "fail", "no router is running, so no lane gets work", advice)
-    if not seen.lanes:
+    if not snapshot.lanes:
         advice = "start `tokenlane worker` on the host of a model server"
         yield Finding(Code.NO_LANE, "fail", "no lane is connected, so no request is answered", advice)
-    yield from _unserved(seen)
-    yield from map(_lane, seen.lanes)
-    yield from _keys(seen)
-    yield from _toy(seen)
-    yield from _routes(seen)
-    yield from _shared_model_servers(seen)
+    yield from _unserved(snapshot)
+    yield from map(_lane, snapshot.lanes)
+    yield from _keys(snapshot)
+    yield from _toy(snapshot)
+    yield from _routes(snapshot)
+    yield from _shared_model_servers(snapshot)
 
 
-def _unserved(seen: Snapshot) -> Iterator[Finding]:
-    lanes = [lane for lane in seen.views if lane.state.takes_work]
-    for queue in seen.queues:
+def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
+    lanes = [lane for lane in snapshot.views if lane.state.takes_work]
+    for queue in snapshot.queues:
         # A request may wait for patience_ms for a worker that is about to connect. Then a router refuses it.
-        if queue.oldest_ms < seen.policy.patience_ms:
+        if queue.oldest_ms < snapshot.policy.patience_ms:
             continue
-        if next(candidates(seen.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
+        if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
             yield Finding(
                 Code.UNSERVED,
                 "fail",
-                f"role {queue.role!r}: {counted(queue.waiting, 'request', 'requests')} of priority {queue.priority}"
-                f"{_wanted(queue)} {'waits' if queue.waiting == 1 else 'wait'}, the oldest for "
-                f"{queue.oldest_ms / 1000:.0f} s, and no available lane may serve them",
+                f"role {queue.role!r}, priority {queue.priority}{_wanted(queue)}: "
+                f"{counted(queue.waiting, 'request waits', 'requests wait')}, the oldest for "
+                f"{queue.oldest_ms / 1000:.0f} s, and no lane that takes work may serve them",
                 "start a worker for a lane of the role's route, or change the route",
                 queue.role,
             )
@@ -81,10 +81,10 @@ def _lane(lane: LaneStatus) -> Finding:
     beat = f"{lane.beat_ms / 1000:.0f} s"
     if lane.state == "gone":
         observed = f"{title} has had no worker for {beat}{error}"
-        advice = f"restart its worker on {_hosts(lane)} (an hour after its last heartbeat, the pool forgets a lane)"
+        advice = f"restart its worker on {_hosts(lane)}; the pool forgets a lane an hour after its last heartbeat"
         return Finding(Code.LANE_GONE, "fail", observed, advice, lane.name)
     if lane.lacks_key:
-        observed = f"{title} takes no work: its worker lacks a key of the pool, which the worker's log names"
+        observed = f"{title} takes no work: its worker lacks a key of the pool; the worker's log names the key"
         return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
@@ -107,11 +107,11 @@ def _hosts(lane: LaneStatus) -> str:
     return " or ".join(sorted({worker.host for worker in lane.workers if worker.host})) or announced or "its host"
 
 
-def _keys(seen: Snapshot) -> Iterator[Finding]:
-    closed = {worker.name for lane in seen.lanes if lane.lacks_key for worker in lane.workers}
-    for key_id in (*seen.keys, *seen.retiring, *seen.prepared):
-        prepared = key_id in seen.prepared
-        without = seen.without_key(key_id)
+def _keys(snapshot: Snapshot) -> Iterator[Finding]:
+    closed = {worker.name for lane in snapshot.lanes if lane.lacks_key for worker in lane.workers}
+    for key_id in (*snapshot.keys, *snapshot.retiring, *snapshot.prepared):
+        prepared = key_id in snapshot.prepared
+        without = snapshot.without_key(key_id)
         if prepared and not without:
             advice = "run `tokenlane key rotate`"
             yield Finding(Code.KEY_PREPARED, "ok", f"every worker has {key_id}", advice, key_id)
@@ -125,25 +125,25 @@ def _keys(seen: Snapshot) -> Iterator[Finding]:
             yield Finding(Code.KEY_MISSING, "fail", observed, advice, worker.lane)
 
 
-def _toy(seen: Snapshot) -> Iterator[Finding]:
-    serving = [lane for lane in seen.lanes if lane.state.takes_work]
+def _toy(snapshot: Snapshot) -> Iterator[Finding]:
+    serving = [lane for lane in snapshot.lanes if lane.state.takes_work]
     if serving and all(lane.provider == TOY_PROVIDER for lane in serving):
         advice = "start a model server (`tokenlane probe` shows how); `tokenlane up` then switches to it"
         yield Finding(Code.ONLY_TOY, "warn", "only the built-in toy model serves this pool", advice)
 
 
-def _routes(seen: Snapshot) -> Iterator[Finding]:
-    unknown = list(unknown_places(seen.policy, seen.views)) if seen.lanes else []
+def _routes(snapshot: Snapshot) -> Iterator[Finding]:
+    unknown = list(unknown_places(snapshot.policy, snapshot.views)) if snapshot.lanes else []
     for place in unknown:
-        lost = sum(other.role == place.role for other in unknown) == len(seen.policy.roles[place.role].route)
-        severity: Severity = "fail" if lost else "warn"  # the role has other places
+        lost = sum(other.role == place.role for other in unknown) == len(snapshot.policy.roles[place.role].route)
+        severity: Severity = "fail" if lost else "warn"  # a role with other places is still served
         advice = "start the worker of that lane, or correct the route with `tokenlane policy apply`"
         yield Finding(Code.ROUTE_UNKNOWN, severity, place.message, advice, place.role)
 
 
-def _shared_model_servers(seen: Snapshot) -> Iterator[Finding]:
+def _shared_model_servers(snapshot: Snapshot) -> Iterator[Finding]:
     by_endpoint: defaultdict[str, list[LaneStatus]] = defaultdict(list)
-    for lane in seen.lanes:
+    for lane in snapshot.lanes:
         if lane.endpoint and not lane.state.is_away:
             by_endpoint[lane.endpoint.rstrip("/").lower()].append(lane)
     for lanes in by_endpoint.values():
@@ -156,11 +156,12 @@ def _shared_model_servers(seen: Snapshot) -> Iterator[Finding]:
             yield Finding(Code.MODEL_SERVER_SHARED, "warn", observed, advice, lanes[0].name)
 
 
-def _waits(seen: Snapshot, max_wait_s: float) -> Iterator[Finding]:
-    for role in seen.roles:
+def _waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
+    for role in snapshot.roles:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
+            waiting, oldest_s = counted(role.waiting, "request waits", "requests wait"), role.oldest_ms / 1000
             observed = (
-                f"role {role.role!r}: the oldest of {counted(role.waiting, 'request', 'requests')} of priority "
-                f"{role.priority} has waited {role.oldest_ms / 1000:.0f} s, more than {max_wait_s:g} s"
+                f"role {role.role!r}, priority {role.priority}: {waiting}, the oldest for {oldest_s:.0f} s; "
+                f"the limit (--max-wait) is {max_wait_s:g} s"
             )
             yield Finding(Code.WAITS_LONG, "fail", observed, "add lanes, or raise --max-wait", role.role)

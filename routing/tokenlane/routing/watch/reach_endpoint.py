@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.socket_urls import socket_of
 
-Reached = Literal["answers", "refuses", "not from here", "is no URL"]
+Reached = Literal["answers", "refuses", "unreachable", "not a URL"]
 
 _CONNECT_S = 2.0
 
 
 async def reach(endpoint: str) -> Reached:
     """Try to connect to an announced endpoint. Workers replace loopback addresses by their host's name when they
-    announce them, so if the endpoint names this host, its loopback addresses and sockets are tried, too."""
+    announce them, so for an endpoint that names this host, its loopback addresses and Unix sockets are tried, too."""
     if (address := _host_and_port(endpoint)) is None:
-        return "is no URL"
+        return "not a URL"
     announced, port = address
     is_local = announced == socket.gethostname().lower()
     if (path := socket_of(endpoint)) is not None:
@@ -27,7 +27,7 @@ async def reach(endpoint: str) -> Reached:
     else:
         hosts = (announced, "127.0.0.1", "::1") if is_local else (announced,)
         attempts = [partial(asyncio.open_connection, host, port) for host in hosts]
-    result: Reached = "not from here"
+    result: Reached = "unreachable"
     for connect in attempts:
         try:
             async with asyncio.timeout(_CONNECT_S):

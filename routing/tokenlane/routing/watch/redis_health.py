@@ -23,8 +23,8 @@ _SETTINGS = ("timeout", "client-output-buffer-limit", "save")
 class RedisFacts:
     """A server's answers to INFO, to CONFIG GET for some settings, and to TIME.
 
-    `round_trip_ms`: the fastest of five. `ahead_ms`: how far the server's clock is ahead of this host's, accurate to
-    half a round trip.
+    `round_trip_ms`: the fastest of five round trips. `ahead_ms`: how far the server's clock is ahead of this host's,
+    accurate to half a round trip.
     """
 
     info: Mapping[str, str]
@@ -34,10 +34,10 @@ class RedisFacts:
 
 
 async def ask_server(pool: Pool) -> RedisFacts:
-    """Ask the pool's server about itself.
+    """Send INFO, CONFIG GET and TIME to the pool's server.
 
     Raises:
-        PoolUnavailable: it does not answer.
+        PoolUnavailable: the server does not answer.
     """
     info = _texts(await pool.commands.ask_about("INFO"))
     settings: dict[str, str] = {}
@@ -61,7 +61,7 @@ def _texts(reply: object) -> dict[str, str]:
 
 
 def examine_server(server: RedisFacts) -> Iterator[Finding]:
-    """Check what the server answered; checks that pass are findings, too."""
+    """Judge the server's answers. A check that passes yields a finding, too."""
     info, settings = server.info, server.settings
     yield _version(info)
     yield _role(info)
@@ -70,16 +70,16 @@ def examine_server(server: RedisFacts) -> Iterator[Finding]:
     yield _persistence(info, settings)
     yield _idle_timeout(settings)
     yield _pubsub_buffer(settings)
-    yield _distance(server.round_trip_ms)
-    yield _skew(server.ahead_ms)
+    yield _round_trip(server.round_trip_ms)
+    yield _clock(server.ahead_ms)
 
 
 def _denied(code: Code, advice: str = "") -> Finding:
-    return Finding(code, "unknown", "the server does not let this user ask (an ACL, or a managed server)", advice)
+    return Finding(code, "unknown", "the server refuses to tell (an ACL, or a managed server)", advice)
 
 
 def _set(setting: str) -> str:
-    return f"run `CONFIG SET {setting}`, and change the server's configuration file alike"
+    return f"run `CONFIG SET {setting}`, and make the same change in the server's configuration file"
 
 
 def _version(info: Mapping[str, str]) -> Finding:
@@ -101,16 +101,18 @@ def _version(info: Mapping[str, str]) -> Finding:
 def _role(info: Mapping[str, str]) -> Finding:
     code = Code.SERVER_ROLE
     if info.get("cluster_enabled") == "1":
-        return Finding(code, "fail", "a Redis Cluster", "use a server that is not part of a cluster")
+        return Finding(
+            code, "fail", "the server is part of a Redis Cluster", "use a server that is not part of a cluster"
+        )
     if info.get("role") in ("slave", "replica"):
-        return Finding(code, "fail", "a replica", "name the primary in the URL")
-    return Finding(code, "ok", "a primary") if "role" in info else _denied(code)
+        return Finding(code, "fail", "the server is a replica", "use the URL of its primary")
+    return Finding(code, "ok", "the server is a primary") if "role" in info else _denied(code)
 
 
 def _eviction(info: Mapping[str, str]) -> Finding:
     code, policy = Code.EVICTION, info.get("maxmemory_policy")
     if policy is None:
-        return _denied(code, "make sure it is noeviction")
+        return _denied(code, "make sure that maxmemory-policy is noeviction")
     if policy == "noeviction":
         return Finding(code, "ok", policy)
     advice = _set("maxmemory-policy noeviction")
@@ -138,19 +140,31 @@ def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Findin
         return _denied(code, advice)
     if info["aof_enabled"] == "1":
         if info.get("aof_last_write_status", "ok") != "ok":
-            return Finding(code, "fail", "the append-only file cannot be written", "read its log; is the disk full?")
-        return Finding(code, "ok", "an append-only file")
+            return Finding(
+                code,
+                "fail",
+                "the append-only file cannot be written",
+                "read the server's log, and check whether its disk is full",
+            )
+        return Finding(code, "ok", "every write goes to an append-only file")
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        return Finding(code, "fail", "the last snapshot failed, so the server may refuse writes", "read its log")
+        return Finding(
+            code, "fail", "the last snapshot failed, so the server may refuse writes", "read the server's log"
+        )
     if "save" not in settings:
-        return Finding(code, "warn", "no append-only file", advice)
-    return Finding(code, "warn", "snapshots only" if settings["save"] else "nothing is written to disk", advice)
+        return Finding(code, "warn", "the server writes no append-only file", advice)
+    return Finding(
+        code,
+        "warn",
+        "the server writes snapshots only" if settings["save"] else "the server writes nothing to disk",
+        advice,
+    )
 
 
 def _idle_timeout(settings: Mapping[str, str]) -> Finding:
     code = Code.TIMEOUT
     if "timeout" not in settings:
-        return _denied(code, "make sure it is 0")
+        return _denied(code, "make sure that timeout is 0")
     if settings["timeout"] == "0":
         return Finding(code, "ok", "idle connections are kept")
     return Finding(code, "warn", f"idle connections are closed after {settings['timeout']} s", _set("timeout 0"))
@@ -159,7 +173,7 @@ def _idle_timeout(settings: Mapping[str, str]) -> Finding:
 def _pubsub_buffer(settings: Mapping[str, str]) -> Finding:
     code, words = Code.PUBSUB_BUFFER, settings.get("client-output-buffer-limit", "").split()
     if "pubsub" not in words[:-3]:
-        return _denied(code, "make sure it is at least 32mb 8mb 60")
+        return _denied(code, "make sure that client-output-buffer-limit for pubsub is at least 32mb 8mb 60")
     hard, soft, seconds = (int(word) for word in words[words.index("pubsub") + 1 :][:3])
     observed = f"{_size(hard)}, or {_size(soft)} for {seconds} s"
     if any(limit and limit < least * _MEBI for limit, least in ((hard, 32), (soft, 8))):
@@ -172,18 +186,18 @@ def _size(limit: int) -> str:
     return f"{limit / _MEBI:.3g} MiB" if limit else "no limit"
 
 
-def _distance(round_trip_ms: float) -> Finding:
-    observed = f"{round_trip_ms:.1f} ms from this host"
+def _round_trip(round_trip_ms: float) -> Finding:
+    observed = f"a round trip from this host takes {round_trip_ms:.1f} ms"
     if round_trip_ms > 50:
-        return Finding(Code.ROUND_TRIP, "warn", observed, "move agents, workers and the server closer together")
+        return Finding(Code.ROUND_TRIP, "warn", observed, "run agents and workers in the same network as the server")
     return Finding(Code.ROUND_TRIP, "ok", observed)
 
 
-def _skew(ahead_ms: float | None) -> Finding:
+def _clock(ahead_ms: float | None) -> Finding:
     if ahead_ms is None:
         return _denied(Code.CLOCK)
     seconds = ahead_ms / 1000
     if abs(seconds) <= 1:
-        return Finding(Code.CLOCK, "ok", "within a second of this host's")
+        return Finding(Code.CLOCK, "ok", "the server's clock and this host's differ by less than a second")
     observed = f"the server is {abs(seconds):.1f} s {'ahead of' if seconds >= 0 else 'behind'} this host"
     return Finding(Code.CLOCK, "warn", observed, "synchronise both clocks with NTP")

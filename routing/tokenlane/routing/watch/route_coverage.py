@@ -13,8 +13,10 @@ from tokenlane.routing.decide.policy_file import route_entry, section_key
 
 @dataclass(frozen=True)
 class RouteCoverage:
-    """The roles whose route includes a lane (`routed`), and the roles whose route does not (`left_out`). Roles without
-    a route may use any lane and are in neither."""
+    """The roles whose route includes a lane (`routed`), and the roles whose route does not (`left_out`).
+
+    A role without a route may use any lane and is in neither.
+    """
 
     routed: tuple[str, ...]
     left_out: tuple[str, ...]

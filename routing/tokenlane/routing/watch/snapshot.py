@@ -61,7 +61,7 @@ class RoleStatus:
 
 @dataclass(frozen=True)
 class LastError:
-    """The code of a model server's newest error; its text is never kept."""
+    """The code of a model server's newest error. The error's text is not kept, since it may quote a prompt."""
 
     code: str
     age_ms: int
@@ -115,7 +115,7 @@ class LaneStatus:
 
     @property
     def chats(self) -> Slots:
-        """Its slots for chats."""
+        """The lane's slots for chats; all 0 if it serves none."""
         return self.slots.get("chat", Slots())
 
     @property
@@ -126,8 +126,11 @@ class LaneStatus:
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """A router. `revision`: of the policy that it follows; None for a router in reserve, which decides nothing.
-    `internal_errors`: how many its process survived; for a router inside a worker, the worker's."""
+    """A router.
+
+    `revision`: the revision of the policy that it follows; None if it stands by. `internal_errors`: how many its
+    process survived; a router inside a worker reports the worker's.
+    """
 
     name: str
     beat_ms: int
@@ -148,14 +151,14 @@ class Snapshot:
     """A pool.
 
     Args:
-        key_id: the newest key that seals requests, None if none does.
-        lanes: those of model servers, without the fallback; `views`: all lanes, as routers see them.
-        delayed: requests that wait until a set time.
-        swept_ms: since a router last swept, None if none has.
+        key_id: the newest key that seals requests; None if requests are not sealed.
+        lanes: all lanes except the fallback lane. `views`: all lanes, as routers see them.
+        delayed: how many requests wait for a set time before their next attempt.
+        swept_ms: time since a router last swept; None if no router ever has.
         lagging: routers and workers that have not read the newest policy.
         unknown: parts of the pool that this version cannot read.
-        keys: every key that seals, the newest first; `retiring`, `prepared`: keys that only open, no longer or not yet
-            sealing.
+        keys: every key that seals, the newest first. `retiring`: keys that no longer seal; `prepared`: keys that do not
+            seal yet. All of them open requests.
     """
 
     v: int

@@ -49,7 +49,7 @@ class RouterReply(NamedTuple):
     name: str
     beat: int
     revision: str | None
-    survived: int
+    internal_errors: int
 
 
 class Count(NamedTuple):

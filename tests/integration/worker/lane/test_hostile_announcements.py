@@ -17,7 +17,7 @@ from tokenlane.config.cli.output import show, show_json
 from tokenlane.config.cli.plain_text import running_text
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.commands.doctor import _details, _table
-from tokenlane.routing.commands.status import _lines, _parts, as_document
+from tokenlane.routing.commands.status import _parts, _problem_lines, as_document
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.no_candidate import no_candidate_error
 from tokenlane.routing.decide.queue_key import Queue
@@ -25,9 +25,15 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
-from tokenlane.routing.watch.doctor import examine, examine_endpoint, examine_readers, examine_versions
+from tokenlane.routing.watch.doctor import (
+    examine,
+    examine_endpoint,
+    examine_key_and_policy,
+    examine_unreadable,
+    examine_versions,
+)
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.pool_health import examine_pool, problems
+from tokenlane.routing.watch.pool_health import examine_pool, find_problems
 from tokenlane.routing.watch.route_coverage import route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.lane.describe_lane import describe_lane
@@ -59,10 +65,16 @@ async def site(pool: Pool) -> Pool:
 
 def shown(seen: Snapshot, capsys: pytest.CaptureFixture[str]) -> str:
     """All that people and programs are shown of a snapshot."""
-    wrong = problems(seen, 60)
+    wrong = find_problems(seen, 60)
     endpoints = (examine_endpoint(lane, "refuses", "host") for lane in seen.lanes)
-    found = (*examine_readers(seen), *examine_pool(seen), *endpoints, *examine_versions(seen))
-    show(*_parts(seen, wrong), _lines(wrong), _table(found), *_details(found))
+    found = (
+        *examine_key_and_policy(seen),
+        *examine_unreadable(seen),
+        *examine_pool(seen),
+        *endpoints,
+        *examine_versions(seen),
+    )
+    show(*_parts(seen, wrong), _problem_lines(wrong), _table(found), *_details(found))
     text = capsys.readouterr().out
     show_json(as_document(seen, wrong))
     document = capsys.readouterr().out

@@ -9,7 +9,8 @@ from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.watch.doctor import (
     examine_endpoint,
     examine_environment,
-    examine_readers,
+    examine_key_and_policy,
+    examine_unreadable,
     examine_versions,
     own_versions,
 )
@@ -20,16 +21,22 @@ from tokenlane.routing.watch.snapshot import WorkerStatus
 WORKER = WorkerStatus("w1", "gpu0", LaneState.UP, "gpuhost", own_versions(), 0, 100, 0, None)
 
 
-def test_who_can_read_the_pool() -> None:
-    """No key, a policy that was not seen by all and what is not understood are warnings."""
+def test_key_and_policy() -> None:
+    """A missing key and a policy that some processes have not read are warnings."""
     well = replace(WELL, key_id="0123")
-    assert [(it.code, it.severity) for it in examine_readers(well)] == [(Code.KEY, "ok"), (Code.POLICY, "ok")]
-    ill = replace(WELL, lagging=("w1",), unknown=("a queue",))
-    assert [(it.code, it.severity) for it in examine_readers(ill)] == [
+    assert [(it.code, it.severity) for it in examine_key_and_policy(well)] == [(Code.KEY, "ok"), (Code.POLICY, "ok")]
+    ill = replace(WELL, lagging=("w1",))
+    assert [(it.code, it.severity) for it in examine_key_and_policy(ill)] == [
         (Code.KEY, "warn"),
         (Code.POLICY, "warn"),
-        (Code.NOT_UNDERSTOOD, "warn"),
     ]
+
+
+def test_unreadable_data() -> None:
+    """Data that this version cannot read is a warning."""
+    assert list(examine_unreadable(WELL)) == []
+    (finding,) = examine_unreadable(replace(WELL, unknown=("a queue",)))
+    assert (finding.code, finding.severity) == (Code.NOT_UNDERSTOOD, "warn")
 
 
 @pytest.mark.parametrize(
@@ -38,8 +45,8 @@ def test_who_can_read_the_pool() -> None:
         ("answers", "here", "ok"),
         ("refuses", "here", "ok"),
         ("refuses", "gpuhost", "fail"),
-        ("not from here", "gpuhost", "ok"),
-        ("is no URL", "here", "warn"),
+        ("unreachable", "gpuhost", "ok"),
+        ("not a URL", "here", "warn"),
     ],
 )
 def test_endpoints(reached: Reached, host: str, severity: str) -> None:

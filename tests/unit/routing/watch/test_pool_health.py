@@ -12,7 +12,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.watch.finding import Code
-from tokenlane.routing.watch.pool_health import examine_pool, problems
+from tokenlane.routing.watch.pool_health import examine_pool, find_problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,
     LaneStatus,
@@ -61,9 +61,9 @@ def with_lanes(*lanes: LaneStatus, **others: Any) -> Snapshot:
     return replace(WELL, lanes=lanes, views=_views(*lanes), **others)
 
 
-def codes(seen: Snapshot, max_wait_s: float = 60) -> list[str]:
+def codes(snapshot: Snapshot, max_wait_s: float = 60) -> list[str]:
     """The codes of what is wrong; every message is one line and names its subject."""
-    found = problems(seen, max_wait_s)
+    found = find_problems(snapshot, max_wait_s)
     assert all("\n" not in str(it) and it.subject in str(it) for it in found)
     return [it.code for it in found]
 
@@ -99,10 +99,10 @@ def test_a_worker_without_a_key_is_told(
     worker = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 0, 0, 0, None, keys=keys)
     sealing = () if retiring else ("old",)
     lane = replace(LANE, workers=(worker,))
-    seen = with_lanes(lane, keys=sealing, prepared=prepared, retiring=retiring)
-    assert codes(seen) == found
+    snapshot = with_lanes(lane, keys=sealing, prepared=prepared, retiring=retiring)
+    assert codes(snapshot) == found
     silent = replace(lane, workers=(replace(worker, state="silent"),))
-    assert "key_missing" not in codes(replace(seen, lanes=(silent,)))
+    assert "key_missing" not in codes(replace(snapshot, lanes=(silent,)))
 
 
 def test_what_is_well_is_told_too() -> None:
@@ -133,7 +133,7 @@ def test_lanes(state: str, expected: list[str]) -> None:
 def test_a_lane_that_vanished_names_its_last_error() -> None:
     """The code of the lane's last error is part of what is told."""
     gone = replace(LANE, state=LaneState.GONE, error=LastError("provider_down", 9_000))
-    (problem,) = problems(with_lanes(gone, queues=()), 60)
+    (problem,) = find_problems(with_lanes(gone, queues=()), 60)
     assert "provider_down" in problem.observed
 
 
@@ -162,10 +162,10 @@ def test_a_route_that_names_what_is_not_there() -> None:
     """Is told for the role, as a warning while the role has another place; in a pool that knows no lane, that is told
     alone."""
     policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="nowhere")))})
-    (told,) = problems(replace(WELL, policy=policy), 60)
+    (told,) = find_problems(replace(WELL, policy=policy), 60)
     assert (told.code, told.subject, told.severity) == ("route_unknown", "coder", "warn")
     only = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="nowhere"),))})
-    (told,) = problems(replace(WELL, queues=(), policy=only), 60)
+    (told,) = find_problems(replace(WELL, queues=(), policy=only), 60)
     assert (told.code, told.subject, told.severity) == ("route_unknown", "coder", "fail")
     assert codes(with_lanes(queues=(), policy=policy)) == ["no_lane"]
 
@@ -187,9 +187,9 @@ def test_waiting_above_the_bound() -> None:
 def test_a_model_server_that_cannot_work(state: str, expected: str) -> None:
     """What it says itself is told, whatever else its worker did last."""
     away = replace(LANE, state=LaneState(state), why="It says no.", error=LastError("timeout", 9_000))
-    seen = with_lanes(away, queues=())
-    assert codes(seen) == [expected]
-    assert "It says no" in problems(seen, 60)[0].observed
+    snapshot = with_lanes(away, queues=())
+    assert codes(snapshot) == [expected]
+    assert "It says no" in find_problems(snapshot, 60)[0].observed
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_a_model_server_that_cannot_work(state: str, expected: str) -> None:
 def test_lanes_of_one_model_server(endpoint: str, state: str, shared: bool) -> None:
     """Two lanes that give one server as much as each of them may are told, and are no failure: it may be meant so."""
     other = replace(LANE, name="gpu1", endpoint=endpoint, state=LaneState(state))
-    seen = with_lanes(LANE, other, queues=())
-    found = [it for it in problems(seen, 60) if it.code == "model_server_shared"]
+    snapshot = with_lanes(LANE, other, queues=())
+    found = [it for it in find_problems(snapshot, 60) if it.code == "model_server_shared"]
     assert [it.code for it in found] == (["model_server_shared"] if shared else [])
     assert all("gpu0" in it.observed and "gpu1" in it.observed and "8 chats" in it.observed for it in found)
     assert all(it.severity == "warn" for it in found)

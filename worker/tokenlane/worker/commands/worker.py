@@ -33,7 +33,7 @@ from tokenlane.config.settings.load import (
     read,
 )
 from tokenlane.routing.commands import completion
-from tokenlane.routing.commands.pool_session import SET_WRONGLY, error_for_user, llm_errors_end_command
+from tokenlane.routing.commands.pool_session import CONFIGURATION_ERRORS, error_for_user, llm_errors_end_command
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
@@ -158,7 +158,7 @@ async def _work(
     try:
         lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)
         return await run_worker(lane, fallback=True, drain_s=drain_s, ready=ready, draining=draining, stopping=stopping)
-    except SET_WRONGLY:
+    except CONFIGURATION_ERRORS:
         raise
     except LlmError as error:
         if is_ready:
