@@ -187,13 +187,15 @@ class Client:
         return await embed(self.link, texts, options, role=role, agent=self._name_of(agent))
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
-        """List the models of all open lanes, or of one lane. If a lane is busy with a command, its announced models are
-        returned. So they are if listing its models fails, unless the call names that lane.
+        """List the models of all open lanes, or of one lane.
+
+        If a lane is busy with another command, the models that it announced are returned instead, without digests and
+        sizes. In a list of all lanes the same happens for a lane that fails or does not answer within two seconds.
 
         Raises:
-            LlmError: the named lane does not answer, or no lane is open.
+            LlmError: the named lane fails, does not answer, or has no worker; or no lane is open.
         """
-        return await Models(self.link, self.agent).listed(lane)
+        return await Models(self.link, self.agent).list_models(lane)
 
     def pull(self, model: str, *, lane: str | None = None) -> AsyncGenerator[Progress, None]:
         """Pull a model onto a lane, and yield the progress until the model is ready. Nothing is sent before the first
@@ -222,11 +224,11 @@ class Client:
 
     async def load(self, model: str, *, lane: str | None = None) -> None:
         """Load a model into a lane's memory. Returns once the model can answer. Raises the errors of `verify`."""
-        await Models(self.link, self.agent).do("load", model, lane)
+        await Models(self.link, self.agent).run("load", model, lane)
 
     async def unload(self, model: str, *, lane: str | None = None) -> None:
         """Unload a model from a lane's memory. Raises the errors of `pull`."""
-        await Models(self.link, self.agent).do("unload", model, lane)
+        await Models(self.link, self.agent).run("unload", model, lane)
 
     @property
     def internal_errors(self) -> int:

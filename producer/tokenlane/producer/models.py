@@ -1,15 +1,15 @@
-"""Lists, pulls, loads and unloads a pool's models: each is a command that goes through the queue to one lane."""
+"""Lists, pulls, verifies, loads and unloads models. Each is a command to one lane, sent through the pool's queue."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Literal
 
-from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.requests import ModelAction
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.lanes.offer import LaneView
@@ -22,44 +22,51 @@ from .link.open_request import OpenRequest
 logger = logging.getLogger(__name__)
 
 _LIST_TIME_TO_LIVE_MS = 10_000
-"""People wait for a list: after this time a lane's own announcement has to do."""
-_LOOK_EVERY_S = 1.0
-"""How often to look at why a command waits: a change of the reason comes without a message."""
+_LIST_WITHIN_S = 2.0
+"""How long a list of several lanes waits for each lane. A lane whose worker has died counts as up for a lease more."""
+_CHECK_WAITING_EVERY_S = 1.0
+"""How often to check why a command waits, since no message reports that the reason has changed."""
 
 
 class Models:
-    """The models of a pool, for one client."""
+    """Sends model commands to a pool's lanes for one agent."""
 
     def __init__(self, link: Link, agent: str) -> None:
         self._link = link
         self._agent = agent
 
-    async def listed(self, lane: str | None) -> list[ModelInfo]:
-        """The models of this lane, or of all open lanes. A lane's announcement stands in for its list if the lane is
-        busy with another command, or, where several are listed, if listing fails; the failure is logged."""
+    async def list_models(self, lane: str | None) -> list[ModelInfo]:
+        """List the models of this lane, or of all open lanes.
+
+        If a lane is busy with another command, its announced models are returned instead. In a list of all lanes the
+        same happens, with a warning in the log, for a lane that fails or does not answer within two seconds.
+
+        Raises:
+            LlmError: the named lane fails or does not answer; or no lane is open.
+        """
         if lane is not None:
-            return list(await self._listed(await self._lane(lane)))
-        lanes = await self._open_lanes(or_unready=True)
-        return [model for models in await asyncio.gather(*map(self._listed_or_announced, lanes)) for model in models]
+            return list(await self._list_lane(await self._find_lane(lane)))
+        lanes = await self._open_lanes(with_unready=True)
+        return [model for models in await asyncio.gather(*map(self._list_or_announced, lanes)) for model in models]
 
     async def verify(self, model: str, lane: str | None) -> ModelInfo:
-        """The model as it is on the lane, with its digest."""
-        (verified,) = (await self.do("verify", model, lane)).models
+        """Return the model with the digest that the lane computes or looks up."""
+        (verified,) = (await self.run("verify", model, lane)).models
         return verified
 
-    async def do(self, action: Literal["verify", "load", "unload"], model: str, lane: str | None) -> ModelReport:
-        """Have a lane do this; returns its report on the model."""
-        return await self._report(await self._command(action, model, lane))
+    async def run(self, action: Literal["verify", "load", "unload"], model: str, lane: str | None) -> ModelReport:
+        """Send a lane this command; returns the lane's report."""
+        return await self._send(await self._command(action, model, lane))
 
     async def follow(self, action: ModelAction, model: str, lane: str | None) -> AsyncGenerator[Progress, None]:
-        """Have a lane do this and yield its newest progress, or, before it starts, why it waits."""
+        """Send a lane this command; yields each new progress and, before the command starts, why it waits."""
         shown: Progress | None = None
         async with self._opened(await self._command(action, model, lane)) as request:
             ended = False
             while not ended:
                 waiting = None
                 try:
-                    async with asyncio.timeout(_LOOK_EVERY_S):
+                    async with asyncio.timeout(_CHECK_WAITING_EVERY_S):
                         await request.change()
                 except TimeoutError:
                     waiting = request.waiting
@@ -70,22 +77,28 @@ class Models:
                     yield progress
             await request.result()
 
-    async def _listed_or_announced(self, lane: LaneView) -> tuple[ModelInfo, ...]:
+    async def _list_or_announced(self, lane: LaneView) -> tuple[ModelInfo, ...]:
         try:
-            return await self._listed(lane)
-        except LlmError as error:
-            logger.warning("lane %r does not list its models, its announcement stands in: %s", lane.name, error)
+            async with asyncio.timeout(_LIST_WITHIN_S):
+                return await self._list_lane(lane)
+        except (LlmError, TimeoutError) as error:
+            why = str(error) or f"no answer within {_LIST_WITHIN_S:g} s"
+            logger.warning("lane %r could not list its models, using the announced models: %s", lane.name, why)
             return _announced(lane)
 
-    async def _listed(self, lane: LaneView) -> tuple[ModelInfo, ...]:
+    async def _list_lane(self, lane: LaneView) -> tuple[ModelInfo, ...]:
+        if lane.state.is_away:
+            raise ProviderDown(
+                f"no worker serves lane {lane.name!r} now: start one with `tokenlane worker`", lane=lane.name
+            )
         if lane.state.is_unready:
             raise no_lane(self._link.pool, (lane,))
         if lane.credit_for("command") == 0:
             return _announced(lane)
         command = {"action": "list", "lane": lane.name, "time_to_live_ms": _LIST_TIME_TO_LIVE_MS}
-        return (await self._report(command)).models
+        return (await self._send(command)).models
 
-    async def _report(self, command: Mapping[str, object]) -> ModelReport:
+    async def _send(self, command: Mapping[str, object]) -> ModelReport:
         async with self._opened(command) as request:
             result = await request.result()
         assert isinstance(result, ModelReport)
@@ -95,47 +108,50 @@ class Models:
         return opened(self._link, partial(compose_command, command, agent=self._agent, client=self._link.client))
 
     async def _command(self, action: ModelAction, model: str, lane: str | None) -> dict[str, object]:
-        return {"action": action, "model": model, "lane": (await self._lane(lane)).name}
+        return {"action": action, "model": model, "lane": (await self._find_lane(lane)).name}
 
-    async def _lane(self, name: str | None) -> LaneView:
+    async def _find_lane(self, name: str | None) -> LaneView:
         """The lane of this name, or the only open lane.
 
         Raises:
-            BadRequest: no lane has this name; or none is named, and several are open.
+            BadRequest: no lane has this name; or `name` is None, and several lanes are open.
             ProviderDown: no lane is open.
         """
         if name is None:
             lanes = await self._open_lanes()
             if len(lanes) > 1:
-                raise BadRequest(f"several lanes are open: {_names(lanes)}: name one of them")
+                raise BadRequest(f"several lanes are open, name one of them: {_names(lanes)}")
             return lanes[0]
-        lanes = list(await self._link.lanes())
-        for lane in lanes:
+        known = await self._link.lanes()
+        for lane in known:
             if lane.name == name:
                 return lane
-        if not (connected := [lane for lane in lanes if not lane.state.is_away]):
+        if not (connected := [lane for lane in known if not lane.state.is_away]):
             raise no_lane(self._link.pool)
-        raise BadRequest(f"no lane is called {name!r}; connected lanes: {_names(connected)}")
+        raise BadRequest(f"there is no lane {name!r}; connected lanes: {_names(connected)}")
 
-    async def _open_lanes(self, *, or_unready: bool = False) -> list[LaneView]:
-        """The lanes that take work.
+    async def _open_lanes(self, *, with_unready: bool = False) -> Sequence[LaneView]:
+        """The lanes that take work, sorted by name.
 
         Args:
-            or_unready: also lanes whose model server cannot work now.
+            with_unready: include lanes whose model servers cannot work now.
+
+        Raises:
+            ProviderDown: there is no such lane.
         """
         known = await self._link.lanes()
-        lanes = [lane for lane in known if lane.state.takes_work or (or_unready and lane.state.is_unready)]
+        lanes = [lane for lane in known if lane.state.takes_work or (with_unready and lane.state.is_unready)]
         if not lanes:
             raise no_lane(self._link.pool, known)
         return sorted(lanes, key=lambda lane: lane.name)
 
 
-def _names(lanes: list[LaneView]) -> str:
+def _names(lanes: Sequence[LaneView]) -> str:
     return ", ".join(sorted(lane.name for lane in lanes))
 
 
 def _announced(lane: LaneView) -> tuple[ModelInfo, ...]:
-    """The models that a lane has announced, with their names and abilities."""
+    """The models that the lane has announced: their names and capabilities, without digests and sizes."""
     return tuple(
         ModelInfo(name=model, provider=lane.provider, lane=lane.name, capabilities=lane.offer.abilities.get(model, ()))
         for model in lane.models
