@@ -316,7 +316,9 @@ async def test_a_lane_that_fails_hides_no_other(redis_url: str, pool: Pool, capl
         await eventually(is_down)
         found = {(info.name, info.lane): info.digest for info in await client.models()}
         assert found == {("a:1b", "gpu0"): None, ("b:1b", "gpu1"): f"sha256:{digest_of('b')}"}
-        assert any("'gpu0'" in record.getMessage() for record in caplog.records if record.name.endswith("producer.models"))
+        assert any(
+            "'gpu0'" in record.getMessage() for record in caplog.records if record.name.endswith("producer.models")
+        )
         with pytest.raises(ProviderDown):
             await client.models(lane="gpu0")
 
