@@ -1,8 +1,8 @@
-"""Child processes that do tasks for a measurement, over JSON lines on standard input and output.
+"""Child processes that do tasks for a measurement. Parent and child exchange lines of JSON over the child's pipes.
 
-A process runs an async context manager that yields its tasks by name. Every process also has the task `cpu`. The parent
-says goodbye at the end of a measurement. If standard input just ends, because the measurement broke off or the parent
-died, the process ends whatever it does.
+The child runs an async context manager that yields its tasks by name. Every child also has the task `cpu`. At the end
+of a measurement the parent sends a goodbye. If the child's standard input ends without a goodbye, the measurement was
+interrupted or the parent died, and the child exits within seconds. If a child exits early, the measurement fails.
 """
 
 from __future__ import annotations
@@ -35,39 +35,51 @@ Opening: TypeAlias = Callable[..., AbstractAsyncContextManager[Tasks]]
 _LONGEST_LINE = 64 * 1024 * 1024
 _GOODBYE = b"null\n"
 _END_S = 20.0
-_BROKEN_OFF_S = 2.0
+_INTERRUPTED_S = 2.0
 _DEATH_S = 0.5
 
 
 @dataclass(frozen=True)
 class ChildProcess:
-    """A process as its parent sees it; `child_process` starts it."""
+    """A child process, for its parent. `child_process` starts it."""
 
     name: str
     process: Process
 
     async def ask(self, kind: type[T], task: str, **arguments: JsonValue) -> T:
-        """Have the process do a task, and return its result, which must be of this kind.
+        """Have the child do a task, and return the result.
+
+        Args:
+            kind: the type of the result.
+            arguments: passed to the task.
 
         Raises:
-            UserError: the process ended; standard error has the reason.
+            UserError: the child exited instead.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([task, arguments]).encode() + b"\n")
         line = await self.process.stdout.readline()
         if not line:
-            raise UserError(f"the benchmark's process {self.name} ended while it was asked for {task!r}")
+            raise _exited_early(self.name, await self.process.wait())
         return TypeAdapter(kind).validate_json(line)
 
     async def cpu_s(self) -> float:
-        """Return the CPU seconds that the process has used."""
+        """Return the CPU seconds that the child has used so far."""
         return await self.ask(float, "cpu")
 
 
 @asynccontextmanager
 async def child_process(opening: Opening, **arguments: JsonValue) -> AsyncIterator[ChildProcess]:
-    """Run a function of a module, which yields tasks, in a process that ends with the block."""
+    """Run an async context manager that yields tasks in a child process, as long as the block runs.
+
+    Args:
+        opening: a function of a module, which the child imports.
+        arguments: passed to `opening`.
+
+    Raises:
+        UserError: the child exited before the end of the block, which was cancelled.
+    """
     name = f"{opening.__module__}:{opening.__name__}"
     process = await start_or_kill(
         asyncio.create_subprocess_exec(
@@ -79,12 +91,34 @@ async def child_process(opening: Opening, **arguments: JsonValue) -> AsyncIterat
         )
     )
     assert process.stdin is not None
+    block = asyncio.timeout(None)
+
+    async def cancel_block_on_exit() -> None:
+        await process.wait()
+        block.reschedule(0)
+
     try:
-        yield ChildProcess(name, process)
+        async with block:
+            watching = asyncio.create_task(cancel_block_on_exit())
+            try:
+                yield ChildProcess(name, process)
+            finally:
+                watching.cancel()
         process.stdin.write(_GOODBYE)
+    except TimeoutError:
+        if not block.expired():
+            raise
+        raise _exited_early(name, await process.wait()) from None
     finally:
         process.stdin.close()
         await wait_or_kill(process, _END_S)
+
+
+def _exited_early(name: str, code: int) -> UserError:
+    return UserError(
+        f"The measurement failed: its process {name} exited early with code {code}. "
+        "The process wrote the reason to standard error."
+    )
 
 
 async def _cpu() -> float:
@@ -102,12 +136,12 @@ async def _serve(name: str, arguments: str) -> None:
                 if line == _GOODBYE:
                     await working
                     return
-            # Broken off: end soon, and log nothing about the processes that ended first.
+            # The measurement was interrupted: exit soon, and log nothing about processes that exited first.
             logging.disable()
-            asyncio.get_running_loop().call_later(_BROKEN_OFF_S, os._exit, FAILED)
+            asyncio.get_running_loop().call_later(_INTERRUPTED_S, os._exit, FAILED)
     except Exception:
         await asyncio.sleep(_DEATH_S)
-        if not lines.at_eof():  # if the measurement broke off, this failed because other processes ended first
+        if not lines.at_eof():  # after an interruption, this error is only that other processes exited first
             raise
 
 

@@ -132,10 +132,13 @@ async def _round(processes: _Processes, client: ChildProcess, level: Level) -> _
 
 
 async def measure(plan: MeasurementPlan, progress: Callable[[str], None] = lambda line: None) -> Overhead:
-    """Measure everything.
+    """Run the whole measurement.
+
+    Args:
+        progress: called with a line of text before each round.
 
     Raises:
-        UserError: a process failed; standard error has the reason.
+        UserError: a process of the measurement exited early, or the embedded server did not start.
     """
     levels: list[AtStreams] = []
     async with _processes(max(level.streams for level in plan.levels)) as processes:
