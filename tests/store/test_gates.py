@@ -32,7 +32,7 @@ class Case:
     """What is known of a lane and a request."""
 
     kind: Kind
-    takes_work: bool
+    accepts_work: bool
     limit: int
     chats: int
     embeds: int
@@ -72,7 +72,7 @@ async def arrange(pool: Pool, case: Case) -> Head:
         STATE, mapping={"provider": "sim", "models": "[]", "limit": case.limit, "offer": offer, "seen": now_ms}
     )
     await redis.zadd(f"{PREFIX}lanes", {LANE: now_ms})
-    await redis.zadd(WORKERS, {"worker1": now_ms if case.takes_work else now_ms - 60_000})
+    await redis.zadd(WORKERS, {"worker1": now_ms if case.accepts_work else now_ms - 60_000})
     for kind, count in (("chat", case.chats), ("embed", case.embeds), ("command", case.commands)):
         for number in range(count):
             await redis.zadd(Keys().lane_queue(LANE, kind), {f"job{number}": number})

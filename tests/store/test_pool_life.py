@@ -149,7 +149,7 @@ async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
         await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
         assert await ear.heard() == []
     (lane,) = (await pool.survey()).lanes
-    assert (lane.name, lane.models, lane.offer.limit_of("chat"), lane.state.takes_work, lane.credit_for("chat")) == (
+    assert (lane.name, lane.models, lane.offer.limit_of("chat"), lane.state.accepts_work, lane.credit_for("chat")) == (
         "lane1",
         ("m1", "m2"),
         2,

@@ -386,4 +386,4 @@ async def test_an_offer_that_cannot_be_read_is_that_of_a_lane_for_chats(pool: Po
     await life.open_lane(pool)
     await raw(pool).hset(f"{PREFIX}lane:{LANE.lane}:state", "offer", '{"limits": {"embed": "some"}}')
     (lane,) = (await pool.survey()).lanes
-    assert (lane.offer, lane.state.takes_work) == (LANE.offer, True)
+    assert (lane.offer, lane.state.accepts_work) == (LANE.offer, True)

@@ -24,7 +24,7 @@ async def test_a_lapsed_start_lease_takes_the_lane_out(pool: Pool) -> None:
     assert len((await life.sweep(pool)).lapsed) == 1
     assert await audit(raw(pool)) == {asked.id: "waiting"}
     assert await raw(pool).hget(f"{PREFIX}request:{asked.id}", "crashes") == b"0"
-    assert not (await pool.survey()).lanes[0].state.takes_work
+    assert not (await pool.survey()).lanes[0].state.accepts_work
     assert await life.dispatch(pool, asked.id) is None
     await life.beat(pool)
     assert await life.dispatch(pool, asked.id) is not None

@@ -203,9 +203,9 @@ def _refuse_contradictions(request: ChatRequest) -> None:
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("`top_logprobs` needs logprobs=True")
     names = [function.get("name") for tool in request.tools or () if isinstance(function := tool.get("function"), dict)]
-    if request.must_call and not request.tools:
+    if request.must_call_tool and not request.tools:
         raise BadRequest("`tool_choice` requires a tool call, but there are no `tools`")
-    if request.tool is not None and request.tool not in names:
+    if request.required_tool is not None and request.required_tool not in names:
         raise BadRequest("`tool_choice` names a tool that is not among `tools`")
 
 

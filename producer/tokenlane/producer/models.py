@@ -140,7 +140,7 @@ class Models:
             ProviderDown: there is no such lane.
         """
         known = await self._link.lanes()
-        lanes = [lane for lane in known if lane.state.takes_work or (with_unready and lane.state.is_unready)]
+        lanes = [lane for lane in known if lane.state.accepts_work or (with_unready and lane.state.is_unready)]
         if not lanes:
             raise no_lane(self._link.pool, known)
         return sorted(lanes, key=lambda lane: lane.name)

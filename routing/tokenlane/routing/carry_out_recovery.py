@@ -48,7 +48,7 @@ async def _survive(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
     except LlmError:
         raise
     except Exception as error:
-        pool.internal_errors.note("recovery of a request", error)
+        pool.internal_errors.record("recovery of a request", error)
 
 
 async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:

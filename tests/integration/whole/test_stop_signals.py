@@ -64,7 +64,7 @@ async def serve(site: Farm, verb: str, backend: Simulator) -> Child:
 
 
 async def is_open(pool: Pool) -> bool:
-    return any(lane.state.takes_work for lane in (await pool.survey()).lanes if lane.name == "gpu0")
+    return any(lane.state.accepts_work for lane in (await pool.survey()).lanes if lane.name == "gpu0")
 
 
 async def is_closed(pool: Pool) -> bool:

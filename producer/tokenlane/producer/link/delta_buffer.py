@@ -33,7 +33,7 @@ from tokenlane.routing.contract.messages import (
     Resume,
 )
 from tokenlane.routing.contract.results import Progress, Result
-from tokenlane.routing.decide.recovery import answer_lost, error_with_a_part
+from tokenlane.routing.decide.recovery import answer_lost, as_interruption
 from tokenlane.routing.store.request_life import Ending
 
 from .answer_builder import AnswerBuilder
@@ -185,7 +185,7 @@ class DeltaBuffer:
         if self.ended:
             return
         if self.position > 0:
-            error = error_with_a_part(error)
+            error = as_interruption(error)
         if isinstance(error, Interrupted):
             error.partial = self.answer.text
         if isinstance(error, Interrupted | DeadlineExceeded):

@@ -139,16 +139,16 @@ class ChatRequest(InferenceRequest):
     extra: JsonObject | None = Field(default=None, repr=False)
 
     @property
-    def tool(self) -> str | None:
+    def required_tool(self) -> str | None:
         """The tool that the answer must call; None if `tool_choice` names no tool."""
         function = self.tool_choice.get("function") if isinstance(self.tool_choice, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         return name if isinstance(name, str) else None
 
     @property
-    def must_call(self) -> bool:
+    def must_call_tool(self) -> bool:
         """Whether the answer must call a tool: a particular tool, or any."""
-        return self.tool is not None or self.tool_choice in ("required", "any")
+        return self.required_tool is not None or self.tool_choice in ("required", "any")
 
 
 class EmbedRequest(InferenceRequest):
@@ -170,7 +170,7 @@ class ModelCommand(Request):
     time_to_live_ms: int = Field(default=COMMAND_TIME_TO_LIVE_MS, ge=1, le=86_400_000)
 
     @model_validator(mode="after")
-    def _names_its_model(self) -> Self:
+    def _check_model(self) -> Self:
         if (self.model is None) != (self.action == "list"):
             raise ValueError("every action but list names a model")
         return self

@@ -39,13 +39,13 @@ class _Call:
             self.end = stripped[-1]
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the arguments so far are a complete JSON object."""
         return self.end == "}" and isinstance(_json(self.arguments.getvalue()), dict)
 
     def repeated_by(self, arguments: str) -> bool:
         """Whether these arguments repeat all of the call's arguments, as they are or as a JSON string."""
-        if len(arguments) < self.arguments.tell() or not self.whole:
+        if len(arguments) < self.arguments.tell() or not self.is_complete:
             return False
         known = self.arguments.getvalue()
         return arguments == known or (arguments.startswith('"') and _json(arguments) == known)
@@ -63,7 +63,7 @@ class ToolCalls:
         return len(self._calls)
 
     @property
-    def nameless(self) -> bool:
+    def has_nameless_call(self) -> bool:
         """Whether some call has no name, so that the agent cannot carry it out."""
         return not all(call.name for call in self._calls)
 
@@ -74,27 +74,27 @@ class ToolCalls:
         name: str | None,
         arguments: str,
         *,
-        whole: bool = False,
+        complete: bool = False,
         extra: dict[str, JsonValue] | None = None,
     ) -> ToolCallDelta | None:
         """Add the next piece to its call.
 
         Args:
             number: the server's number for the call; None if it sent none.
-            whole: whether the server sent the arguments as a JSON object, so that the call has no more pieces.
+            complete: whether the server sent the arguments as a JSON object, so that the call has no more pieces.
             extra: data that the agent must send back with the call.
 
         Returns:
             The piece with the call's `index`, counted from 0; None if the piece repeats earlier pieces.
         """
         id, name = id or "", name or ""
-        call = self._nearest(number, id, name)
+        call = self._call_for(number, id, name)
         if call is not None and id and id == call.id and arguments and call.repeated_by(arguments):
             return None
-        if call is None or _begins_another(call, id, name, arguments, whole=whole):
+        if call is None or _begins_another(call, id, name, arguments, complete=complete):
             call = _Call(len(self._calls))
             self._calls.append(call)
-            if whole and not id:
+            if complete and not id:
                 id = f"call_{call.index}"
         if number is not None:
             self._by_number[number] = call
@@ -121,7 +121,7 @@ class ToolCalls:
             for call in self._calls
         )
 
-    def _nearest(self, number: int | None, id: str, name: str) -> _Call | None:
+    def _call_for(self, number: int | None, id: str, name: str) -> _Call | None:
         known = self._by_id.get(id)
         if number is None:
             return known or (self._calls[-1] if self._calls else None)
@@ -131,10 +131,10 @@ class ToolCalls:
         return call
 
 
-def _begins_another(call: _Call, id: str, name: str, arguments: str, *, whole: bool) -> bool:
+def _begins_another(call: _Call, id: str, name: str, arguments: str, *, complete: bool) -> bool:
     other_id = bool(id and call.id and id != call.id)
     other_name = bool(name and call.name and name != call.name)
-    if whole:
+    if complete:
         return other_id or other_name or bool(call.end and (name or not id))
     if not name:
         return False
@@ -142,7 +142,7 @@ def _begins_another(call: _Call, id: str, name: str, arguments: str, *, whole: b
         return other_id
     if other_name and not (id and call.id):
         return True
-    return bool(arguments.strip()) and call.whole
+    return bool(arguments.strip()) and call.is_complete
 
 
 def _json(text: str) -> object:

@@ -67,7 +67,7 @@ def _fallback(
 
 def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
     """The lanes that may pull a model for a queue without candidates, best first, each with the model to pull."""
-    able = [lane for lane in lanes if lane.state.takes_work and lane.offer.pulls and needs.lane in (None, lane.name)]
+    able = [lane for lane in lanes if lane.state.accepts_work and lane.offer.pulls and needs.lane in (None, lane.name)]
     for candidate in _route(policy, role):
         for lane in sorted(able, key=lambda lane: lane.name):
             model = _model_to_pull(candidate, needs, lane)

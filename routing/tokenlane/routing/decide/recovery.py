@@ -175,7 +175,7 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
             assert_never(cause)
 
 
-def error_with_a_part(error: LlmError) -> LlmError:
+def as_interruption(error: LlmError) -> LlmError:
     """The error that an agent raises if it already has part of the answer: `Interrupted`, unless the request itself
     caused the error."""
     broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError

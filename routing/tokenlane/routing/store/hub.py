@@ -215,7 +215,7 @@ class Hub:
         try:
             function(*args)
         except Exception as error:  # an error in one handler must not stop all other streams
-            self._errors.note("handler of a message", error)
+            self._errors.record("handler of a message", error)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ class InternalErrors:
         self.count = 0
         self._alike: Counter[tuple[str, type[Exception]]] = Counter()
 
-    def note(self, what: str, error: Exception) -> None:
+    def record(self, what: str, error: Exception) -> None:
         """Count an error, and log its type and where it was raised.
 
         Of errors with the same type and task, the first, second, fourth, eighth and so on are logged. An error's
@@ -57,7 +57,7 @@ async def restart_on_error(what: str, work: Callable[[], Awaitable[None]], error
         try:
             return await work()
         except Exception as error:
-            errors.note(what, error)
+            errors.record(what, error)
         if clock() - began > _WELL_AFTER_S:
             failures = 0
         await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])

@@ -45,7 +45,7 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
-    lanes = [lane for lane in snapshot.views if lane.state.takes_work]
+    lanes = [lane for lane in snapshot.views if lane.state.accepts_work]
     for queue in snapshot.queues:
         # A request may wait for patience_ms for a worker that is about to connect. Then a router refuses it.
         if queue.oldest_ms < snapshot.policy.patience_ms:
@@ -126,7 +126,7 @@ def _keys(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _toy(snapshot: Snapshot) -> Iterator[Finding]:
-    serving = [lane for lane in snapshot.lanes if lane.state.takes_work]
+    serving = [lane for lane in snapshot.lanes if lane.state.accepts_work]
     if serving and all(lane.provider == TOY_PROVIDER for lane in serving):
         advice = "start a model server (`tokenlane probe` shows how); `tokenlane up` then switches to it"
         yield Finding(Code.ONLY_TOY, "warn", "only the built-in toy model serves this pool", advice)

@@ -54,7 +54,7 @@ async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm
     port = free_port()
 
     async def providers() -> list[str]:
-        return [lane.provider for lane in of_model_servers((await pool.survey()).lanes) if lane.state.takes_work]
+        return [lane.provider for lane in of_model_servers((await pool.survey()).lanes) if lane.state.accepts_work]
 
     async def toy_serves() -> bool:
         return await providers() == ["builtin"]
@@ -89,7 +89,7 @@ async def test_a_server_that_cannot_be_served_does_not_end_up(site: Farm, pool: 
         child = await up(site, toy, port)
 
         async def toy_serves() -> bool:
-            return any(lane.state.takes_work and lane.provider == "builtin" for lane in (await pool.survey()).lanes)
+            return any(lane.state.accepts_work and lane.provider == "builtin" for lane in (await pool.survey()).lanes)
 
         async def toy_serves_again() -> bool:
             await life.beat(pool, "another", taken)

@@ -65,10 +65,10 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
                 assert (await client.complete("hello", role=lane)).lane == lane
         assert (await up.end()).code == OK
 
-        async def no_lane_takes_work() -> bool:
-            return not any(lane.state.takes_work for lane in (await pool.survey()).lanes)
+        async def no_lane_accepts_work() -> bool:
+            return not any(lane.state.accepts_work for lane in (await pool.survey()).lanes)
 
-        await eventually(no_lane_takes_work)
+        await eventually(no_lane_accepts_work)
 
 
 async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:
@@ -174,4 +174,4 @@ async def test_up_ends_when_a_lane_cannot_be_served(site: Farm, tmp_path: Path, 
         ended = await (await site.tokenlane("up", "--supervised", "--config", file)).ended()
         assert ended.code != OK
         assert "two" in ended.error
-        assert not any(lane.state.takes_work for lane in (await pool.survey()).lanes)
+        assert not any(lane.state.accepts_work for lane in (await pool.survey()).lanes)

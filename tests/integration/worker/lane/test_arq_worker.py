@@ -424,7 +424,7 @@ async def test_a_drain_waits_and_gives_back_the_rest(redis_url: str, pool: Pool,
         assert await life.state_of(pool, fresh.id) == "waiting"
         assert await life.state_of(pool, unstarted.id) == "waiting"
         assert provider.running == 0
-        assert not (await pool.survey()).lanes[0].state.takes_work
+        assert not (await pool.survey()).lanes[0].state.accepts_work
         await settled(pool)
 
 
@@ -437,7 +437,7 @@ async def test_a_drain_ends_when_the_last_answer_does(redis_url: str, pool: Pool
         await until(lambda: provider.holding == 1)
         draining = asyncio.create_task(drain(lane, [worker], 600))
         async with asyncio.timeout(10):
-            while (await pool.survey()).lanes[0].state.takes_work:
+            while (await pool.survey()).lanes[0].state.accepts_work:
                 await asyncio.sleep(0.005)
         provider.go.set()
         await asker.completed()

@@ -91,7 +91,7 @@ async def readers(pool: Pool, capsys: pytest.CaptureFixture[str]) -> Snapshot:
     assert all(letter.isprintable() or letter == "\n" for letter in text)
     for lanes in (seen.views, survey.lanes):
         (good,) = [lane for lane in lanes if lane.name == LANE.lane]
-        assert (good.models, good.offer.limit_of("chat"), good.state.takes_work, good.endpoint) == (
+        assert (good.models, good.offer.limit_of("chat"), good.state.accepts_work, good.endpoint) == (
             LANE.models,
             LANE.offer.limit_of("chat"),
             True,

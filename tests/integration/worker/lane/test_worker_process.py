@@ -101,7 +101,7 @@ async def test_a_worker_process_serves_and_drains(redis_url: str, pool: Pool, hu
         await simulator.held()
         child.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
-            while (await pool.survey()).lanes[0].state.takes_work:
+            while (await pool.survey()).lanes[0].state.accepts_work:
                 await asyncio.sleep(0.01)
         simulator.release()
         await asker.completed("".join(f"w{number} " for number in range(16)))
@@ -130,7 +130,7 @@ async def test_a_second_ctrl_c_drains_no_longer(redis_url: str, pool: Pool, hub:
         await simulator.held()
         child.send_signal(signal.SIGINT)
         async with asyncio.timeout(10):
-            while (await pool.survey()).lanes[0].state.takes_work:
+            while (await pool.survey()).lanes[0].state.accepts_work:
                 await asyncio.sleep(0.01)
         child.send_signal(signal.SIGINT)
         assert await exit_code(child) == CANCELLED

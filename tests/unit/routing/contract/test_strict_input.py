@@ -168,7 +168,7 @@ def test_what_can_only_be_understood_in_one_way() -> None:
     asked: ChatOptions = {"continue_final": True}
     envelope, _ = compose(new_id(), cast("Messages", [*QUESTION, BEGUN]), "r", asked, agent="a", client="c")
     assert envelope.needs.can == ("prefill",)
-    assert chat(tools=[TOOL], tool_choice=TOOL).tool == "f"
+    assert chat(tools=[TOOL], tool_choice=TOOL).required_tool == "f"
 
 
 ANSWER: Answer = Answer(

@@ -132,25 +132,25 @@ def test_each_piece_belongs_to_its_call(shape: str) -> None:
     for found in (worker, agent):
         assert [(call.id, call.name, call.arguments) for call in found.calls()] == calls
         assert len(found) == len(calls)
-        assert not found.nameless
+        assert not found.has_nameless_call
 
 
 def test_calls_that_come_as_objects() -> None:
     """Each is a call, also if nothing but its arguments tells it from the one before; its id is made up if need be."""
     calls = ToolCalls()
-    placed = [calls.add(0, None, "weather", city, whole=True) for city in (OSLO, OSLO, BERN)]
-    placed.append(calls.add(0, "mine", "weather", BERN, whole=True))
+    placed = [calls.add(0, None, "weather", city, complete=True) for city in (OSLO, OSLO, BERN)]
+    placed.append(calls.add(0, "mine", "weather", BERN, complete=True))
     assert placed[0] == ToolCallDelta(index=0, id="call_0", name="weather", arguments=OSLO)
     assert [each.index for each in placed if each is not None] == [0, 1, 2, 3]
     assert calls.calls()[3].id == "mine"
-    assert calls.add(0, "mine", "weather", BERN, whole=True) is None
+    assert calls.add(0, "mine", "weather", BERN, complete=True) is None
 
 
 def test_a_call_without_a_name_is_seen() -> None:
     """It is counted, so that nobody takes the answer for text."""
     calls = ToolCalls()
     calls.add(0, "a", None, OSLO)
-    assert (len(calls), calls.nameless) == (1, True)
+    assert (len(calls), calls.has_nameless_call) == (1, True)
 
 
 PIECES = st.lists(
@@ -171,8 +171,8 @@ def test_a_second_reader_agrees_with_the_first(
 ) -> None:
     """Whatever comes, an agent that applies the rules to what a worker has put in order sees the same calls."""
     worker, agent = ToolCalls(), ToolCalls()
-    for number, id, name, arguments, whole in pieces:
-        placed = worker.add(number, id, name, arguments, whole=whole)
+    for number, id, name, arguments, complete in pieces:
+        placed = worker.add(number, id, name, arguments, complete=complete)
         if placed is not None:
             assert agent.add(placed.index, placed.id, placed.name, placed.arguments) == placed
     assert agent.calls() == worker.calls()

@@ -28,8 +28,8 @@ from tokenlane.routing.decide.recovery import (
     WorkerDraining,
     WorkerLost,
     answer_lost,
+    as_interruption,
     decide,
-    error_with_a_part,
     may_submit_again,
 )
 
@@ -154,7 +154,7 @@ def test_who_is_given_up_learns_whether_others_may_be_to_blame() -> None:
 def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
     """An error that says nothing of the request itself is an interruption, with its cause and its place."""
     error.at(lane="lane1")
-    seen = error_with_a_part(error)
+    seen = as_interruption(error)
     assert isinstance(seen, Interrupted)
     assert seen.__cause__ is error
     assert seen.lane == "lane1"
@@ -163,7 +163,7 @@ def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
 @pytest.mark.parametrize("error", [BadRequest(), answer_lost("end")])
 def test_an_agent_with_a_part_sees_its_own_faults_as_they_are(error: LlmError) -> None:
     """What is the request's own fault, or an interruption already, stays what it is."""
-    assert error_with_a_part(error) is error
+    assert as_interruption(error) is error
 
 
 def test_the_agent_is_the_last_copy() -> None:

@@ -41,7 +41,7 @@ def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalE
         try:
             observer(event)
         except Exception as error:
-            errors.note("observation of an attempt", error)
+            errors.record("observation of an attempt", error)
 
 
 def log_attempt(event: AttemptEnded) -> None:

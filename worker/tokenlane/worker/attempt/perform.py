@@ -66,7 +66,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
                 await outlet.wait_for_room()
     if finish_reason is None:
         raise Interrupted("the model server's stream ended before the answer was whole", retryable=True)
-    if request.must_call and not called:
+    if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)
     return Answered(_timed(usage or Usage(), run))
 

@@ -211,7 +211,7 @@ async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
         except UserError:  # llm.toml is being edited
             continue
         except Exception as error:
-            errors.note("look for a model server", error)
+            errors.record("look for a model server", error)
             continue
         if server is not None:
             return server

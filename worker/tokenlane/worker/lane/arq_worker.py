@@ -175,7 +175,7 @@ class LaneWorker(arq.worker.Worker):
         if isinstance(error, (*_REDIS_ERRORS, LlmError)):
             self._warn_once("a job is left to its lease", error)
         elif isinstance(error, Exception):
-            self._lane.pool.internal_errors.note("running of a job, which is left to its lease", error)
+            self._lane.pool.internal_errors.record("running of a job, which is left to its lease", error)
 
     async def _run(self, job_id: str) -> None:
         await self._run_request(self._lane, *_parse_job_id(job_id))

@@ -103,7 +103,7 @@ class ClientHeartbeat:
         except LlmError:
             raise
         except Exception as error:
-            self._pool.internal_errors.note("judging of a request", error)
+            self._pool.internal_errors.record("judging of a request", error)
         finally:
             if request.ended:
                 self._link.leave(request)

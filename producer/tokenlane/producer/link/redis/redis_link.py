@@ -245,7 +245,7 @@ class RedisLink:
                 return await send(request)
         except Exception as error:  # ends this request, and no other
             if not isinstance(error, LlmError):
-                self.internal_errors.note("sending of a request", error)
+                self.internal_errors.record("sending of a request", error)
             return error
 
     async def _insist(self, call: Callable[[], Awaitable[T]], left: asyncio.Event | None = None) -> T:
@@ -290,7 +290,7 @@ class RedisLink:
                 return
             except Exception as error:
                 if not isinstance(error, LlmError):
-                    self.internal_errors.note("cancelling of a request", error)
+                    self.internal_errors.record("cancelling of a request", error)
                 if request.deadline is not None and self._clock() > request.deadline:
                     return  # the pool ends it by itself
                 await asyncio.sleep(self._timings.again_s)

@@ -16,9 +16,9 @@ from .offer import LaneView
 Reason = Literal["closed", "kept", "full", "occupied"]
 
 
-def takes_work(head: Head, lane: LaneView) -> Reason | None:
+def accepts_work(head: Head, lane: LaneView) -> Reason | None:
     """A worker of the lane takes new work, and the lane serves this kind."""
-    return None if lane.state.takes_work and lane.offer.limit_of(head.queue.kind) > 0 else "closed"
+    return None if lane.state.accepts_work and lane.offer.limit_of(head.queue.kind) > 0 else "closed"
 
 
 def is_not_reserved(head: Head, lane: LaneView) -> Reason | None:
@@ -39,7 +39,7 @@ def is_empty_for_a_suspect(head: Head, lane: LaneView) -> Reason | None:
     return "occupied" if any(lane.queued.get(kind, 0) for kind in waited_for) else None
 
 
-GATES = (takes_work, is_not_reserved, has_credit, is_empty_for_a_suspect)
+GATES = (accepts_work, is_not_reserved, has_credit, is_empty_for_a_suspect)
 
 
 def why_not(head: Head, lane: LaneView) -> Reason | None:

@@ -146,7 +146,7 @@ class LaneView:
 
     def credit_for(self, kind: Kind) -> int:
         """How many more requests of that kind the lane takes now."""
-        return max(0, self.offer.limit_of(kind) - self.queued.get(kind, 0)) if self.state.takes_work else 0
+        return max(0, self.offer.limit_of(kind) - self.queued.get(kind, 0)) if self.state.accepts_work else 0
 
     def models_for(self, kind: Kind) -> tuple[str, ...]:
         """The lane's models that can do that kind of work."""

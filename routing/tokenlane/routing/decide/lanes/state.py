@@ -26,7 +26,7 @@ class LaneState(StrEnum):
     GONE = "gone"
 
     @property
-    def takes_work(self) -> bool:
+    def accepts_work(self) -> bool:
         """Whether the lane is given new work."""
         return self in (LaneState.UP, LaneState.DEGRADED)
 

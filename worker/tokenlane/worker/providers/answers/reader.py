@@ -139,7 +139,7 @@ class AnswerReader:
             if self._strange and not self.begun:
                 raise unreadable(self._strange)
             raise self._interrupted("The model server's stream ended before the answer was whole.")
-        if self._calls.nameless and self.finish_reason != "length":
+        if self._calls.has_nameless_call and self.finish_reason != "length":
             raise unreadable("a tool call in it has no name")
         # Some servers finish a tool call with "stop".
         called = len(self._calls) and self.finish_reason == "stop" and not self.stopped
@@ -212,7 +212,7 @@ class AnswerReader:
             if placed is not None:
                 yield placed
 
-    def _tool_call(self, call: dict[str, Any], number: int | None, *, whole: bool = False) -> ToolCallDelta | None:
+    def _tool_call(self, call: dict[str, Any], number: int | None, *, complete: bool = False) -> ToolCallDelta | None:
         if number is not None and not isinstance(number, int):
             raise TypeError
         if call.get("custom"):
@@ -220,14 +220,14 @@ class AnswerReader:
         function = call.get("function") or {}
         arguments = function.get("arguments")
         if isinstance(arguments, dict):  # some servers send an object instead of a string
-            arguments, whole = to_json(arguments).decode(), True
+            arguments, complete = to_json(arguments).decode(), True
         identity = call.get("id")
         return self._calls.add(
             number,
             str(identity) if isinstance(identity, int) else identity,
             function.get("name"),
             arguments or "",
-            whole=whole,
+            complete=complete,
             extra=call.get("extra_content"),
         )
 

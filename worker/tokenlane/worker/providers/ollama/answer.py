@@ -61,7 +61,7 @@ class OllamaAnswerReader(AnswerReader):
         for call in piece.get("tool_calls") or ():
             if isinstance(call.get("function"), dict):
                 call = {**call, "function": {**call["function"], "arguments": call["function"].get("arguments") or {}}}
-            placed = self._tool_call(call, None, whole=True)
+            placed = self._tool_call(call, None, complete=True)
             if placed is not None:
                 yield placed
 

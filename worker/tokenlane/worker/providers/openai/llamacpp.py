@@ -137,9 +137,9 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         if request.response_format == {"type": "json_object"}:
             changes["response_format"] = {"type": "json_object", "schema": {"type": "object"}}
         # The server ignores a tool_choice that names a tool. With a single tool, "required" does the same.
-        if request.tool is not None:
+        if request.required_tool is not None:
             changes["tool_choice"] = "required"
-            changes["tools"] = [tool for tool in request.tools or () if _named(tool) == request.tool]
+            changes["tools"] = [tool for tool in request.tools or () if _named(tool) == request.required_tool]
         # Builds before b10434 only read it as an argument of the template.
         if request.reasoning_effort is not None:
             extra = request.extra or {}
