@@ -1,4 +1,4 @@
-"""A pool for agents' tests."""
+"""A mock pool for agents' tests, without a Redis server and without workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A link without a pool: a function in this process answers each request."""
+"""A link without a pool: a function in this process makes the messages that answer each request."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .mock_messages import MockMessages
 
 
 class MemoryLink:
-    """A `Link` for any number of clients. It has no lanes, and no request to attach to.
+    """A `Link` that any number of clients share. It has no lanes, and clients cannot attach to its requests.
 
     Attributes:
-        failure: the first error, other than an `LlmError`, that broke off an answer.
+        failure: the first error, other than an `LlmError`, that `answer` raised.
 
     Args:
-        tasks: run one task for each request.
-        answer: yields the messages that answer a request.
+        tasks: the group in which each request gets a task.
+        answer: a function that yields the messages for a request.
     """
 
     def __init__(self, tasks: asyncio.TaskGroup, answer: Callable[[Envelope, bytes], MockMessages]) -> None:
@@ -40,15 +40,17 @@ class MemoryLink:
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
         envelope, payload = compose()
         request = OpenRequest(envelope.id)
-        answering = self._tasks.create_task(
-            self._answering(request, self._answer(envelope, payload), envelope.time_to_live_ms)
+        task = self._tasks.create_task(
+            self._deliver(request, self._answer(envelope, payload), envelope.time_to_live_ms)
         )
-        answering.add_done_callback(lambda _: request.give_up(RequestCancelled("the MockPool's handler broke off")))
-        self._requests[request.id] = request, answering
+        task.add_done_callback(
+            lambda _: request.give_up(RequestCancelled("the MockPool's handler ended without an answer"))
+        )
+        self._requests[request.id] = request, task
         return request
 
     async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
-        raise RequestLost("a MockPool has no requests to attach to")
+        raise RequestLost("clients of a MockPool cannot attach to requests")
 
     async def cancel(self, request_id: str) -> bool:
         if request_id not in self._requests:
@@ -67,13 +69,13 @@ class MemoryLink:
     async def lanes(self) -> tuple[LaneView, ...]:
         return ()
 
-    async def _answering(self, request: OpenRequest, messages: MockMessages, time_to_live_ms: int) -> None:
+    async def _deliver(self, request: OpenRequest, messages: MockMessages, time_to_live_ms: int) -> None:
         deadline = asyncio.timeout(time_to_live_ms / 1000)
         try:
             async with deadline, aclosing(messages):
                 async for message in messages:
                     request.message(message)
-                    await asyncio.sleep(0)  # so that its reader may cancel it
+                    await asyncio.sleep(0)  # so that its reader can cancel the request
                     if request.ended:
                         return
         except LlmError as error:

@@ -1,4 +1,4 @@
-"""A mock pool for agents' tests, in which a function answers, without server and worker."""
+"""A mock pool for agents' tests: a function answers the requests, so no Redis server and no worker is needed."""
 
 from __future__ import annotations
 
@@ -14,41 +14,55 @@ from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
 from tokenlane.routing.support.tasks import background
 
 from .memory_link import MemoryLink
-from .mock_messages import MockMessages, Numbers, Words, chat_messages, embed_messages
+from .mock_messages import ChatResult, EmbedResult, MockMessages, chat_messages, embed_messages, type_of
 
-Handler: TypeAlias = Callable[[ChatRequest], Words | Awaitable[Words]]
-EmbedHandler: TypeAlias = Callable[[EmbedRequest], Numbers | Awaitable[Numbers]]
+Handler: TypeAlias = Callable[[ChatRequest], ChatResult | Awaitable[ChatResult]]
+EmbedHandler: TypeAlias = Callable[[EmbedRequest], EmbedResult | Awaitable[EmbedResult]]
 
 
 def letters(request: EmbedRequest) -> list[list[float]]:
-    """For each text a vector with the counts of its letters, so that similar texts get similar vectors."""
+    """Return a vector of letter counts for each text, so that similar texts get similar vectors."""
     counts = ([1.0, *map(float, map(text.lower().count, string.ascii_lowercase))] for text in request.inputs)
     return [[number / math.hypot(*count) for number in count] for count in counts]
 
 
 class MockPool(AsyncExitStack):
-    """The handler answers with a text, with pieces of text or deltas, or with an `LlmError`. If it raises another
-    error, the block ends with that. Nothing is tried again, and there is nothing to attach to.
+    """An async context manager whose clients are answered by two functions in this process.
+
+    An `LlmError` from a function is raised in the agent. Any other error ends the block and is raised there, since it
+    is a bug in the test. Requests are never retried, and clients cannot attach to them.
 
     Attributes:
-        requests: the chat requests so far.
-        embed_requests: the embed requests so far.
+        requests: the chat requests that the pool has received.
+        embed_requests: the embed requests that the pool has received.
 
     Args:
-        handler: a function or generator, plain or async. It is cancelled with its request, or when the time to live is
-            over; a plain generator only where it yields.
-        embed: returns a vector for each text of an embed request.
+        handler: answers a chat request: a function that returns the text or a list of pieces, or a generator of pieces;
+            plain or async. A piece is a text or a `TokenDelta`. If the request is cancelled or its time to live passes,
+            an async handler is cancelled where it awaits, and a plain generator is stopped where it yields.
+        embed: answers an embed request: a function, plain or async, that returns a vector for each text.
+
+    Raises:
+        TypeError: `handler` or `embed` is not callable.
+
+    Raises, at the end of the block:
+        TypeError: a function returned or yielded a value of another type.
+        ValueError: the number of vectors differs from the number of texts, the vectors have different lengths or no
+            numbers, or a number is not finite.
     """
 
     def __init__(self, handler: Handler = lambda _: "", *, embed: EmbedHandler = letters) -> None:
         super().__init__()
+        for name, function in {"handler": handler, "embed": embed}.items():
+            if not callable(function):
+                raise TypeError(f"`{name}` is a function that answers requests, not {type_of(function)}")
         self.requests, self.handler = list[ChatRequest](), handler
         self.embed_requests, self.embed = list[EmbedRequest](), embed
         self._link: MemoryLink | None = None
 
     async def __aenter__(self) -> Self:
         self.callback(setattr, self, "_link", None)
-        self._link = MemoryLink(await self.enter_async_context(background()), self._answered)
+        self._link = MemoryLink(await self.enter_async_context(background()), self._answer)
         return self
 
     async def __aexit__(self, *raised: Any) -> bool | None:
@@ -61,7 +75,7 @@ class MockPool(AsyncExitStack):
             raise link.failure from None
 
     def client(self, *, agent: str | None = None) -> Client:
-        """A client of this pool; enter it like any other."""
+        """Make a client of this pool, to be entered like any other client."""
         return Client(link=lambda: nullcontext(self._entered()), agent=agent)
 
     def _entered(self) -> MemoryLink:
@@ -69,9 +83,9 @@ class MockPool(AsyncExitStack):
             raise RuntimeError("the pool is not entered: use `async with MockPool(...) as pool`")
         return self._link
 
-    def _answered(self, envelope: Envelope, payload: bytes) -> MockMessages:
+    def _answer(self, envelope: Envelope, payload: bytes) -> MockMessages:
         if envelope.kind == "embed":
             self.embed_requests.append(embed := EmbedRequest.model_validate_json(payload))
-            return embed_messages(lambda: self.embed(embed))
+            return embed_messages(lambda: self.embed(embed), len(embed.inputs))
         self.requests.append(request := ChatRequest.model_validate_json(payload))
         return chat_messages(lambda: self.handler(request))

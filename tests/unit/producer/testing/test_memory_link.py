@@ -17,7 +17,7 @@ async def test_what_crosses_a_link_names_agent_and_client() -> None:
 
     def answer(envelope: Envelope, payload: bytes) -> MockMessages:
         seen.append(envelope)
-        return embed_messages(lambda: [[1.0]]) if envelope.kind == "embed" else chat_messages(lambda: "a")
+        return embed_messages(lambda: [[1.0]], 1) if envelope.kind == "embed" else chat_messages(lambda: "a")
 
     async with background() as tasks:
         link = MemoryLink(tasks, answer)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import traceback
+from array import array
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext, suppress
 from typing import Any, assert_type, cast
@@ -29,7 +31,7 @@ from tokenlane.producer import (
     ToolCall,
     ToolCallDelta,
 )
-from tokenlane.producer.testing import Handler, MockPool
+from tokenlane.producer.testing import EmbedHandler, Handler, MockPool
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
 from tokenlane.routing.contract.wire import new_id
 
@@ -284,6 +286,56 @@ async def test_a_handler_that_answers_with_something_else(answer: object, kind: 
             async with MockPool(cast("Handler", handler)) as pool, pool.client() as client:
                 await client.complete("x", role="planner")
         assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "fact"),
+    [
+        (None, TypeError, "None"),
+        (7, TypeError, "an int"),
+        ("SECRET", TypeError, "a str"),
+        (b"SECRET", TypeError, "a bytes"),
+        ({"SECRET": [1.0]}, TypeError, "a dict"),
+        ([1.0, 2.0], TypeError, "a float"),
+        (["SECRET", "b"], TypeError, "a str"),
+        ([[1.0], None], TypeError, "None"),
+        ([[1.0], ["SECRET"]], TypeError, "a str"),
+        ([[1.0], [None]], TypeError, "None"),
+        ([[1.0]], ValueError, "1 .* 2"),
+        ([], ValueError, "0 .* 2"),
+        ([[1.0]] * 3, ValueError, "3 .* 2"),
+        ([[], []], ValueError, "empty"),
+        ([[1.0], [1.0, 2.0]], ValueError, "1 and 2"),
+        ([[1.0], [math.nan]], ValueError, "finite"),
+        ([[1.0], [1e300]], ValueError, "finite"),
+    ],
+)
+async def test_an_embed_handler_that_returns_something_else(result: object, error: type[Exception], fact: str) -> None:
+    """The block ends with an error that names what is wrong with the vectors, and quotes none of them."""
+
+    async def embed(request: EmbedRequest) -> object:
+        return result
+
+    with pytest.raises(error, match=rf"embed.*{fact}") as refused:
+        async with MockPool(embed=cast("EmbedHandler", embed)) as pool, pool.client() as client:
+            await client.embed(["a", "b"], role="indexer")
+    assert "SECRET" not in str(refused.value)
+
+
+async def test_vectors_may_be_arrays_and_whole_numbers() -> None:
+    """An embed handler may return any iterable of iterables of numbers."""
+    for vectors in ([[1, 0]], [array("d", [1, 0])], iter([iter([True, 0])]), ((1.0, 0),)):
+        embed = cast("EmbedHandler", lambda _, vectors=vectors: vectors)
+        async with MockPool(embed=embed) as pool, pool.client() as client:
+            assert list((await client.embed("a", role="indexer")).vector) == [1.0, 0.0]
+
+
+def test_a_handler_is_a_function() -> None:
+    """A pool refuses to be made with a handler that cannot be called; the error names the argument."""
+    with pytest.raises(TypeError, match=r"`handler`.* a str"):
+        MockPool(cast("Handler", "SECRET"))
+    with pytest.raises(TypeError, match=r"`embed`.* a list"):
+        MockPool(embed=cast("EmbedHandler", [[1.0]]))
 
 
 async def test_an_answer_has_a_finish_reason() -> None:
