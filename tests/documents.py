@@ -13,6 +13,20 @@ from typing import Any, NamedTuple
 
 from tests.repository import ROOT
 
+PAGES_WITH_COMMANDS = (
+    *("README.md", "workers", "policy", "monitoring", "models", "embeddings", "configuration", "simulator"),
+)
+"""The pages whose commands `tests/live/test_readme.py` runs, in this order."""
+ELSEWHERE = {
+    "security": "test_key.py: they need a pool whose key changes",
+    "providers": "test_example_provider.py: they need a provider that is not installed",
+    "CONTRIBUTING.md": "verbs of make, which CI runs",
+    "benches/README.md": "a measurement of minutes",
+}
+"""The other pages with commands, and what runs those."""
+SKIPPED = ("make ", "export ", "find ")
+"""What commands begin with that need another folder or shell: `tests/unit/test_documented_code.py` checks those."""
+
 
 class GeneratedPart(NamedTuple):
     """What stands on a page between `<!-- NAME: made by the tests -->` and `<!-- end -->`."""
@@ -45,6 +59,17 @@ def table_on(page: Path, name: str) -> list[list[str]]:
     match = marked.search(page.read_text(encoding="utf-8"))
     assert match is not None, f"{page.name} has no table {name}"
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in match[1].splitlines()[2:]]
+
+
+def fenced(language: str, text: str) -> list[str]:
+    """A page's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands in a page's console blocks, in order."""
+    lines = [line for block in fenced("console", text) for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
 def examples_of(page: str) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.documents import PAGES_WITH_COMMANDS, SKIPPED, commands_of, fenced
 from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
@@ -23,9 +24,6 @@ from .commands import Command, running, surroundings
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 README = (ROOT / "README.md").read_text()
-PAGES = ("workers", "policy", "monitoring", "models", "embeddings", "configuration", "simulator")
-"""The pages whose commands run after the README's, in this order. Those of security.md and providers.md have tests of
-their own, since they need a pool whose key changes, and a provider that is not installed."""
 BIN = Path(sys.executable).parent
 PLACES = {"http://localhost:8000": "ENDPOINT", "11434": "PORT"}
 OLLAMA = "tokenlane worker --lane ollama0 --provider ollama --endpoint"
@@ -40,20 +38,14 @@ STAYING = {
 
 
 def page(name: str) -> str:
-    """A page of the documentation."""
-    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    """A page's code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    """A page of the documentation, or the README."""
+    return README if name == "README.md" else (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[str]:
     """All commands of the README's console blocks, then of the pages', in order, each once."""
-    texts = [README, *map(page, PAGES)]
-    lines = [line for text in texts for block in blocks("console", text) for line in block.splitlines()]
-    return list(dict.fromkeys(line[2:] for line in lines if line.startswith("$ ")))
+    commands = [command for name in PAGES_WITH_COMMANDS for command in commands_of(page(name))]
+    return [command for command in dict.fromkeys(commands) if not command.startswith(SKIPPED)]
 
 
 @pytest_asyncio.fixture
@@ -89,8 +81,8 @@ def run(command: str, home: Path, endpoint: str) -> Command:
 
 async def test_every_command_works(home: Path, endpoint: str) -> None:
     """All commands of the documentation succeed, in their order; those that stay end with 0 when interrupted."""
-    (home / "ops.toml").write_text(blocks("toml", page("policy"))[0], encoding="utf-8")
-    (home / "faults.toml").write_text(blocks("toml", page("simulator"))[0], encoding="utf-8")
+    (home / "ops.toml").write_text(fenced("toml", page("policy"))[0], encoding="utf-8")
+    (home / "faults.toml").write_text(fenced("toml", page("simulator"))[0], encoding="utf-8")
     (home / "lines.txt").write_text("a kitten\na young cat\n", encoding="utf-8")
     staying: list[Command] = []
     async with Simulator(api="ollama", pullable=["qwen3:8b"]) as ollama:
@@ -121,7 +113,7 @@ async def test_every_command_works(home: Path, endpoint: str) -> None:
 
 def test_the_python_example_works(home: Path, up: Command) -> None:
     """The README's Python, put into a coroutine, streams an answer and prints another."""
-    (example,) = blocks("python")
+    (example,) = fenced("python", README)
     redis = f"unix://{home}/redis/redis.sock?db=0"
     lines = example.replace('"redis://:PASSWORD@gpu-hub:6379", key="tlk1-…"', repr(redis)).splitlines()
     imports, body = lines[0], "\n".join(f"    {line}" for line in lines[1:])
@@ -149,5 +141,5 @@ def test_the_two_first_commands_are_those_of_the_makefile() -> None:
     """`make run` and `make test` are what the README begins with, and the Makefile has them."""
     makefile = (ROOT / "Makefile").read_text()
     for verb in ("run", "test"):
-        assert f"    make {verb} " in README
+        assert f"$ make {verb} " in README
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE)

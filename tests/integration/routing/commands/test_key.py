@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from tests.documents import commands_of
 from tests.integration.farm import Ended, Farm, farm
 from tests.repository import ROOT
 from tests.verbs import run_in_thread
@@ -55,18 +56,29 @@ async def key(opened: Farm, *arguments: str, **variables: str) -> Ended:
     return await run_in_thread("key", *arguments, "--redis", opened.url, TOKENLANE_HOME=home_of(opened), **variables)
 
 
-def session() -> list[list[str]]:
-    """The commands of the session in docs/security.md that changes a pool's key."""
+def documented(heading: str) -> list[list[str]]:
+    """The commands below a heading of docs/security.md."""
     page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-    (block,) = [part for part in page.split("```")[1::2] if part.startswith("console\n")]
-    lines = [line.removeprefix("$ tokenlane ") for line in block.splitlines() if line.startswith("$ tokenlane ")]
-    return [shlex.split(line, comments=True) for line in lines]
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [shlex.split(command.removeprefix("tokenlane "), comments=True) for command in commands_of(section)]
+
+
+async def test_the_commands_of_the_docs_that_show_and_make_keys(
+    server: EmbeddedServer, opened: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One prints the pool's key, the other writes a key file."""
+    show, new = documented("Where keys come from")
+    monkeypatch.chdir(tmp_path)
+    (old,) = read_key_file(server.key_file).keys
+    assert (await key(opened, *show[1:])).out.strip() == old.reveal()
+    assert (await run_in_thread(*new)).code == 0
+    assert len(read_key_file(tmp_path / new[-1]).keys) == 1
 
 
 async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> None:
     """Step by step, beside a worker that reads the key file and one that was given the key: no lane ever closes."""
     (old,) = read_key_file(server.key_file).keys
-    prepare, show, check, rotate, drop = session()
+    prepare, show, check, rotate, drop = documented("Changing the key")
 
     async def run(command: list[str]) -> Ended:
         return await (await opened.tokenlane(*command, TOKENLANE_HOME=home_of(opened))).ended()
