@@ -18,7 +18,9 @@ def in_state(state: str) -> LaneWorkers:
     """What is known of the workers of a lane in that state."""
     if state in ("up", "degraded"):
         return LaneWorkers("up", unready=int(state == "degraded"))
-    return LaneWorkers("draining" if state == "left" else state, beats=state not in ("left", "gone"), takers=0)
+    return LaneWorkers(
+        "draining" if state == "left" else state, beats=state not in ("left", "gone"), accepting_workers=0
+    )
 
 
 def lane_view(

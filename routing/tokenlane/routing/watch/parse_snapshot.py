@@ -168,7 +168,7 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
-        state = lane_state(LaneWorkers(worker.condition, takers=int(worker.takes_new_work)))
+        state = lane_state(LaneWorkers(worker.condition, accepting_workers=int(worker.takes_new_work)))
         yield WorkerStatus(
             name=worker.name,
             lane=worker.lane,

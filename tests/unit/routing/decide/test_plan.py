@@ -83,7 +83,7 @@ def test_a_lane_that_is_kept_for_a_suspect_is_offered_to_nobody_else() -> None:
     def lane_of(head: Head, *lanes: LaneView) -> list[str]:
         return [placement.lane for placement in plan(Survey(0, 0, (head,), lanes), policy).placements]
 
-    kept, free = lane_view("first", limit=4, kept_for=suspect.id), lane_view("second", limit=4)
+    kept, free = lane_view("first", limit=4, reserved_for=suspect.id), lane_view("second", limit=4)
     busy = lane_view("first", limit=4, queued=1)
     assert lane_of(other, kept, free) == ["second"]
     assert lane_of(other, kept) == []

@@ -23,7 +23,7 @@ def accepts_work(head: Head, lane: LaneView) -> Reason | None:
 
 def is_not_reserved(head: Head, lane: LaneView) -> Reason | None:
     """No other request runs alone on the lane, or is next to run alone there."""
-    return "kept" if lane.kept_for not in ("", head.id) else None
+    return "kept" if lane.reserved_for not in ("", head.id) else None
 
 
 def has_credit(head: Head, lane: LaneView) -> Reason | None:

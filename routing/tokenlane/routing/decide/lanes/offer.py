@@ -113,7 +113,7 @@ class LaneView:
         facts: what the pool knows about the lane's workers.
         beat_ms: time since the last beat of any of its workers.
         why: why its model server cannot work; '' if it can.
-        kept_for: the suspect that runs alone on the lane or is next to; '' if there is none.
+        reserved_for: the suspect that runs alone on the lane or is next to; '' if there is none.
         unread: which of `models`, `limit` and `offer` this version cannot parse.
     """
 
@@ -126,7 +126,7 @@ class LaneView:
     facts: LaneWorkers = field(default_factory=LaneWorkers)
     beat_ms: int = 0
     why: str = ""
-    kept_for: str = ""
+    reserved_for: str = ""
     unread: tuple[str, ...] = ()
 
     @cached_property

@@ -59,19 +59,19 @@ class LaneWorkers:
     Args:
         announced: the state in the newest beat, a value of `LaneState`; '' if the beat announced no state.
         beats: whether any worker is alive: it has sent a beat within a lease.
-        takers: how many live workers take new work.
+        accepting_workers: how many live workers accept new work.
         unready: how many live workers take no work because their model servers cannot work. Only snapshots count them.
     """
 
     announced: str = ""
     beats: bool = True
-    takers: int = 1
+    accepting_workers: int = 1
     unready: int = 0
 
 
 def lane_state(facts: LaneWorkers) -> LaneState:
     """The state of a lane with these workers."""
-    if facts.takers:
+    if facts.accepting_workers:
         return LaneState.DEGRADED if facts.unready else LaneState.UP
     if not facts.beats:
         return LaneState.LEFT if facts.announced == LaneState.DRAINING else LaneState.GONE

@@ -1,24 +1,24 @@
--- Called by the parent of a worker's process when that process has ended: at the next sweep the leases of the worker's
--- running requests lapse, which counts as a crash.
+-- Reports that a worker's process has ended; its parent process calls this. The leases of the requests that the worker ran
+-- lapse at the next sweep, which counts as a crash, and the worker is removed from its lane.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
 -- ARGV  1 worker
 -- reply 'ok'
 
-local worker, ran = ARGV[1], false
-begin()
+local worker, ran_requests = ARGV[1], false
+begin_with_delete()
 for _, id in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local state, ran_by, lane = unpack(redis.call('HMGET', P .. 'request:' .. id, 'state', 'worker', 'lane'))
   if state == 'running' and ran_by == worker then
-    redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- a lease of 0 has always lapsed
+    redis.call('ZADD', P .. 'leases', 'XX', 0, id) -- a lease of 0 lapses at once
     redis.call('ZREM', P .. 'lane:' .. lane .. ':workers', worker)
-    ran = true
+    ran_requests = true
   end
 end
 local lane = redis.call('HGET', P .. 'worker:' .. worker, 'lane')
 if lane then redis.call('ZREM', P .. 'lane:' .. lane .. ':workers', worker) end
 redis.call('ZREM', P .. 'workers', worker)
 redis.call('DEL', P .. 'worker:' .. worker)
-if ran then ring() end
+if ran_requests then ring_routers() end
 return 'ok'

@@ -1,16 +1,17 @@
--- waiting -> dispatched. Gives a request to a lane: puts the attempt's job into the lane's queue, and charges the agent a
--- turn.
+-- waiting -> dispatched. Gives a request to a lane: numbers a new attempt, puts its job into the lane's ARQ queue, charges the
+-- agent a turn, and rings the lane's doorbell.
 --
 -- uses  arq_jobs, agent_fairness, gates
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use  6 token: new for each decision, so that the script recognises the
---       same call sent twice
--- reply {'dispatched', attempt} | {'gone'}: the request no longer waits | {'expired'}: its deadline has passed, and `sweep`
---       will end it | {'closed', 'kept', 'full' or 'occupied'}: the gate in gates.lua that the request does not pass
+-- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use
+--       6 token: a new value for each decision, by which the script recognises the same call sent twice
+-- reply {'dispatched', attempt} | {'gone'}: the request no longer waits
+--       | {'expired'}: its deadline has passed, and `sweep` will end it
+--       | {'closed'} | {'kept'} | {'full'} | {'occupied'}: the gate in gates.lua that the request does not pass
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
-begin()
-local request = read(id)
+begin_with_delete()
+local request = read_request(id)
 if request and request.token == token then return { 'dispatched', tonumber(request.attempt) } end
 if not request or request.state ~= 'waiting' then
   dequeue(id, queue_name, agent)
@@ -19,11 +20,11 @@ end
 
 local now = now_ms()
 if tonumber(request.deadline) <= now then return { 'expired' } end
-local why = why_not(lane, id, request)
+local why = blocking_gate(lane, id, request)
 if why then return { why } end
 
-local sequence, charge = serve(id, request, lane)
-local attempt = int(math.max(tonumber(request.attempt) + 1, now))
+local sequence, charge = take_for_lane(id, request, lane)
+local attempt = decimal(math.max(tonumber(request.attempt) + 1, now))
 redis.call('HSET', P .. 'request:' .. id, 'state', 'dispatched', 'attempt', attempt, 'lane', lane, 'model', model,
   'token', token, 'charge', charge)
 if request.suspect then -- nothing else runs on the lane until the end of this attempt
@@ -32,8 +33,8 @@ if request.suspect then -- nothing else runs on the lane until the end of this a
 end
 local job = job_of(id, attempt)
 redis.call('SET', P .. 'arq:job:' .. job,
-  '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. int(now) .. '}', 'PX', JOB_KEPT_MS)
+  '{"t":null,"f":"run_request","a":["' .. id .. '",' .. attempt .. '],"k":{},"et":' .. decimal(now) .. '}', 'PX', JOB_KEPT_MS)
 redis.call('ZADD', lane_queue(lane, request.kind), sequence, job)
-redis.call('ZADD', P .. 'leases', int(now + rule('start_lease_ms')), id)
+redis.call('ZADD', P .. 'leases', decimal(now + policy_rule('start_lease_ms')), id)
 redis.call('PUBLISH', CHANNEL .. 'doorbell:' .. lane .. (SUFFIXES[request.kind] or ':' .. request.kind), job)
 return { 'dispatched', tonumber(attempt) }

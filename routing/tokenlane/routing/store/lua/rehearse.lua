@@ -1,8 +1,8 @@
--- Tries each command that the other scripts use, on a temporary key.
+-- Tries each Redis command that the other scripts use, on a temporary key that it deletes.
 --
 -- KEYS  1 the pool's prefix
--- ARGV  1 a name for the key  2 a channel without subscribers
--- reply {command, the server's error} for each command that failed
+-- ARGV  1 name of the temporary key  2 a channel without subscribers
+-- reply {{command, the server's error} for each command that failed}
 
 local P, name, channel = KEYS[1], ARGV[1], ARGV[2]
 local key = P .. 'rehearsal:' .. name

@@ -1,35 +1,38 @@
--- Reads the state of the pool for operators, at one moment.
+-- Reads the state of the whole pool at one moment, for operators. watch/snapshot_reply.py names the values of the reply.
 --
 -- uses  arq_jobs, lanes, rates
 -- KEYS  1 the pool's prefix
--- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, delayed, swept,
---       {ids of the pool's keys, of keys that no longer seal, of keys that do not seal yet}, LANE_FACTS of lanes.lua}
---       queue: {name, waiting, ms the oldest has waited}
+-- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, number of delayed
+--       requests, ms time of the last sweep or 0, keys, LANE_FACTS of lanes.lua}
+--       queue: {name, number of waiting requests, ms for which the oldest has waited}
 --       lane: {the values of `lane_facts`, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
---       worker: {name, last beat ms, takes new work: 0 or 1, lane or '', host, versions JSON, revision, error code or '',
---       time of the error ms, report JSON or '', ids of its keys (nil from an older version), state of its model server, why the
---       model server is not up}; host, versions and revision are nil if the worker is not registered
---       router: {host/name, last beat ms, revision of the policy it follows or nil if it stands by, internal errors survived}
---       clients: {number known, number silent for 6 s}; rates: {ms they cover, counts}
---       count: {role, priority, 'accepted' or an ending, requests}; delayed: number; swept: time of the last sweep, ms, or 0
+--       worker: {name, ms time of the last beat, accepts new work: 0 or 1, lane or '', host, versions JSON, policy revision,
+--       code of the last error or '', ms time of that error or 0, report JSON or '', ids of its keys or nil from an older
+--       version, condition of its model server or '', why the model server is not up or ''}; host, versions and policy
+--       revision are nil if the worker is not registered
+--       router: {host/name, ms time of the last beat, policy revision that it follows or nil if it stands by, number of
+--       internal errors that its process has survived}
+--       clients: {number of clients, number of those that have been silent for 6 s}
+--       rates: {ms that the counts cover, counts}; count: {role, priority, 'accepted' or an ending, number of requests}
+--       keys: {ids of the pool's keys, of its retiring keys, of its prepared keys}
 
 local SILENT_MS = 6000
 local now = now_ms()
-local lease = rule('lease_ms')
-local since = int(now - lease)
+local lease = policy_rule('lease_ms')
+local since = decimal(now - lease)
 
 -- The first request of each agent is its oldest, so the queue's oldest request is the oldest of these.
 local function queue_of(name)
   local queue, waiting, first, oldest = P .. 'queue:' .. name, 0, nil, nil
   for _, agent in ipairs(redis.call('ZRANGE', queue .. ':agents', 0, -1)) do
-    local mine = queue .. ':agent:' .. agent
-    waiting = waiting + redis.call('ZCARD', mine)
-    local id, seq = unpack(redis.call('ZRANGE', mine, 0, 0, 'WITHSCORES'))
+    local agent_queue = queue .. ':agent:' .. agent
+    waiting = waiting + redis.call('ZCARD', agent_queue)
+    local id, seq = unpack(redis.call('ZRANGE', agent_queue, 0, 0, 'WITHSCORES'))
     if id and (not first or tonumber(seq) < first) then first, oldest = tonumber(seq), id end
   end
   local created = oldest and redis.call('HGET', P .. 'request:' .. oldest, 'created')
-  return { name, waiting, now - whole(created, now) }
+  return { name, waiting, now - to_integer(created, now) }
 end
 
 local function jobs_of(lane)
@@ -68,18 +71,18 @@ each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
     'report', 'keys', 'told', 'why')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
-    facts[4], facts[5] or '', whole(facts[6]), facts[7] or '', facts[8], facts[9] or '', facts[10] or '' }
+    facts[4], facts[5] or '', to_integer(facts[6]), facts[7] or '', facts[8], facts[9] or '', facts[10] or '' }
 end)
 each_by_beat(P .. 'routers', function(name, beat)
   routers[#routers + 1] = { name, beat, redis.call('GET', P .. 'router:' .. name),
-    whole(redis.call('GET', P .. 'router:' .. name .. ':survived')) }
+    to_integer(redis.call('GET', P .. 'router:' .. name .. ':survived')) }
 end)
 
 local bucket = math.floor(now / RATE_MS)
 local sums, counts = {}, {}
 for i = bucket - RATE_BUCKETS, bucket do
-  local flat = redis.call('HGETALL', P .. 'rates:' .. int(i))
-  for j = 1, #flat, 2 do sums[flat[j]] = (sums[flat[j]] or 0) + whole(flat[j + 1]) end
+  local flat = redis.call('HGETALL', P .. 'rates:' .. decimal(i))
+  for j = 1, #flat, 2 do sums[flat[j]] = (sums[flat[j]] or 0) + to_integer(flat[j + 1]) end
 end
 for name, sum in pairs(sums) do
   local role, priority, what = string.match(name, '^([^:]*):([^:]*):(.*)$')
@@ -87,10 +90,10 @@ for name, sum in pairs(sums) do
 end
 
 local clients = redis.call('ZCARD', P .. 'clients')
-local beating = redis.call('ZCOUNT', P .. 'clients', int(now - SILENT_MS), '+inf')
+local audible = redis.call('ZCOUNT', P .. 'clients', decimal(now - SILENT_MS), '+inf')
 local keys = {}
 for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call('GET', P .. name) or '' end
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
-return { now, whole(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - beating },
+return { now, to_integer(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - audible },
   { now - (bucket - RATE_BUCKETS) * RATE_MS, counts }, redis.call('ZCARD', P .. 'delayed'),
-  whole(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS }
+  to_integer(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS }

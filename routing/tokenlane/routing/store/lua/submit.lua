@@ -1,17 +1,19 @@
--- nothing -> waiting. Accepts a request. Submitting the same id again changes nothing.
+-- nothing -> waiting. Accepts a request: stores it in its role's stream, and puts it into its queue. Submitting an id that the
+-- server knows changes nothing.
 --
 -- uses  agent_fairness, rates
 -- KEYS  1 the pool's prefix
--- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms  8 floor: newest attempt that the agent has seen
---       9 envelope, JSON  10 payload, sealed  11 id of the key with which it is sealed, or ''
+-- ARGV  1 id  2 role  3 queue  4 agent  5 client  6 kind  7 time to live, ms
+--       8 floor: the newest attempt that the agent has seen, if it submits a lost request again; otherwise 0
+--       9 envelope, JSON  10 payload  11 id of the key that seals the payload, or ''
 --       12 hash of the agent's idempotency key, or ''
 -- reply {'accepted', ids of the pool's keys} | {'full', 'role' or 'agent': whose limit is reached, retry after ms}
---       | {'key', ids of the pool's keys}: the request is sealed with another key
+--       | {'key', ids of the pool's keys}: none of these keys seals the payload
 --       | {'cancelled'}: the request was cancelled before it arrived
---       | {'known', id, state}: the agent has a request with the same idempotency key
+--       | {'known', id, state}: the agent has another request with the same idempotency key
 
 local id, role, queue, agent, client, kind = unpack(ARGV, 1, 6)
--- One command instead of four calls of rule(). A role's limits take precedence over the pool's.
+-- One command instead of four calls of `policy_rule`. A role's limits take precedence over the pool's.
 local role_depth, depth, role_in_flight, in_flight = unpack(redis.call('HMGET', P .. 'policy',
   'depth:' .. role, 'depth', 'in_flight:' .. role, 'in_flight'))
 depth, in_flight = tonumber(role_depth or depth or RULES.depth), tonumber(role_in_flight or in_flight or RULES.in_flight)
@@ -25,34 +27,37 @@ local known = idempotency and redis.call('GET', P .. 'idem:' .. idempotency)
 local state = known and redis.call('HGET', P .. 'request:' .. known, 'state')
 if state then return { 'known', known, state } end
 
-local function full(whose)
+local function refuse_full(whose)
   local mean = tonumber(redis.call('HGET', P .. 'drain:' .. role, 'mean') or 1000)
   return { 'full', whose, math.ceil(math.max(mean, 100)) }
 end
 
 local stream = P .. 'role:' .. role
-if redis.call('XLEN', stream) >= depth then return full('role') end
-if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return full('agent') end
+if redis.call('XLEN', stream) >= depth then return refuse_full('role') end
+if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return refuse_full('agent') end
 
 local now, left, floor = now_ms(), tonumber(ARGV[7]), tonumber(ARGV[8])
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
--- An earlier attempt may have sent deltas. So this request counts as started, and its worker asks the agent for its position.
+-- An earlier attempt may have sent deltas. So the request counts as started, and its worker will ask the agent how much of the
+-- answer has arrived.
 local starts = floor > 0 and 1 or 0
-local request = { role = role, queue = queue, agent = agent, kind = kind, seq = int(redis.call('INCR', P .. 'sequence')) }
+local request = { role = role, queue = queue, agent = agent, kind = kind, seq = decimal(redis.call('INCR', P .. 'sequence')) }
 redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting', 'role', role, 'queue', queue, 'agent', agent,
-  'client', client, 'kind', kind, 'entry', entry, 'key', sealed, 'seq', request.seq, 'created', int(now),
-  'deadline', int(now + left), 'attempt', int(floor), 'starts', int(starts), 'crashes', '0')
-redis.call('ZADD', P .. 'deadlines', int(now + left), id)
-redis.call('ZADD', P .. 'clients', int(now), client)
+  'client', client, 'kind', kind, 'entry', entry, 'key', sealed, 'seq', request.seq, 'created', decimal(now),
+  'deadline', decimal(now + left), 'attempt', decimal(floor), 'starts', decimal(starts), 'crashes', '0')
+redis.call('ZADD', P .. 'deadlines', decimal(now + left), id)
+redis.call('ZADD', P .. 'clients', decimal(now), client)
 redis.call('SADD', P .. 'client:' .. client, id)
 redis.call('SADD', P .. 'agent:' .. agent, id)
 if idempotency then
   redis.call('SET', P .. 'idem:' .. idempotency, id)
   redis.call('HSET', P .. 'request:' .. id, 'once', idempotency)
 end
-if sealed ~= '' and not announced then redis.call('SET', P .. 'key', sealed) end -- the server has lost its data
-count(request, 'accepted', now)
+if sealed ~= '' and not announced then -- the server has lost its data, and with it the ids
+  redis.call('SET', P .. 'key', sealed)
+end
+count_event(request, 'accepted', now)
 
 enqueue(id, request)
-ring()
+ring_routers()
 return { 'accepted', keys }

@@ -1,23 +1,25 @@
--- A router's beat, and the sweep. Requests whose delay is over -> waiting; whose deadline has passed -> expired; whose client
--- has vanished -> cancelled. Attempts whose lease has lapsed are reported at every sweep until somebody has requeued or
--- finished their requests. A sweep handles at most 100 of each. `look` determines when leases may lapse; leases that `bury`
--- has set to 0 lapse at once.
+-- A router's beat, and the sweep. A request becomes waiting if its delay is over, expired if its deadline has passed, and
+-- cancelled if its client has vanished; a running request is only flagged. An attempt whose lease has lapsed is reported at
+-- every sweep until a router or client has requeued or finished its request. A sweep handles at most 100 requests of each sort.
+-- Leases lapse only after the hold, as `update_hold` explains, except for leases that `bury` has set to 0.
 --
 -- uses  leases
 -- KEYS  1 the pool's prefix
 -- ARGV  1 router, as host/name  2 '1' to sweep, '0' to ask only for the rank
---       3 revision of the policy that it follows, '' if it stands by  4 internal errors that its process has survived
--- reply {rank from 0, more is due: 0 or 1, lapsed attempts as `lapsed_attempt` in leases.lua returns them, a request waits:
---       0 or 1, a request runs: 0 or 1, ms until an event for which no doorbell rings or -1, policy revision}
+--       3 policy revision that the router follows, or '' if it stands by
+--       4 how many internal errors its process has survived
+-- reply {rank from 0, more is due: 0 or 1, lapsed attempts as `lapsed_attempt` in leases.lua returns them, any request waits:
+--       0 or 1, any request is dispatched or runs: 0 or 1, ms until the next event for which no doorbell rings or -1, policy
+--       revision}; without a sweep {rank, 0, {}, 0, 0, -1, 0}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
 local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 2000, 3600000, 5000
 local now = now_ms()
 
--- A router that is silent for 2 s, twice its longest rest, loses its rank. The first router of each host ranks before any
--- host's second.
-redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', int(now - SILENT_MS))
-redis.call('ZADD', P .. 'routers', int(now), router)
+-- A router that is silent for 2 s, twice its longest pause, loses its rank. The first routers of all hosts rank before the
+-- second router of any host.
+redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', decimal(now - SILENT_MS))
+redis.call('ZADD', P .. 'routers', decimal(now), router)
 if ARGV[3] ~= '' then redis.call('SET', P .. 'router:' .. router, ARGV[3], 'PX', 3 * SILENT_MS) end
 if ARGV[4] ~= '0' then redis.call('SET', P .. 'router:' .. router .. ':survived', ARGV[4], 'PX', 3 * SILENT_MS) end
 local names, on_host, nth, rank = redis.call('ZRANGE', P .. 'routers', 0, -1), {}, {}, 0
@@ -32,20 +34,21 @@ for _, name in ipairs(names) do
 end
 if not sweeping then return { rank, 0, {}, 0, 0, -1, 0 } end
 
-local swept, hold = P .. 'swept', look(now)
+local swept, hold = P .. 'swept', update_hold(now)
 local audited = redis.call('HGET', swept, 'audited')
-redis.call('HSET', swept, 'at', int(now))
+redis.call('HSET', swept, 'at', decimal(now))
 local more, revived, orphaned, lapsed = 0, false, 0, {}
 
-local function due(key, by)
-  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', int(by or now), 'LIMIT', 0, BATCH)
+-- The ids in a sorted set whose time has come. by: the time; nil: now.
+local function due_ids(key, by)
+  local ids = redis.call('ZRANGEBYSCORE', key, '-inf', decimal(by or now), 'LIMIT', 0, BATCH)
   if #ids == BATCH then more = 1 end
   return ids
 end
 
--- A lease that `bury` has set to 0 lapses even before `hold`, since its worker can no longer renew it.
-for _, id in ipairs(due(P .. 'leases', now < hold and 0 or now)) do
-  local request = read(id)
+-- Before the hold only the leases lapse that `bury` has set to 0, because their workers cannot renew them.
+for _, id in ipairs(due_ids(P .. 'leases', now < hold and 0 or now)) do
+  local request = read_request(id)
   if request and (request.state == 'dispatched' or request.state == 'running') then
     lapsed[#lapsed + 1] = lapsed_attempt(id, request)
   else
@@ -53,44 +56,44 @@ for _, id in ipairs(due(P .. 'leases', now < hold and 0 or now)) do
   end
 end
 
-for _, id in ipairs(due(P .. 'delayed')) do
+for _, id in ipairs(due_ids(P .. 'delayed')) do
   redis.call('ZREM', P .. 'delayed', id)
-  local request = read(id)
+  local request = read_request(id)
   if request and request.state == 'delayed' then
     enqueue(id, request)
     redis.call('HSET', P .. 'request:' .. id, 'state', 'waiting')
     revived = true
   end
 end
-if revived then ring() end
+if revived then ring_routers() end
 
-for _, id in ipairs(due(P .. 'deadlines')) do
+for _, id in ipairs(due_ids(P .. 'deadlines')) do
   redis.call('ZREM', P .. 'deadlines', id)
-  cancel_one(id, 'expired')
+  cancel_request(id, 'expired')
 end
 
 if now >= hold then
-  local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', int(now - rule('orphan_ms')), 'LIMIT', 0, BATCH)
+  local gone = redis.call('ZRANGEBYSCORE', P .. 'clients', '-inf', decimal(now - policy_rule('orphan_ms')), 'LIMIT', 0, BATCH)
   if #gone == BATCH then more = 1 end
   for _, client in ipairs(gone) do
-    -- Running requests are cancelled last. Otherwise a lane that becomes free would get a waiting request of the same
-    -- client. A running request, which is only flagged, leaves the set as well: it need not be cancelled a second time.
-    local held, runs = P .. 'client:' .. client, {}
-    local some = redis.call('SPOP', held, BATCH - orphaned)
-    for _, id in ipairs(some) do
+    -- Running requests are cancelled last. Otherwise a lane that becomes free would get a waiting request of the same client.
+    -- A running request, which is only flagged, leaves the client's set too, because it need not be flagged again.
+    local client_ids, running = P .. 'client:' .. client, {}
+    local batch = redis.call('SPOP', client_ids, BATCH - orphaned)
+    for _, id in ipairs(batch) do
       if redis.call('HGET', P .. 'request:' .. id, 'state') == 'running' then
-        runs[#runs + 1] = id
+        running[#running + 1] = id
       else
-        cancel_one(id, 'cancelled', 'orphaned')
+        cancel_request(id, 'cancelled', 'orphaned')
       end
       orphaned = orphaned + 1
     end
-    local last = #runs == #some or redis.call('EXISTS', held) == 0
-    for _, id in ipairs(runs) do
-      if last then
-        cancel_one(id, 'cancelled', 'orphaned')
+    local none_waits = #running == #batch or redis.call('EXISTS', client_ids) == 0
+    for _, id in ipairs(running) do
+      if none_waits then
+        cancel_request(id, 'cancelled', 'orphaned')
       else
-        redis.call('SADD', held, id)
+        redis.call('SADD', client_ids, id)
       end
     end
     if redis.call('EXISTS', P .. 'client:' .. client) == 0 then redis.call('ZREM', P .. 'clients', client) end
@@ -101,22 +104,22 @@ if now >= hold then
   end
 end
 
-redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', int(now - 3 * rule('lease_ms')))
+redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', decimal(now - 3 * policy_rule('lease_ms')))
 if not audited or now - tonumber(audited) > AUDIT_MS then
-  redis.call('HSET', swept, 'audited', int(now))
-  for _, lane in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lanes', '-inf', int(now - LANE_KEPT_MS))) do
+  redis.call('HSET', swept, 'audited', decimal(now))
+  for _, lane in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lanes', '-inf', decimal(now - LANE_KEPT_MS))) do
     redis.call('DEL', P .. 'lane:' .. lane .. ':state', P .. 'lane:' .. lane .. ':workers')
     redis.call('ZREM', P .. 'lanes', lane)
     redis.call('HDEL', P .. 'pulls', lane)
     redis.call('HDEL', P .. 'unready', lane)
   end
-  -- Drop jobs of attempts that are over: they would use up the lane's credit forever.
+  -- Drop the jobs of attempts that are over. They would occupy slots of the lane forever.
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
     for _, kind in ipairs(KINDS) do
       local jobs = lane_queue(lane, kind)
       for _, job in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
         local id, attempt = attempt_of(job)
-        local request = id and read(id)
+        local request = id and read_request(id)
         local live = request and request.attempt == attempt
           and (request.state == 'dispatched' or request.state == 'running')
         if not live then drop_job(jobs, job) end
@@ -125,12 +128,14 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
   end
 end
 
-local function first(key)
+-- The lowest score in a sorted set; infinity if the set is empty.
+local function lowest(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or math.huge)
 end
 
--- Leases are not events here: while there are leases, a request runs, and the router sweeps often.
+-- The ends of leases are no such events: while there are leases, routers sweep often.
 local waits, runs = redis.call('EXISTS', P .. 'queues'), redis.call('EXISTS', P .. 'leases')
-local at = math.min(first(P .. 'delayed'), first(P .. 'deadlines'), math.max(first(P .. 'clients') + rule('orphan_ms'), hold))
-return { rank, more, lapsed, waits, runs, at < math.huge and math.max(0, at - now) or -1,
-  whole(redis.call('HGET', P .. 'policy', 'revision')) }
+local client_vanishes = math.max(lowest(P .. 'clients') + policy_rule('orphan_ms'), hold)
+local next_event = math.min(lowest(P .. 'delayed'), lowest(P .. 'deadlines'), client_vanishes)
+return { rank, more, lapsed, waits, runs, next_event < math.huge and math.max(0, next_event - now) or -1,
+  to_integer(redis.call('HGET', P .. 'policy', 'revision')) }

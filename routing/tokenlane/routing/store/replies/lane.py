@@ -51,10 +51,10 @@ def parse_lane(names: Sequence[str], row: Sequence[object]) -> LaneView:
         models=models or (),
         offer=offered,
         queued={kind: counts.get(f"queued:{kind}", 0) for kind in KINDS},
-        facts=LaneWorkers(texts.get("told", ""), counts.get("beats", 0) > 0, counts.get("takers", 0)),
+        facts=LaneWorkers(texts.get("condition", ""), counts.get("beats", 0) > 0, counts.get("accepting_workers", 0)),
         beat_ms=counts.get("beat_ms", 0),
         why=texts.get("why", ""),
-        kept_for=texts.get("kept_for", ""),
+        reserved_for=texts.get("reserved_for", ""),
         unread=tuple(part for part, read in (("models", models), ("limit", chats), ("offer", offer)) if read is None),
     )
 

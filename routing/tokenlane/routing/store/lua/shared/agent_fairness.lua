@@ -1,24 +1,26 @@
--- The order in which waiting requests are served. Within a queue, agents take turns, by tags. At each lane, the queues of a
--- role, kind and priority share turns: they are counted here, and decide/role_fairness.py compares them.
+-- The order in which waiting requests are dispatched. Within a queue, agents take turns: the agent with the lowest tag is next,
+-- and each turn raises the agent's tag by one. Between queues, roles take turns at each lane: the turns of a role, kind and
+-- priority are counted here, and decide/role_fairness.py compares them.
 -- uses base
 
--- An agent's place in its queue: its finish tag, or the queue's clock if the clock is later.
-local function tag(queue, agent)
+-- The tag with which an agent joins a queue: the tag that it has paid for, or the queue's clock if the clock is later. Thus
+-- an agent that was absent for a while has no advantage. queue: the prefix of the queue's keys.
+local function agent_tag(queue, agent)
   local clock = tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0)
   local paid = tonumber(redis.call('ZSCORE', queue .. ':paid', agent) or 0)
   return math.max(clock, paid)
 end
 
--- The key of the turn that all queues of a role, kind and priority share.
-local function turn_of(queue_name)
+-- The key of the counters that all queues of a role, kind and priority share.
+local function turn_key(queue_name)
   return P .. 'turn:' .. string.match(queue_name, '^[^:]*:[^:]*:[^:]*')
 end
 
--- Puts a request into its queue. A role without waiting requests goes behind the roles that already wait. An empty queue takes
--- its place by the request's `seq`, so a new request goes last and a requeued request before later ones. An agent that already
--- waits keeps its place.
+-- Puts a request into its queue. A role that had no waiting requests goes behind the roles that have some. The place of a queue
+-- that was empty follows from the request's `seq`: a new request comes last, and a requeued request comes before requests
+-- that were submitted later. An agent that already has requests in the queue keeps its place.
 local function enqueue(id, request)
-  local queue, turn = P .. 'queue:' .. request.queue, turn_of(request.queue)
+  local queue, turn = P .. 'queue:' .. request.queue, turn_key(request.queue)
   if redis.call('SADD', P .. 'queues', request.queue) == 1 then
     redis.call('HSET', queue .. ':clock', 'served', request.seq)
     if redis.call('HINCRBY', turn, 'queues', 1) == 1 then
@@ -26,26 +28,28 @@ local function enqueue(id, request)
     end
   end
   redis.call('ZADD', queue .. ':agent:' .. request.agent, request.seq, id)
-  redis.call('ZADD', queue .. ':agents', 'LT', tag(queue, request.agent), request.agent)
+  redis.call('ZADD', queue .. ':agents', 'LT', agent_tag(queue, request.agent), request.agent)
 end
 
+-- Removes a request from its queue, and deletes what only a queue with requests needs.
 local function dequeue(id, queue_name, agent)
   local queue = P .. 'queue:' .. queue_name
-  local mine = queue .. ':agent:' .. agent
-  redis.call('ZREM', mine, id)
-  if redis.call('EXISTS', mine) == 1 then return end
+  local agent_queue = queue .. ':agent:' .. agent
+  redis.call('ZREM', agent_queue, id)
+  if redis.call('EXISTS', agent_queue) == 1 then return end
   redis.call('ZREM', queue .. ':agents', agent)
   if redis.call('EXISTS', queue .. ':agents') == 1 then return end
   redis.call('DEL', queue .. ':paid', queue .. ':clock')
-  local turn = turn_of(queue_name)
+  local turn = turn_key(queue_name)
   if redis.call('SREM', P .. 'queues', queue_name) == 1 and redis.call('HINCRBY', turn, 'queues', -1) <= 0 then
     redis.call('DEL', turn)
   end
 end
 
--- Counts one more request of a role that a lane serves. After `weight` requests the role's turn at that lane ends.
-local function take_turn(request, lane, sequence)
-  local turn = turn_of(request.queue)
+-- Counts a request that is dispatched to a lane. After `weight` requests the turn of the request's role at that lane ends.
+-- sequence: the number of this dispatch.
+local function count_turn(request, lane, sequence)
+  local turn = turn_key(request.queue)
   if redis.call('EXISTS', turn) == 0 then return end
   local weight = tonumber(redis.call('HGET', P .. 'policy', 'weight:' .. request.role) or 1)
   if redis.call('HINCRBY', turn, 'used:' .. lane, 1) >= weight then
@@ -53,15 +57,15 @@ local function take_turn(request, lane, sequence)
   end
 end
 
--- Takes a request out of its queue for a lane, and charges its agent one turn if other requests wait. Returns the sequence
--- number of this dispatch, and the charge.
-local function serve(id, request, lane)
+-- Takes a request out of its queue for a lane, and charges its agent one turn if other requests wait in the queue. Returns the
+-- sequence number of this dispatch, and the charge: '0' or '1'.
+local function take_for_lane(id, request, lane)
   local queue, agent = P .. 'queue:' .. request.queue, request.agent
-  local start_tag = tonumber(redis.call('ZSCORE', queue .. ':agents', agent) or tag(queue, agent))
+  local start_tag = tonumber(redis.call('ZSCORE', queue .. ':agents', agent) or agent_tag(queue, agent))
   local busy = redis.call('ZCARD', queue .. ':agents') > 1 or redis.call('ZCARD', queue .. ':agent:' .. agent) > 1
   dequeue(id, request.queue, agent)
-  local sequence = int(redis.call('INCR', P .. 'sequence'))
-  take_turn(request, lane, sequence)
+  local sequence = decimal(redis.call('INCR', P .. 'sequence'))
+  count_turn(request, lane, sequence)
   if not busy then return sequence, '0' end
   local clock = math.max(start_tag, tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0))
   redis.call('ZADD', queue .. ':paid', start_tag + 1, agent)
@@ -71,7 +75,7 @@ local function serve(id, request, lane)
   return sequence, '1'
 end
 
--- Refunds the agent the turn that `serve` charged.
+-- Gives the agent back the turn that `take_for_lane` charged.
 local function refund(request)
   local queue = P .. 'queue:' .. request.queue
   local paid = tonumber(redis.call('ZSCORE', queue .. ':paid', request.agent) or 0)
@@ -81,5 +85,5 @@ local function refund(request)
   else
     redis.call('ZREM', queue .. ':paid', request.agent)
   end
-  redis.call('ZADD', queue .. ':agents', 'XX', 'LT', tag(queue, request.agent), request.agent)
+  redis.call('ZADD', queue .. ':agents', 'XX', 'LT', agent_tag(queue, request.agent), request.agent)
 end

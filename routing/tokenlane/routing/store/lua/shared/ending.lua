@@ -1,9 +1,9 @@
--- Ends requests, and removes them from the queues and sets that hold them.
+-- Ends requests, and removes them from all queues and sets.
 -- uses arq_jobs, agent_fairness, rates
 
--- Removes a request from its queue or lane. After a suspect, the lane is open to other requests again. The first write
--- deletes, so that scripts may begin with this when memory is full.
-local function remove(id, request)
+-- Removes a request that waits from its queue, or an attempt from its lane. If the request ran alone, the lane accepts other
+-- requests again. The first write deletes, so this works when memory is full.
+local function remove_from_queues(id, request)
   redis.call('ZREM', P .. 'leases', id)
   redis.call('ZREM', P .. 'delayed', id)
   if request.state == 'waiting' then dequeue(id, request.queue, request.agent) end
@@ -13,11 +13,11 @@ local function remove(id, request)
   end
 end
 
--- Ends a request. ending: completed, failed, cancelled or expired; message: for the agent, JSON.
--- lane: the lane that failed; nil: the request's.
-local function end_with(id, request, ending, message, code, lane)
+-- Ends a request. ending: completed, failed, cancelled or expired; message: the last message to the agent, JSON; code: the
+-- error's code, or nil; lane: the lane that failed, or nil for the request's lane.
+local function end_request(id, request, ending, message, code, lane)
   local now = now_ms()
-  remove(id, request)
+  remove_from_queues(id, request)
   redis.call('ZREM', P .. 'deadlines', id)
   redis.call('SREM', P .. 'client:' .. request.client, id)
   redis.call('SREM', P .. 'agent:' .. request.agent, id)
@@ -26,35 +26,37 @@ local function end_with(id, request, ending, message, code, lane)
   local idle = redis.call('XLEN', stream) == 0
   if idle then redis.call('DEL', stream) end
   redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'alone', 'cancel')
-  redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', int(now), 'code', code or '')
+  redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', decimal(now), 'code', code or '')
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
   if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
-  note_drain(request.role, now, idle)
-  count(request, ending, now)
+  record_drain(request.role, now, idle)
+  count_event(request, ending, now)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
       'id', id, 'role', request.role, 'lane', lane or request.lane or '', 'code', code or '')
   end
-  tell_agent(id, message)
-  if redis.call('EXISTS', P .. 'queues') == 1 then ring() end
+  publish_to_agent(id, message)
+  if redis.call('EXISTS', P .. 'queues') == 1 then ring_routers() end
 end
 
--- Ends a request as cancelled or expired, and notifies the agent, with the cause if `cancel_one` was given one.
-local function end_as(id, request, ending)
+-- Ends a request as cancelled or expired, and publishes that to its agent, with the request's code if it has one.
+local function end_early(id, request, ending)
   local code = request.code or ''
   local cause = code ~= '' and ',"code":"' .. code .. '"' or ''
-  end_with(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. cause .. '}', code)
+  end_request(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. cause .. '}', code)
 end
 
--- 'cancelled' or 'expired' if the request was cancelled or its deadline has passed, so that it must end; nil otherwise.
+-- How the request must end now: 'cancelled' or 'expired' if it was cancelled or its deadline has passed, nil otherwise.
 local function due_ending(request)
   return request.cancel or (tonumber(request.deadline) <= now_ms() and 'expired') or nil
 end
 
--- Cancels a request. reason: cancelled or expired; code: 'orphaned' if its client has vanished, else nil. Returns the reason if the request ends now or has ended for that reason;
--- 'flagged' if the request runs and its worker was notified; 'ended' if it has ended for another reason; or 'unknown'.
-local function cancel_one(id, reason, code)
-  local request = read(id)
+-- Cancels a request. If it runs, the script only sets a flag and notifies the worker, which ends the request once the model
+-- server's stream is closed. reason: cancelled or expired; code: 'orphaned' if the client has vanished, nil otherwise.
+-- Returns the reason if the request ends now or had already ended for this reason; 'flagged' if it runs; 'ended' if it had
+-- ended for another reason; 'unknown' if the server does not know it.
+local function cancel_request(id, reason, code)
+  local request = read_request(id)
   if not request then return 'unknown' end
   if request.state == 'running' then
     if not request.cancel then redis.call('HSET', P .. 'request:' .. id, 'cancel', reason, 'code', code or '') end
@@ -64,6 +66,6 @@ local function cancel_one(id, reason, code)
   end
   if not ALIVE[request.state] then return request.state == reason and reason or 'ended' end
   request.code = code
-  end_as(id, request, reason)
+  end_early(id, request, reason)
   return reason
 end
