@@ -1,1 +1,1 @@
-"""The contract between agents and workers: messages, errors, keys, and the scripts that move a request on."""
+"""Routing: the contract between agents and workers, the decisions about requests and lanes, and the pool in Redis."""

@@ -14,10 +14,11 @@ from .wire import Ability, Kind, Name, Priority, RequestId, Value, Versioned
 class Needs(Value):
     """What a request requires from a lane. All requests in a queue have the same needs.
 
-    `size`: estimated prompt tokens plus max_tokens, rounded up to a power of two. `input`: estimated prompt tokens,
-    rounded up a little; 0 for a short prompt. `lane`: the only lane that may serve the request; None: any. `can`: the
-    model's abilities that the request uses, such as `tools`, without its kind of work; sorted. `avoid`: lanes on which
-    the request failed, the latest last; they may serve it only while no other candidate has credit.
+    `size`: an estimate of the tokens of prompt and answer, rounded up to a power of two. `input`: an estimate of the
+    prompt's tokens, or of the longest text's in an embed request, rounded up by a quarter at most; 0 if it is short.
+    `lane`: the only lane that may serve the request; None for any. `can`: the abilities, besides its kind of work, that
+    the request needs from the model, such as `tools`; sorted. `avoid`: the lanes on which the request failed, the
+    latest last; they serve it only while no other candidate has credit.
     """
 
     model: str | None = None

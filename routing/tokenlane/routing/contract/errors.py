@@ -32,7 +32,7 @@ class ErrorReport(BaseModel):
 class LlmError(Exception):
     """The request failed.
 
-    `request_id`: the id of the request; empty if no request is concerned, or before the agent has the error.
+    `request_id`: the request's id, which the agent's side fills in; empty if the error concerns no single request.
     `server_condition`: `loading` or `down` if the error shows that the whole model server is loading a model or cannot
     be reached; None if the error concerns only this request. Only the worker uses it; it is not sent to the agent.
     """
@@ -81,12 +81,12 @@ class LlmError(Exception):
         return self
 
     def report(self) -> ErrorReport:
-        """The error in the form that is sent to the agent."""
+        """Return the report of this error that the worker sends to the agent."""
         return ErrorReport.model_validate(self, from_attributes=True)
 
     @staticmethod
     def from_report(report: ErrorReport) -> LlmError:
-        """The error that a report describes; an unknown code becomes a plain `LlmError`."""
+        """Return the error that a report describes. An unknown code becomes a plain `LlmError`."""
         return _CLASSES.get(report.code, LlmError)(**report.model_dump(exclude={"code"}))
 
 
@@ -103,7 +103,7 @@ class ContextTooLong(BadRequest):
     """The request does not fit the model's context: shorten the messages or lower max_tokens.
 
     The message names the limit and the size of the prompt. A model with a longer context, or a lane with a higher
-    `max_input_tokens`, may take it.
+    `max_input_tokens`, may accept it.
     """
 
     code = "context_too_long"
@@ -141,7 +141,7 @@ class DigestMismatch(LlmError):
 class RequestCancelled(LlmError):
     """The request was cancelled.
 
-    The agent or another client attached to the request cancelled it, or its client sent no beat for `orphan_ms`.
+    The agent cancelled it, or another client that had attached to it did; or its client sent no beat for `orphan_ms`.
     """
 
     code = "cancelled"
@@ -187,7 +187,7 @@ class RequestLost(LlmError):
 
 
 class EntryDeleted(RequestLost):
-    """The request's entry was deleted from its role's stream, and not by tokenlane: send the request again.
+    """Something other than tokenlane deleted the request's entry from its role's stream: send the request again.
 
     Find out what deletes the pool's keys: an eviction policy other than `noeviction`, another program, or a person.
     """
@@ -285,7 +285,8 @@ class RateLimited(LlmError):
 class QueueFull(LlmError):
     """The queue is full: send the request again after `retry_after_s`.
 
-    The role or the agent already has as many requests as the policy allows, or the Redis server has no memory left.
+    The message says which limit is reached: the policy's `depth` for the role, its `in_flight` for the agent, or the
+    memory of the Redis server. Busy lanes do not cause this error: a request waits for them, and `waiting` says why.
     """
 
     code = "queue_full"

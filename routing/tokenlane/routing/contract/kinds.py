@@ -21,13 +21,13 @@ class KindOfWork:
         request: the class of its requests.
         result: the class of its results; None if the answer is a stream of deltas.
         operation: the value of `gen_ai.operation.name` in its spans.
-        slots: how many requests a lane serves at once; None: as many as the model server can.
+        slots: how many requests of this kind a lane serves at once; None: as many as its model server can.
         follows_routes: whether the role's route and the model determine the lane. If False, the request names the
             lane, or any lane that takes this kind may serve it.
         falls_back: whether the fallback lane serves requests that no other lane can serve.
         is_long: whether the work may take hours. Long work reports its progress, and a request that must run alone
             does not wait for long work to end.
-        recommended_model: a model that error messages recommend for this kind; "" for none.
+        recommended_model: the model that error messages recommend for this kind of work; empty for none.
     """
 
     request: type[Request]
@@ -67,8 +67,8 @@ def known_kind(name: Kind) -> Kind:
 
 
 def queue_suffix(name: Kind) -> str:
-    """The suffix for this kind in the names of a lane's queue and doorbell. It is empty for chats, as in earlier
-    versions, which knew no other kind."""
+    """The suffix for this kind in the names of a lane's queue and doorbell. It is empty for chats, because earlier
+    versions, whose names had no suffix, knew only chats."""
     return "" if name == "chat" else f":{name}"
 
 

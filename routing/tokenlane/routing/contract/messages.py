@@ -73,8 +73,8 @@ class Progressed(_FromAttempt):
 
 
 class Completed(_FromAttempt):
-    """The answer is complete and has `end` deltas; this message contains those from position `first`. A `result` takes
-    the last position, after the deltas."""
+    """The answer is complete and has `end` deltas; this message contains the deltas from position `first` on. A
+    `result` counts as one more delta, the last."""
 
     type: Literal["completed"] = "completed"
     worker: str
@@ -88,7 +88,7 @@ class Completed(_FromAttempt):
 
 
 class Failed(_FromAttempt):
-    """The request failed after `end` deltas; this message contains those from position `first`."""
+    """The request failed after `end` deltas; this message contains the deltas from position `first` on."""
 
     type: Literal["failed"] = "failed"
     worker: str = ""
@@ -101,7 +101,7 @@ class Failed(_FromAttempt):
 
 
 class Cancelled(_FromAttempt):
-    """The request was cancelled. `code`: "orphaned" if no client sent a beat for it; '' if a client cancelled it."""
+    """The request was cancelled. `code`: '' if a client cancelled it; "orphaned" if its client vanished."""
 
     type: Literal["cancelled"] = "cancelled"
     code: str = ""
@@ -150,7 +150,7 @@ class Handover(_ForAttempt):
     """The agent's reply to `Resume`: the agent has all deltas before `position`.
 
     `state`: `done` if the request has already ended for the agent, `stale` if the agent knows a newer attempt.
-    `lane` and `model`: of the last delta that the agent has; empty if it has none, or if its version is older.
+    `lane` and `model` are those of the agent's last delta; empty if the agent has no delta or runs an older version.
     """
 
     type: Literal["handover"] = "handover"

@@ -26,8 +26,8 @@ def estimated_tokens(request: ChatRequest) -> int:
 
 
 def most_tokens(request: ChatRequest) -> int:
-    """The most tokens that the text of the prompt can have with any tokenizer, since a token is at least one byte, plus
-    the estimate for its images."""
+    """An upper limit for the prompt's tokens with any tokenizer: a token for each byte of text, the most that chat
+    templates add, and the estimate for images."""
     extra = 4 * _MESSAGE_TOKENS * len(request.messages) + MEDIA_TOKENS * count_media(request)
     return text_bytes(request) + extra
 

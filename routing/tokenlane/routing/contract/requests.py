@@ -12,7 +12,7 @@ from .wire import Name, Priority, RequestId, new_id
 DEFAULT_TIME_TO_LIVE_MS = 600_000
 COMMAND_TIME_TO_LIVE_MS = 6 * 3_600_000
 EMBED_INPUTS = 2048
-"""The most texts in one embed request."""
+"""How many texts an embed request may have."""
 
 ModelAction = Literal["list", "pull", "verify", "load", "unload"]
 
@@ -43,8 +43,8 @@ class Message(StrictInput):
 
     @field_validator("content")
     @classmethod
-    def _addresses_in_objects(cls, content: str | list[JsonObject] | None) -> str | list[JsonObject] | None:
-        """Accept an image that is given as a bare URL, as some libraries send it."""
+    def _wrap_bare_image_urls(cls, content: str | list[JsonObject] | None) -> str | list[JsonObject] | None:
+        """Accept a bare URL as an image, as some libraries send it, and put it into OpenAI's object."""
         if not isinstance(content, list):
             return content
         return [
@@ -140,14 +140,14 @@ class ChatRequest(InferenceRequest):
 
     @property
     def required_tool(self) -> str | None:
-        """The tool that the answer must call; None if `tool_choice` names no tool."""
+        """The name of the tool that `tool_choice` requires; None if it names no tool."""
         function = self.tool_choice.get("function") if isinstance(self.tool_choice, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         return name if isinstance(name, str) else None
 
     @property
     def must_call_tool(self) -> bool:
-        """Whether the answer must call a tool: a particular tool, or any."""
+        """Whether `tool_choice` requires the answer to call a tool, whether a particular tool or any."""
         return self.required_tool is not None or self.tool_choice in ("required", "any")
 
 
@@ -161,7 +161,7 @@ class EmbedRequest(InferenceRequest):
 
 
 class ModelCommand(Request):
-    """A request to manage a lane's models. `model` is None only for `list`. `lane`: None for any lane."""
+    """A request to manage a lane's models. `model`: None only for `list`; `lane`: None for any lane."""
 
     role: Name = "models"
     action: ModelAction
@@ -172,5 +172,5 @@ class ModelCommand(Request):
     @model_validator(mode="after")
     def _check_model(self) -> Self:
         if (self.model is None) != (self.action == "list"):
-            raise ValueError("every action but list names a model")
+            raise ValueError("`list` takes no model, and every other action needs one")
         return self

@@ -12,7 +12,7 @@ from .wire import Value
 
 
 class ModelInfo(Value):
-    """A model as a server lists it; fields that the model server omits are None. `context_length` is in tokens."""
+    """A model as its model server lists it. A field that the server omits is None. `context_length` is in tokens."""
 
     name: str
     provider: str = ""

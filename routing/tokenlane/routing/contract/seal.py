@@ -30,7 +30,7 @@ def _cipher(secret: bytes) -> AESGCM:
 
 
 def fingerprint(text: str, key: PoolKey | None) -> str:
-    """A keyed hash that identifies a text. Without the key, the hash cannot be compared with guesses of the text."""
+    """A keyed hash that identifies a text. Nobody without the key can test a guess of the text against the hash."""
     return hashlib.blake2b(
         text.encode(), key=key.secret if key else b"", digest_size=16, person=b"fingerprint"
     ).hexdigest()
@@ -46,14 +46,15 @@ def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
     """Decrypt a sealed payload.
 
     Raises:
-        BadRequest: a newer version sealed it, it was changed, or it belongs to another request.
+        BadRequest: a newer version sealed the payload, or the payload was changed or belongs to another request.
     """
     if not sealed.startswith(_VERSION):
-        raise BadRequest("the request is sealed in a format unknown to this worker: update tokenlane on the worker")
+        raise BadRequest("this worker does not know the format of the sealed request: update tokenlane on its host")
     nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
     try:
         return _cipher(key.secret).decrypt(nonce, ciphertext, request_id.encode())
     except (InvalidTag, ValueError):
         raise BadRequest(
-            f"the request's payload was changed in Redis or belongs to another request: key {key.id} does not open it"
+            f"key {key.id} does not open the request, which was changed in Redis or copied from another request: send "
+            "it again, and find out who writes to the pool's keys"
         ) from None

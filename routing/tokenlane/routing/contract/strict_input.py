@@ -45,7 +45,7 @@ class StrictInput(Value):
 def unknown_field_message(name: object, names: Mapping[str, object]) -> str:
     """The message for an unknown field. A string that does not look like a name may be content, so it is not quoted."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "there is a field whose name is not valid"
+        return "a field has a name that is not valid"
     return f"there is no field {name!r}.{did_you_mean(name, list(names)) or ' The fields are: ' + ', '.join(names)}"
 
 

@@ -64,7 +64,7 @@ class ToolCalls:
 
     @property
     def has_nameless_call(self) -> bool:
-        """Whether some call has no name, so that the agent cannot carry it out."""
+        """Whether a call has no tool name, so that the agent cannot carry it out."""
         return not all(call.name for call in self._calls)
 
     def add(

@@ -39,13 +39,13 @@ class Wire(BaseModel):
 
 
 class Value(Wire):
-    """An immutable model, as a part of messages."""
+    """An immutable model, which is a part of messages."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Versioned(Wire):
-    """A message with the version of the contract in `v`."""
+    """A message that carries the version of the contract in `v`."""
 
     v: int = WIRE_VERSION
 

@@ -1,4 +1,4 @@
-"""The counters that a worker sends with every beat, for `tokenlane status` and metrics. No script reads them."""
+"""The counters that a worker sends with every beat, for `tokenlane status` and metrics. Redis scripts ignore them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Hits(Value):
-    """How many vectors were looked up in the cache (`asked`), and how many of them were in it (`found`)."""
+    """`asked`: how many vectors the worker looked up in its cache; `found`: how many of these the cache had."""
 
     found: Count = 0
     asked: Count = 0
 
 
 class AttemptsReport(Value):
-    """How many attempts ended in which way. `ended`: keyed by `KIND:STATE`, the state being the request's after the
-    attempt; `errors`: failed attempts, keyed by error code."""
+    """The worker's attempts. `ended`: the number of attempts for each `KIND:STATE`, where STATE is the request's state
+    after the attempt; `errors`: the number of failed attempts for each error code."""
 
     ended: Mapping[str, Count] = {}
     errors: Mapping[str, Count] = {}
@@ -30,8 +30,8 @@ class AttemptsReport(Value):
 
 
 class DeliveryReport(Value):
-    """How output was published: flushes, the messages in them, replays for agents that missed messages, and the bytes
-    kept for replays."""
+    """The output that the worker published. Each flush publishes several messages together. `replays`: how often an
+    agent that missed messages asked for them again; `kept_bytes`: the bytes kept now for such replays."""
 
     flushes: Count = 0
     messages: Count = 0
@@ -40,7 +40,7 @@ class DeliveryReport(Value):
 
 
 class WorkerReport(Value):
-    """Counters since the worker started. Every field has a default, since workers of other versions may not send it."""
+    """Counts since the worker started. Every field has a default, since workers of other versions may leave it out."""
 
     v: int = WIRE_VERSION
     cache: Hits = Hits()
