@@ -203,7 +203,7 @@ async def serving(
     ):
         worker = LaneWorker(lane, run_request)
         if bell:
-            await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.ring, worker.wake)
+            await lane.hub.subscribe(lane.pool.keys.lane_doorbell(name), worker.on_doorbell, worker.wake)
         tasks.create_task(worker.main())
         tasks.create_task(poll(lane.pool, [worker], poll_s))
         try:

@@ -29,7 +29,7 @@ from .lane.describe_lane import describe_lane
 from .lane.heartbeat import Heartbeat
 from .lane.lane import Lane
 from .lane.publisher import Publisher
-from .lane.readiness import Readiness, condition_after, condition_of
+from .lane.readiness import Readiness, check_condition, condition_after
 from .lane.running_attempts import Runs
 from .lane.timings import TIMINGS, Timings
 from .lane.worker_info import worker_info
@@ -177,7 +177,7 @@ async def _assemble(
 
 async def _describe_at_startup(settings: LaneSettings, provider: LlmProvider) -> tuple[Announcement, ServerCondition]:
     """The lane's first announcement, and the condition of its model server."""
-    condition = await condition_of(provider)
+    condition = await check_condition(provider)
     try:
         return await describe_lane(settings, provider, reachable=condition == UP), condition
     except LlmError as error:

@@ -182,7 +182,7 @@ async def test_a_worker_without_the_new_key_takes_no_work(server: EmbeddedServer
         lacking = await opened.worker("gpu0", backend, TOKENLANE_POOL_KEY=old.reveal())
         assert (await key(opened, "rotate", "--now")).code == 0
         async with Client(server.url) as client, client.chat("hello", role="planner") as stream:
-            while "takes no new work" not in lacking.error:
+            while "accepts no new work" not in lacking.error:
                 await pool.survey()
             await opened.worker("gpu1", backend)
             answer = await stream.answer()
@@ -212,7 +212,7 @@ async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, o
                         await stream.answer()
                 assert not failed.value.retryable, "no worker may have that key"
         assert (await client.complete("new", role="planner")).lane == "gpu0"
-        assert "takes no new work" not in second.error
+        assert "accepts no new work" not in second.error
         assert [lane.state for lane in (await take_snapshot(pool)).lanes] == ["up"]
 
 

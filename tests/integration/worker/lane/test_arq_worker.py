@@ -252,7 +252,7 @@ async def test_a_stolen_attempt_is_started_once(redis_url: str, pool: Pool, hub:
         attempt = await give(pool, asker)
         assert await pool.requests.start(asker.id, attempt, "thief") is not None
         worker.allow_pick_jobs = True
-        worker.ring(f"{{main}}{asker.id}:{attempt}".encode())
+        worker.on_doorbell(f"{{main}}{asker.id}:{attempt}".encode())
         await until(lambda: worker.jobs_complete == 1)
         assert provider.requests == []
         assert await pool.requests.finish(
@@ -279,7 +279,7 @@ async def test_a_bell_that_names_no_job_has_the_worker_look(redis_url: str, pool
         asker = await ask(pool, hub)
         await give(pool, asker)
         for bell in (b"", b"\xff", b"{main}", b"}x:y", b'{"attempt": 1}\n{}\n'):
-            worker.ring(bell)
+            worker.on_doorbell(bell)
         await asker.completed()
         await settled(pool)
 
@@ -296,7 +296,7 @@ async def test_a_job_that_rang_while_all_slots_were_taken_is_started_when_one_is
         askers = [await ask(pool, hub) for _ in range(4)]
         for asker in askers:
             attempt = await give(pool, asker)
-            worker.ring(f"{pool.keys.tag}{asker.id}:{attempt}".encode())
+            worker.on_doorbell(f"{pool.keys.tag}{asker.id}:{attempt}".encode())
         await until(lambda: provider.holding == 2)
         for running, asker in enumerate(askers[:2], start=3):
             await pool.requests.cancel(asker.id)
@@ -328,10 +328,10 @@ async def test_what_other_workers_started_meanwhile_is_not_asked_for(
 
         monkeypatch.setattr(lane.pool.requests, "start", count)
         for number in range(1000):
-            worker.ring(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
+            worker.on_doorbell(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
         await give(pool, second)
         for number in range(1000):
-            worker.ring(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
+            worker.on_doorbell(f"{pool.keys.tag}{new_id()}:{number + 1}".encode())
         provider.go.set()
         await second.completed()
         assert asked == [second.id]
@@ -461,5 +461,5 @@ async def test_an_abandoned_worker_starts_nothing_more(redis_url: str, pool: Poo
     """After its jobs are cancelled no bell has it take another one, which nobody would wait for."""
     async with serving(redis_url, FakeProvider()) as (_, worker):
         await worker.abandon()
-        worker.ring(f"{pool.keys.tag}{new_id()}:1".encode())
+        worker.on_doorbell(f"{pool.keys.tag}{new_id()}:1".encode())
         assert worker.tasks == {}

@@ -7,12 +7,12 @@ import pytest
 
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.attempt.transcript import log_request, logged, masked
+from tokenlane.worker.attempt.transcript import log_answer, log_request, mask_secrets
 
 
 def test_secrets_are_masked_by_name_and_by_look() -> None:
     """Values of fields named like secrets and texts that look like keys are masked, everything else stays."""
-    assert masked(
+    assert mask_secrets(
         {
             "extra": {"api_key": "abc", "Authorization": "Bearer xyz", "max_tokens": 5, "token": "t", "tokens": ["a"]},
             "messages": [{"content": "my key is sk-abcdefghijklmnopqrst, keep it"}],
@@ -33,7 +33,7 @@ async def test_request_and_answer_are_logged(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.INFO, "tokenlane.worker.attempt.transcript")
     request = ChatRequest(role="r", messages=[Message(role="user", content="the question")])
     log_request(request, 5, "m")
-    answer = logged(stream(), request.id, 5)
+    answer = log_answer(stream(), request.id, 5)
     await anext(answer)
     await answer.aclose()
     assert "the question" in caplog.text
@@ -49,7 +49,7 @@ async def test_a_secret_that_comes_in_pieces_is_masked(caplog: pytest.LogCapture
             yield TokenDelta(text=piece)
 
     caplog.set_level(logging.INFO, "tokenlane.worker.attempt.transcript")
-    async for _ in logged(stream(), "0" * 32, 5):
+    async for _ in log_answer(stream(), "0" * 32, 5):
         pass
     assert "it is ***, keep it" in caplog.text
     assert "efgh" not in caplog.text

@@ -47,7 +47,7 @@ async def test_each_message_reaches_the_run_it_is_about() -> None:
         bench.receive(Cancel(id=run.id, attempt=5, reason="expired").to_wire())
     assert bench.replays == [(run.id, 5, 3)]
     assert run.handover.result().position == 4
-    assert run.reason == "expired"
+    assert run.stop_reason == "expired"
 
 
 async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does() -> None:
@@ -57,7 +57,7 @@ async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does(
     for _ in range(200):
         bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
     with bench.runs.register(bench.run):
-        assert bench.run.reason == "cancelled"
+        assert bench.run.stop_reason == "cancelled"
 
 
 async def test_what_is_about_another_attempt_changes_nothing() -> None:
@@ -67,7 +67,7 @@ async def test_what_is_about_another_attempt_changes_nothing() -> None:
         bench.receive(Cancel(id=bench.run.id, attempt=4).to_wire())
         bench.receive(Handover(id=bench.run.id, attempt=6).to_wire())
         bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
-    assert bench.run.reason is None
+    assert bench.run.stop_reason is None
     assert not bench.run.handover.done()
 
 

@@ -103,7 +103,7 @@ async def test_a_beat_stops_what_is_not_ours_to_run(hold: RenewOutcome) -> None:
         pool.hold = hold
         with pytest.raises(Stopped):
             await wait_stoppably(run, lease)
-    assert run.reason == hold
+    assert run.stop_reason == hold
     assert [ids for _, ids in pool.renewals] == [[run.id], [run.id]]
 
 

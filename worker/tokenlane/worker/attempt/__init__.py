@@ -1,1 +1,1 @@
-"""One attempt of one request, from the claim to its end."""
+"""One attempt of one request, from its claim to its end."""

@@ -1,4 +1,4 @@
-"""Ends an attempt: its request is finished, requeued, or left to the worker that runs it now."""
+"""Ends an attempt: finishes its request, requeues it, or leaves it to the worker that runs it now."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-from .outcome import Answered, Outcome, RequestOutcome
+from .outcome import Answered, AttemptOutcome, RequestOutcome
 from .retry_until_answered import retry_until_answered
 
 logger = logging.getLogger(__name__)
@@ -37,86 +37,92 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PAST_DEADLINE_S = 10.0
-"""The time after a request's deadline when a worker stops reporting its end to a pool that does not answer."""
+"""How long after a request's deadline a worker keeps trying to report its end to a pool that does not answer."""
 
 
-async def finish(lane: Lane, run: Run, outcome: Outcome) -> RequestOutcome:
-    """Decide what becomes of the request, and record it in the pool, retrying until the pool answers."""
-    rest = await run.outlet.close()
+async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcome:
+    """Decide what becomes of the request, record that in the pool, and return it. Retries until the pool answers."""
+    unpublished = await run.outlet.close()
     match outcome:
         case Answered(usage, result):
-            end = rest.end if result is None else rest.end + 1
-            completed = Completed(**_answer_fields(lane, run, rest), end=end, usage=usage, result=result)
+            end = unpublished.end if result is None else unpublished.end + 1
+            completed = Completed(**_answer_fields(lane, run, unpublished), end=end, usage=usage, result=result)
             return await _finish(lane, run, "completed", completed, end)
         case LlmError():
-            reached = await _handle_failure(lane, outcome, rest)
-            return await _recover(lane, run, AttemptFailed(outcome, reached), rest)
+            reached = await _handle_failure(lane, outcome, unpublished)
+            return await _recover(lane, run, AttemptFailed(outcome, reached), unpublished)
         case Stopped("cancelled"):
-            return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), rest.first)
+            return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)
         case Stopped("expired"):
-            return await _finish(lane, run, "expired", Expired(attempt=run.attempt), rest.first)
+            return await _finish(lane, run, "expired", Expired(attempt=run.attempt), unpublished.first)
         case Stopped("stale"):
             return "left"
         case Stopped("broken_off"):
-            return await _end_earlier_answer(lane, run, rest)
+            return await _end_earlier_answer(lane, run, unpublished)
         case Stopped():
-            return await _recover(lane, run, WorkerDraining(), rest)
+            return await _recover(lane, run, WorkerDraining(), unpublished)
         case _:
             assert_never(outcome)
 
 
-def _answer_fields(lane: Lane, run: Run, rest: Unpublished) -> dict[str, Any]:
+def _answer_fields(lane: Lane, run: Run, unpublished: Unpublished) -> dict[str, Any]:
     """The fields that `Completed` and `Failed` share."""
     return {
         "attempt": run.attempt,
         "worker": lane.worker,
         "lane": lane.name,
         "model": run.outlet.model,
-        "first": rest.first,
-        "deltas": rest.deltas,
+        "first": unpublished.first,
+        "deltas": unpublished.deltas,
     }
 
 
-async def _handle_failure(lane: Lane, error: LlmError, rest: Unpublished) -> bool:
-    """Have the lane check its server, or drain if it lacks a key. Return whether the attempt reached the server."""
+async def _handle_failure(lane: Lane, error: LlmError, unpublished: Unpublished) -> bool:
+    """Have the model server checked, or drain the lane if its worker lacks a pool key.
+
+    Return whether the request may have reached the model.
+    """
     if isinstance(error, PoolKeyMismatch) and error.retryable:
-        logger.error("lane %r takes no new work: %s", lane.name, error)
+        logger.error("lane %r accepts no new work: %s", lane.name, error)
         lane.heartbeat.report_failure(error.code)
         lane.availability.draining = True
         await lane.heartbeat.beat()
         return False
-    if rest.first > 0:
+    if unpublished.first > 0:
         lane.readiness.check_soon()
         return True
-    return not await lane.readiness.record_failure(error)
+    return await lane.readiness.record_failure(error)
 
 
-async def _recover(lane: Lane, run: Run, cause: Cause, rest: Unpublished) -> RequestOutcome:
+async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished) -> RequestOutcome:
+    """End the request with an error, or requeue it, as the recovery policy decides."""
     policy = await _retry_until_recorded(lane, run, lambda: known_policy(lane.pool))
     if policy is None:
         return "left"
-    decision = decide(cause, run.history(lane.name, rest.first), policy)
+    decision = decide(cause, run.history(lane.name, unpublished.first), policy)
     match decision:
         case End(error):
-            failed = Failed(**_answer_fields(lane, run, rest), end=rest.end, error=error.report())
-            return await _finish(lane, run, "failed", failed, rest.end, error.code)
-        case TryAgain() as again:
-            if isinstance(cause, AttemptFailed) and KINDS[run.started.envelope.kind].is_long:
+            failed = Failed(**_answer_fields(lane, run, unpublished), end=unpublished.end, error=error.report())
+            return await _finish(lane, run, "failed", failed, unpublished.end, error.code)
+        case TryAgain() as retry:
+            if isinstance(cause, AttemptFailed) and KINDS[run.claim.envelope.kind].is_long:
                 why = cause.error.message.partition(":")[0]
                 await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {why}; trying again"))
-            return await _requeue(lane, run, again, rest)
+            return await _requeue(lane, run, retry, unpublished)
         case _:
             assert_never(decision)
 
 
-async def _end_earlier_answer(lane: Lane, run: Run, rest: Unpublished) -> RequestOutcome:
-    """End a request whose earlier attempt broke off. The error names the lane of that attempt, as the agent knows it:
-    this lane has done nothing for the request."""
+async def _end_earlier_answer(lane: Lane, run: Run, unpublished: Unpublished) -> RequestOutcome:
+    """End a request whose earlier attempt broke off after it had delivered part of the answer.
+
+    The error names the lane and the model of that attempt: this lane has done nothing for the request.
+    """
     handover = run.handover.result()
     error = answer_lost("worker").at(lane=handover.lane or None, model=handover.model or None)
-    answer = {**_answer_fields(lane, run, rest), "lane": handover.lane, "model": handover.model}
-    failed = Failed(**answer, end=rest.end, error=error.report())
-    return await _finish(lane, run, "failed", failed, rest.end, error.code, failed_on=handover.lane)
+    answer = {**_answer_fields(lane, run, unpublished), "lane": handover.lane, "model": handover.model}
+    failed = Failed(**answer, end=unpublished.end, error=error.report())
+    return await _finish(lane, run, "failed", failed, unpublished.end, error.code, failed_on=handover.lane)
 
 
 async def _finish(
@@ -128,7 +134,11 @@ async def _finish(
     code: str = "",
     failed_on: str | None = None,
 ) -> RequestOutcome:
-    """Record the ending in the pool. `failed_on`: the lane that failed, if it is not this lane; '' if it is unknown."""
+    """Record the ending in the pool.
+
+    Args:
+        failed_on: the lane that failed, if it is not this lane; '' if it is unknown.
+    """
     wire = message.to_wire()
     done = await _retry_until_recorded(
         lane,
@@ -141,17 +151,17 @@ async def _finish(
     return ending
 
 
-async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Unpublished) -> RequestOutcome:
-    queue = replace(Queue.of(run.started.envelope), needs=again.needs)
+async def _requeue(lane: Lane, run: Run, retry: TryAgain, unpublished: Unpublished) -> RequestOutcome:
+    queue = replace(Queue.of(run.claim.envelope), needs=retry.needs)
     state = await _retry_until_recorded(
         lane,
         run,
         lambda: lane.pool.requests.requeue(
-            run.id, run.attempt, lane.worker, again.due_ms, queue=queue, counts=again.counts, alone=again.alone
+            run.id, run.attempt, lane.worker, retry.due_ms, queue=queue, counts=retry.counts, alone=retry.alone
         ),
     )
     if state == "lost":
-        return await _recover(lane, run, PoolForgot(), rest)
+        return await _recover(lane, run, PoolForgot(), unpublished)
     run.outlet.discard()
     match state:
         case "waiting" | "delayed":
@@ -163,16 +173,21 @@ async def _requeue(lane: Lane, run: Run, again: TryAgain, rest: Unpublished) -> 
 
 
 async def _retry_until_recorded(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
-    """Repeat the call until the pool answers; None once the attempt has to be left to its lease."""
+    """Repeat the call until the pool answers. Return None when it is too late to report the end of the attempt."""
     clock, was_outdated = asyncio.get_running_loop().time, False
 
     def should_give_up() -> bool:
-        # An earlier call whose reply was lost may already have ended the attempt; the next call shows that.
+        # The attempt may be outdated because an earlier call ended it and only the reply was lost. One more call after
+        # the attempt became outdated shows whether that is so.
         nonlocal was_outdated
-        useless, was_outdated = was_outdated, run.reason == "stale"
+        useless, was_outdated = was_outdated, run.stop_reason == "stale"
         return useless or clock() > run.deadline + _PAST_DEADLINE_S
 
-    answer = await retry_until_answered(lane, f"the end of attempt {run.attempt} of {run.id}", call, should_give_up)
+    answer = await retry_until_answered(lane, f"finish attempt {run.attempt} of request {run.id}", call, should_give_up)
     if answer is None:
-        logger.error("attempt %d of %s is left to its lease", run.attempt, run.id)
+        logger.error(
+            "attempt %d of request %s could not be finished; a router recovers the request when its lease runs out",
+            run.attempt,
+            run.id,
+        )
     return answer

@@ -1,4 +1,4 @@
-"""Makes one event of each attempt's end, for the log, the trace span and the worker's report."""
+"""Turns the end of each attempt into one event, for the log, the trace span and the worker's report."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped
 
-from .outcome import Answered, Outcome, RequestOutcome
+from .outcome import Answered, AttemptOutcome, RequestOutcome
 
 logger = logging.getLogger(__name__)
 
 
-def observe(lane: str, run: Run, outcome: Outcome, request_outcome: RequestOutcome) -> AttemptEnded:
-    """The event of an attempt's end."""
+def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: RequestOutcome) -> AttemptEnded:
+    """Create the event for the end of an attempt."""
     return AttemptEnded(
-        envelope=run.started.envelope,
+        envelope=run.claim.envelope,
         attempt=run.attempt,
         lane=lane,
         model=run.outlet.model,
         request_outcome=request_outcome,
         code=outcome.code if isinstance(outcome, LlmError) else outcome.reason if isinstance(outcome, Stopped) else "",
         why=str(outcome) if isinstance(outcome, LlmError) else "",
-        waited_ms=run.started.waited_ms,
+        waited_ms=run.claim.waited_ms,
         first_token_ms=None if run.outlet.first_put_at is None else run.elapsed_ms(run.outlet.first_put_at),
         usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.elapsed_ms()),
     )
 
 
 def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalErrors) -> None:
-    """Call all observers with the event. A bug in an observer is logged and counted, and affects no other observer."""
+    """Pass the event to all observers. An exception in one observer is logged and counted, and the others still run."""
     for observer in observers:
         try:
             observer(event)
         except Exception as error:
-            errors.record("observation of an attempt", error)
+            errors.record("observer of attempts", error)
 
 
 def log_attempt(event: AttemptEnded) -> None:
-    """Log the attempt's end."""
+    """Log how the attempt ended and how long it took."""
     envelope, usage = event.envelope, event.usage
     first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
     logger.info(
-        "attempt %d of %s, %s for %s on %s: %s%s; waited %.0f ms, %s, %.0f ms in all, tokens %d in, %d out",
+        "attempt %d of request %s (%s, role %r, lane %r): %s%s; waited %.0f ms, %s, took %.0f ms; %d prompt tokens, "
+        "%d completion tokens",
         *(event.attempt, envelope.id, envelope.kind, envelope.role, event.lane, event.request_outcome),
         f" ({event.code}{': ' if event.why else ''}{event.why})" if event.code else "",
         *(event.waited_ms, first, usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
@@ -57,7 +58,7 @@ def log_attempt(event: AttemptEnded) -> None:
 
 
 def attempt_span(span: Span) -> Observer:
-    """An observer that puts the event into the attempt's span."""
+    """Return an observer that records the event on the attempt's span."""
     return lambda event: describe_attempt(
         span,
         request_outcome=event.request_outcome,
@@ -70,7 +71,7 @@ def attempt_span(span: Span) -> Observer:
 
 
 class AttemptTotals:
-    """Counts the attempts that ended, for the worker's report."""
+    """Counts of ended attempts, for the worker's report."""
 
     def __init__(self) -> None:
         self._ended: Counter[str] = Counter()
@@ -78,15 +79,15 @@ class AttemptTotals:
         self._prompt_tokens = self._completion_tokens = 0
 
     def count(self, event: AttemptEnded) -> None:
-        """Count an attempt."""
+        """Count one ended attempt."""
         self._ended[f"{event.envelope.kind}:{event.request_outcome}"] += 1
-        if event.code and event.code != "broken_off":  # an earlier attempt broke off, on this lane or another
+        if event.code and event.code != "broken_off":  # an earlier attempt failed, perhaps on another lane
             self._errors[event.code] += 1
         self._prompt_tokens += event.usage.prompt_tokens
         self._completion_tokens += event.usage.completion_tokens
 
     def report(self) -> AttemptsReport:
-        """All counts so far."""
+        """The counts since the worker started."""
         return AttemptsReport(
             ended=dict(self._ended),
             errors=dict(self._errors),

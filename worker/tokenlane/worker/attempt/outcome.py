@@ -1,4 +1,4 @@
-"""How an attempt ended, and what became of its request."""
+"""The outcome of an attempt, and what becomes of its request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tokenlane.worker.lane.running_attempts import Stopped
 
 @dataclass(frozen=True)
 class Answered:
-    """The model server has completed the answer. `result`: the answer, unless the request is a chat."""
+    """The attempt completed the answer. `result` holds it, unless the request is a chat: its answer was streamed."""
 
     usage: Usage
     result: Result | None = None
 
 
-Outcome: TypeAlias = Answered | LlmError | Stopped
+AttemptOutcome: TypeAlias = Answered | LlmError | Stopped
 """How an attempt ended: it completed its answer, failed, or was stopped."""
 
 RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
-"""What became of the request. `left`: a newer attempt runs it, or its lease decides."""
+"""What became of the request. `left`: another attempt runs it, or a router recovers it when its lease runs out."""

@@ -1,4 +1,4 @@
-"""Does the work of a request: streams a chat, embeds texts, carries out a command."""
+"""Performs the work of a request: streams a chat, embeds texts, or carries out a model command."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
 
 from .outcome import Answered
-from .transcript import log_request, logged
+from .transcript import log_answer, log_request
 
 
 async def perform(lane: Lane, run: Run, request: Request) -> Answered:
-    """Do the request's work.
+    """Perform the request. A chat is published while the model server answers; other results are returned.
 
     Raises:
-        LlmError: the provider raised it. The part of a chat before the error is published.
+        LlmError: the provider failed. A chat's deltas before the error are published all the same.
     """
     result: Result
     match request:
@@ -30,42 +30,42 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
         case EmbedRequest():
             lane.embedder.check_fallback(request)
             with _reporting_errors(lane):
-                alone = run.started.starts > 1
-                result = await lane.embedder.embed(request, run.started.model, alone=alone)
+                alone = run.claim.starts > 1
+                result = await lane.embedder.embed(request, run.claim.model, alone=alone)
         case ModelCommand():
             result = await lane.models.carry_out(request, run.outlet.report_progress)
         case _:
-            raise BadRequest("this worker does not know this kind of request")
+            raise BadRequest("this worker does not support this kind of request: update tokenlane on the worker")
     return Answered(_timed(Usage(), run), result)
 
 
 async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
-    """Publish the model server's stream as it arrives.
+    """Publish the deltas of the model server's answer as they arrive.
 
     Raises:
-        LlmError: the provider raised it, or the stream ended without a finish reason.
+        LlmError: the provider failed, or the stream ended without a finish reason.
         NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
-    outlet, model = run.outlet, run.started.model
+    outlet, model = run.outlet, run.claim.model
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     stream = lane.provider.chat(*provider_arguments(request, model))
     if lane.transcripts:
         log_request(request, run.attempt, model)
-        stream = logged(stream, run.id, run.attempt)
+        stream = log_answer(stream, run.id, run.attempt)
     called = False
     async with aclosing(stream):
         async for delta in stream:
             finish_reason = delta.finish_reason or finish_reason
             called = called or bool(delta.tool_calls)
             if delta.usage is not None:
-                usage, delta.usage = delta.usage, None  # the ending carries it, with the times
+                usage, delta.usage = delta.usage, None  # `Completed` carries the usage, with the times
                 delta.model_fields_set.discard("usage")
             outlet.put(delta)
             if outlet.is_full:
                 await outlet.wait_for_room()
     if finish_reason is None:
-        raise Interrupted("the model server's stream ended before the answer was whole", retryable=True)
+        raise Interrupted("the model server's stream ended before the answer was complete", retryable=True)
     if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)
     return Answered(_timed(usage or Usage(), run))
@@ -80,20 +80,21 @@ def provider_arguments(request: ChatRequest, model: str) -> tuple[ChatRequest, s
 
 
 def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
-    """The error for an answer without a required tool call: some servers accept `tool_choice` but ignore it."""
+    """The error for an answer without the required tool call. Some servers accept `tool_choice` and ignore it."""
     if finish_reason == "length":
         return NoToolCall(
-            "The answer was cut off before it called a tool, as `tool_choice` requires: raise max_tokens."
+            "The answer reached its length limit before the tool call that `tool_choice` requires: raise `max_tokens`."
         )
     return NoToolCall(
-        "The answer calls no tool, though `tool_choice` requires it: the server does not enforce it, or its model "
-        "knows no tools. Route this role to a model that does, or use tool_choice auto and look at `tool_calls`."
+        "The answer calls no tool, although `tool_choice` requires a call: the model server does not enforce it, or "
+        'its model does not support tools. Route this role to a model that does, or use tool_choice "auto" and check '
+        "the answer's `tool_calls`."
     )
 
 
 @contextmanager
 def _reporting_errors(lane: Lane) -> Iterator[None]:
-    """Report the server's errors to the pool by their codes, unless the agent's request or the model is to blame."""
+    """Report an error in the block to the pool, as a failure of the model server, unless the request caused it."""
     try:
         yield
         lane.readiness.record_answer()
@@ -105,11 +106,12 @@ def _reporting_errors(lane: Lane) -> Iterator[None]:
 
 
 def _timed(usage: Usage, run: Run) -> Usage:
+    """The usage, with the times and the number of starts of the request."""
     return usage.model_copy(
         update={
-            "queue_ms": float(run.started.waited_ms),
+            "queue_ms": float(run.claim.waited_ms),
             "first_token_ms": run.elapsed_ms(run.outlet.first_put_at),
             "total_ms": run.elapsed_ms(),
-            "attempts": run.started.starts,
+            "attempts": run.claim.starts,
         }
     )

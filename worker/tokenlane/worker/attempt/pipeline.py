@@ -2,12 +2,13 @@
 
     claim ──▶ read ──▶ resume ──▶ perform ──▶ finish ──▶ observe
 
-`claim` has the pool start the attempt for this worker. `read` opens the request. `resume` asks the agent after a first
-attempt how much of the answer it has. `perform` streams the answer, or makes another result. `finish` tells the pool
-how the attempt ended, once the HTTP stream is closed. `observe` makes one event of that for log, span and report.
+`claim` starts the attempt in the pool, for this worker only. `read` opens and validates the request. `resume` asks the
+agent how much of the answer it has, unless this is the first attempt. `perform` streams the answer, or computes another
+kind of result. `finish` reports the end of the attempt to the pool, after the HTTP stream is closed. `observe` turns
+that end into one event for the log, the trace span and the worker's report.
 
-All between claim and finish is broken off at the deadline and by `Run.stop`. However it ends is an `Outcome`, and
-`finish` alone decides what becomes of the request.
+The deadline and `Run.stop` interrupt the steps between `claim` and `finish`. The result of these steps is an
+`AttemptOutcome`, and only `finish` decides what becomes of the request.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .finish import finish
 from .observe import attempt_span, emit, observe
-from .outcome import Outcome, RequestOutcome
+from .outcome import AttemptOutcome, RequestOutcome
 from .perform import perform
 from .read import read
 from .resume import resume
@@ -36,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
-    """Run an attempt to its end. Failures end or requeue the request, and are not raised.
+    """Run an attempt to its end. A failure ends or requeues the request and is not raised.
 
-    Cancellation: the model server's stream is closed, and the request is requeued or ends as interrupted.
+    Cancellation: the model server's stream is closed, and the request is requeued or fails with `Interrupted`.
     """
     started = await _claim(lane, request_id, attempt)
     if started is None:
@@ -47,7 +48,7 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
     span_of = processing(started.envelope, lane.name, attempt, started.model)
     with lane.runs.register(run), span_of as span:
         try:
-            outcome = await _produce(lane, run)
+            outcome = await _run_steps(lane, run)
         except asyncio.CancelledError:
             with suppress(TimeoutError):
                 async with asyncio.timeout(lane.timings.requeue_s):
@@ -57,20 +58,21 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
 
 
 async def _claim(lane: Lane, request_id: str, attempt: int) -> ClaimedAttempt | None:
-    """Claim the attempt, so that no other worker runs it; None if another worker has it, or this worker shuts down.
+    """Claim the attempt for this worker. Return None if another worker has it, or if this worker is shutting down.
 
-    The call is repeated, since a server that did not answer may still have started the attempt.
+    The call is repeated until the pool answers: a call without a reply may have started the attempt.
     """
     if lane.runs.closing:
         return None
     return await retry_until_answered(
         lane,
-        f"the start of attempt {attempt} of {request_id}",
+        f"start attempt {attempt} of request {request_id}",
         lambda: lane.pool.requests.start(request_id, attempt, lane.worker),
     )
 
 
-async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
+async def _end(lane: Lane, run: Run, outcome: AttemptOutcome, span: Span) -> None:
+    """Finish the attempt, and emit the event of its end even if that fails."""
     request_outcome: RequestOutcome = "left"
     try:
         request_outcome = await finish(lane, run, outcome)
@@ -81,24 +83,24 @@ async def _end(lane: Lane, run: Run, outcome: Outcome, span: Span) -> None:
         emit(event, (*lane.observers, attempt_span(span)), lane.pool.internal_errors)
 
 
-async def _produce(lane: Lane, run: Run) -> Outcome:
-    """Read the request, call the model server, and close its stream before returning."""
+async def _run_steps(lane: Lane, run: Run) -> AttemptOutcome:
+    """Run the steps `read`, `resume` and `perform`. The model server's stream is closed on return."""
     try:
         async with run.stoppable():
-            request = await read(lane, run.started)
+            request = await read(lane, run.claim)
             await resume(lane, run)
             return await perform(lane, run, request)
     except Stopped as stopped:
         return stopped
     except Exception as error:
         provider = lane.availability.announcement.provider
-        return _as_ours(error).at(provider=provider, lane=lane.name, model=run.started.model)
+        return _to_llm_error(error).at(provider=provider, lane=lane.name, model=run.claim.model)
 
 
-def _as_ours(error: Exception) -> LlmError:
-    """The error for an unexpected exception. It names only the class, since the text may quote a prompt."""
+def _to_llm_error(error: Exception) -> LlmError:
+    """Wrap an unexpected exception in a `ProviderDown` that names only its class, since its text may quote a prompt."""
     if isinstance(error, LlmError):
         return error
     kind = type(error).__name__
-    logger.error("a provider failed in a way it should not: %s", kind)
-    return ProviderDown(f"the provider failed in a way it should not ({kind}): this is a bug in it", retryable=False)
+    logger.error("a bug in the provider: it raised %s", kind)
+    return ProviderDown(f"the provider raised {kind}, which is a bug in the provider", retryable=False)

@@ -1,4 +1,4 @@
-"""Opens the payload of a request and parses it as its kind of work demands."""
+"""Opens the payload of a request, and validates it for its kind of work."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tokenlane.worker.lane.lane import Lane
 
 
 async def read(lane: Lane, started: ClaimedAttempt) -> Request:
-    """Open the payload. The pool is asked about an unknown key until it answers.
+    """Open and validate the payload. While the pool is unavailable, a payload with an unknown key id has to wait.
 
     Raises:
         BadRequest: the payload is not a valid request of its kind, or was altered after it was sealed.
-        PoolKeyMismatch: this worker lacks the key; `retryable` if another worker may have it.
+        PoolKeyMismatch: this worker lacks the key. The error is `retryable` if another worker may have the key.
     """
     while True:
         with suppress(PoolUnavailable):
@@ -30,4 +30,4 @@ async def read(lane: Lane, started: ClaimedAttempt) -> Request:
         return KINDS[started.envelope.kind].request.model_validate_json(payload)
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
-        raise BadRequest(f"the request could not be read; check {', '.join(fields) or 'its JSON'}") from None
+        raise BadRequest(f"the request is not valid: check {', '.join(fields) or 'its JSON'}") from None

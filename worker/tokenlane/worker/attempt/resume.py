@@ -1,4 +1,4 @@
-"""Asks the agent, before a request is run again, whether it has a part of the answer already."""
+"""Asks the agent, before a request is run again, whether it already has part of the answer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 
 async def resume(lane: Lane, run: Run) -> None:
-    """Run on only if the agent has nothing of the answer; on a request's first start it has nothing.
+    """Return if the attempt may answer the request from the beginning. On a request's first start, it always may.
 
-    The lane's slot is held while the agent is asked, for up to the policy's `orphan_ms`.
+    On a later start the agent is asked, for at most the policy's `orphan_ms`. The attempt holds its slot meanwhile.
 
     Raises:
-        Stopped: no agent waits for the answer any more, a newer attempt gives it, or an earlier attempt broke off after
-            it had given a part.
+        Stopped: no agent waits for the answer any more, a newer attempt has begun to answer, or the agent has part of
+            the answer from an earlier attempt.
     """
-    if run.started.starts == 1:
+    if run.claim.starts == 1:
         return
-    policy = await _policy(lane)
+    policy = await _read_policy(lane)
     handover = await _ask_agent(lane, run, policy.orphan_ms / 1000)
     if handover is None or handover.state == "done":
         raise Stopped("cancelled")
@@ -36,22 +36,22 @@ async def resume(lane: Lane, run: Run) -> None:
     raise Stopped("broken_off")
 
 
-async def _policy(lane: Lane) -> Policy:
+async def _read_policy(lane: Lane) -> Policy:
     while True:
         with suppress(PoolUnavailable):
             return await known_policy(lane.pool)
         await asyncio.sleep(lane.timings.retry_s)
 
 
-async def _ask_agent(lane: Lane, run: Run, patience_s: float) -> Handover | None:
-    """The agent's reply; None if no agent replies in time. Time without Redis does not count."""
+async def _ask_agent(lane: Lane, run: Run, timeout_s: float) -> Handover | None:
+    """Return the agent's reply, or None if no agent replies in time. Time without Redis does not count."""
     clock = asyncio.get_running_loop().time
-    until = clock() + patience_s
+    until = clock() + timeout_s
     while clock() < until:
         try:
             await run.outlet.send(Resume(attempt=run.attempt, worker=lane.worker))
         except LlmError:
-            until = clock() + patience_s
+            until = clock() + timeout_s
         await asyncio.wait({run.handover}, timeout=lane.timings.retry_s)
         if run.handover.done():
             return run.handover.result()

@@ -1,4 +1,4 @@
-"""Repeats a call until the pool answers: an attempt outlives an outage of Redis."""
+"""Repeats a call until the pool answers, so that an attempt survives an outage of Redis."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ T = TypeVar("T")
 
 
 async def retry_until_answered(
-    lane: Lane, what: str, call: Callable[[], Awaitable[T]], should_give_up: Callable[[], bool] = lambda: False
+    lane: Lane, action: str, call: Callable[[], Awaitable[T]], should_give_up: Callable[[], bool] = lambda: False
 ) -> T | None:
-    """Repeat the call and return its result; None if the worker shuts down or repeating is useless. The first failure
-    is logged.
+    """Repeat the call until the pool answers, and return the result. Only the first failure is logged.
+
+    Return None if the call fails while the worker shuts down, or if `should_give_up` then returns true.
 
     Args:
-        what: what has to wait, for the log.
+        action: what the call does, for the log, such as "start attempt 3".
     """
     failing = False
     while True:
@@ -30,7 +31,7 @@ async def retry_until_answered(
             return await call()
         except LlmError as error:
             if not failing:
-                logger.warning("%s has to wait: %s", what, error)
+                logger.warning("cannot %s yet, retrying: %s", action, error)
             failing = True
         if lane.runs.closing or should_give_up():
             return None

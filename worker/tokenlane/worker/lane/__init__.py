@@ -1,1 +1,1 @@
-"""A lane as its worker serves it: the ARQ worker, its heartbeat, its offer, and the deltas it publishes."""
+"""A worker's side of its lane: the ARQ worker, the heartbeat, the lane's offer, and the publishing of deltas."""

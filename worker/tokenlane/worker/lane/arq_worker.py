@@ -1,9 +1,9 @@
-"""ARQ's worker, with its loop replaced: starts the jobs of a lane's queue. No other module knows ARQ.
+"""The ARQ worker that starts the jobs of a lane's queue, with a loop that replaces ARQ's. No other module uses ARQ.
 
-ARQ's own loop ends at the first Redis error, loses a slot for good if that error comes between taking the slot and
-starting the job, and sleeps half a second between two looks at the queue. This loop survives errors, starts at once the
-job that the lane's doorbell names, and looks at the queue again when a slot becomes free for a job that had none. It
-needs none of ARQ's records: the job's id says all, and the pool's scripts delete the job.
+ARQ's loop ends at the first Redis error, and loses a slot for good if the error comes between taking the slot and
+starting the job. It also sleeps for half a second between two reads of the queue. This loop survives errors, starts a
+job as soon as the lane's doorbell names it, and reads the queue again when a slot becomes free while jobs wait. It uses
+none of ARQ's job records: a job's id names the request and the attempt, and the pool's scripts delete the job.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How often workers check their queues for jobs whose doorbell message they may have missed."""
-_HEALTH_S = 5  # between two records for `arq --check`
+_HEALTH_S = 5
+"""How often the record that `arq --check` reads is written."""
 _REDIS_ERRORS = (RedisError, OSError)
 _JOB_ID = re.compile(r"\{.+\}[^:}]+:[0-9]+")
 
 
 def _parse_job_id(job_id: str) -> tuple[str, int]:
-    """The request and the attempt in a job's id, which lua/dispatch.lua makes."""
+    """Return the request's id and the attempt's number from a job's id. lua/dispatch.lua composes it."""
     request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
     return request_id, int(attempt)
 
@@ -46,15 +47,15 @@ async def _run_nothing(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
 
 
 NO_FUNCTIONS = (arq.worker.func(_run_nothing, name="run_request"),)
-"""ARQ demands a function that jobs may name; `LaneWorker` never calls it."""
+"""ARQ requires at least one function. `LaneWorker` never calls it."""
 
 
 RunRequest: TypeAlias = Callable[[Lane, str, int], Awaitable[None]]
-"""A function that runs an attempt to its end, given the lane, the request's id and the attempt's number."""
+"""Runs an attempt to its end. The arguments are the lane, the request's id and the attempt's number."""
 
 
 class LaneWorker(arq.worker.Worker):
-    """Runs the jobs of one lane and kind of work, never more at once than the lane's limit."""
+    """Runs a lane's jobs of one kind of work, never more at once than the lane's limit."""
 
     def __init__(self, lane: Lane, run_request: RunRequest, kind: Kind = "chat") -> None:
         super().__init__(
@@ -65,59 +66,65 @@ class LaneWorker(arq.worker.Worker):
             health_check_interval=_HEALTH_S,
         )
         self._lane, self._run_request = lane, run_request
-        self._answer_s = lane.pool.server.timings.command_s  # ARQ waits for an answer without a bound
+        self._reply_timeout_s = lane.pool.server.timings.command_s  # ARQ itself waits for replies without a limit
         self.kind = kind
         self._woken = asyncio.Event()
         self._more_queued, self._limit_changed, self._failing = True, False, False
         self._requeued: set[str] = set()
 
     async def listen(self) -> None:
-        """Subscribe to the lane's doorbell, and to changes of its limit."""
+        """Listen to the lane's doorbell, and to changes of its offer or state."""
         self._lane.heartbeat.on_change(self._on_lane_change)
         bell = self._lane.pool.keys.lane_doorbell(self._lane.name, self.kind)
-        await self._lane.hub.subscribe(bell, self.ring, self.wake)
+        await self._lane.hub.subscribe(bell, self.on_doorbell, self.wake)
 
     def wake(self) -> None:
-        """Check the queue now, or as soon as a slot is free."""
+        """Read the queue now, or as soon as a slot is free."""
         self._more_queued = True
         self._woken.set()
 
-    def ring(self, bell: bytes) -> None:
-        """Start the job that the doorbell message names, without reading the queue; or as soon as a slot is free."""
-        job_id = bell.decode("utf-8", "replace")
+    def on_doorbell(self, message: bytes) -> None:
+        """Start the job that the message names without reading the queue. If no slot is free, the job waits for one."""
+        job_id = message.decode("utf-8", "replace")
         if _JOB_ID.fullmatch(job_id):
             self._start_all([job_id])
         else:
-            self.wake()  # from another version, or malformed: anybody may write to the channel
+            self.wake()  # malformed or from another version: any client of Redis may write to the channel
 
     async def stop_starting(self) -> None:
-        """Start no more jobs, and requeue the jobs that no worker has started. Announce first that the lane drains."""
+        """Start no more jobs, and requeue the jobs that no worker has started.
+
+        Call this after the lane was announced as draining; otherwise routers keep queueing jobs.
+        """
         self.allow_pick_jobs = False
         try:
-            async with asyncio.timeout(self._answer_s):
+            async with asyncio.timeout(self._reply_timeout_s):
                 await self._read_queue()
         except (*_REDIS_ERRORS, LlmError) as error:
-            logger.warning("jobs not started are left to their start leases: %s", self._translated(error))
+            logger.warning(
+                "queued jobs could not be given back; routers recover them when their start leases run out: %s",
+                self._translated(error),
+            )
 
     async def abandon(self) -> None:
-        """Start no more jobs, cancel the running jobs and wait for their end; delete ARQ's health record."""
+        """Start no more jobs, cancel the running jobs and wait for their end. Also delete ARQ's health record."""
         self.allow_pick_jobs = False
         tasks = list(self.tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(*_REDIS_ERRORS):
-            async with asyncio.timeout(self._answer_s):
+            async with asyncio.timeout(self._reply_timeout_s):
                 await self.pool.delete(self.health_check_key)
 
     async def main(self) -> None:
-        # ARQ's own loop first reads the server's INFO, and ends if the server does not answer.
+        # ARQ's own `main` first reads the server's INFO, and ends if the server does not answer.
         while True:
             await self._poll_iteration()
 
     async def _poll_iteration(self) -> None:
         try:
-            async with asyncio.timeout(self._answer_s):
+            async with asyncio.timeout(self._reply_timeout_s):
                 if self._more_queued:
                     await self._read_queue()
                 await self.record_health()
@@ -126,13 +133,13 @@ class LaneWorker(arq.worker.Worker):
             self._more_queued = self._limit_changed = True
             self._warn_once("the lane's queue cannot be read", error)
         with suppress(TimeoutError):
-            # Twice as often as ARQ's health record is due, which expires a second later.
+            # Twice in the interval of ARQ's health record, which expires a second after the next one is due.
             async with asyncio.timeout(POLL_S if self._failing else _HEALTH_S / 2):
                 await self._woken.wait()
         self._woken.clear()
 
     async def _read_queue(self) -> None:
-        """Start the jobs that no worker has started yet; requeue the jobs beyond the lane's present limit."""
+        """Start the queued jobs that no worker has started, and requeue the jobs that exceed the lane's limit."""
         limit_changed, self._limit_changed = self._limit_changed, False
         if self._limit > 0 and not limit_changed and not self._has_room():
             return
@@ -173,16 +180,16 @@ class LaneWorker(arq.worker.Worker):
             self._woken.set()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, (*_REDIS_ERRORS, LlmError)):
-            self._warn_once("a job is left to its lease", error)
+            self._warn_once("a job broke off; a router recovers its request when the lease runs out", error)
         elif isinstance(error, Exception):
-            self._lane.pool.internal_errors.record("running of a job, which is left to its lease", error)
+            self._lane.pool.internal_errors.record("job of a lane", error)
 
     async def _run(self, job_id: str) -> None:
         await self._run_request(self._lane, *_parse_job_id(job_id))
         self.jobs_complete += 1
 
     def _warn_once(self, what: str, error: RedisError | OSError | LlmError) -> None:
-        """Log the error, unless one was already logged since the queue was last read."""
+        """Log the error, unless another error was logged after the last successful read of the queue."""
         if not self._failing:
             logger.warning("lane %r: %s: %s", self._lane.name, what, self._translated(error))
         self._failing = True
@@ -192,13 +199,13 @@ class LaneWorker(arq.worker.Worker):
 
 
 async def poll(pool: Pool, workers: Sequence[LaneWorker], every_s: float = POLL_S) -> None:
-    """Wake the workers regularly while their queues hold jobs, since they may have missed a doorbell message."""
+    """Wake the workers every `every_s` seconds while their queues hold jobs: a doorbell message may have been lost."""
     while True:
         await asyncio.sleep(every_s)
         try:
             queued = await pool.arq_queues.any([worker.queue_name for worker in workers])
         except LlmError:
-            queued = True  # the workers will meet the error, and log it
+            queued = True  # the workers will get the same error, and log it
         if queued:
             for worker in workers:
                 worker.wake()

@@ -1,4 +1,4 @@
-"""The work that a lane accepts now: its state, limits and models. The heartbeat announces it; the ARQ worker obeys."""
+"""The work that a lane accepts now: its state, its limits and its models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 
 
 class Availability:
-    """The state that a worker decides for its lane. Whoever changes it has the heartbeat announce the change.
+    """What a worker decides about its lane. After a change, call `Heartbeat.beat` or `beat_soon` to announce it.
 
-    `announcement`: the lane's names, models, abilities and limits. `draining`: it takes no new work, for good.
+    `announcement`: the lane's name, endpoint, models, abilities and limits. `draining`: whether the lane has stopped
+    accepting new work, which it never starts again.
     """
 
     def __init__(self, announcement: Announcement, condition: ServerCondition = UP) -> None:
@@ -36,13 +37,13 @@ class Availability:
 
     @property
     def state(self) -> LaneState:
-        """The lane's state as far as this worker knows it."""
+        """The lane's state as this worker sees it. Other workers of the lane may be in other states."""
         return LaneState.DRAINING if self.draining else self._condition.state
 
     def limit_of(self, kind: Kind) -> int:
-        """How many requests of that kind may run at once now; 0 while the lane takes no work."""
+        """How many requests of this kind may run at once now; 0 while the lane accepts no work."""
         return self.announcement.offer.limit_of(kind) if self.state is LaneState.UP else 0
 
     async def wait_until_up(self) -> None:
-        """Wait until the model server can work."""
+        """Wait until the model server is up."""
         await self._up.wait()

@@ -1,4 +1,4 @@
-"""Obeys what scripts and agents send to a worker's control channel: stop an attempt, replay its output, resume."""
+"""Handles control messages from scripts and agents: stop an attempt, replay its output, resume an answer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> None:
-    """Pass a message to the attempt that it names. Never raises: anybody may write to the channel."""
+    """Pass a message to the attempt that it names. Invalid messages are logged: any client may write to the channel."""
     try:
         message = control_message(data)
     except ValidationError:
-        logger.warning("a control message of %d bytes could not be read", len(data))
+        logger.warning("ignored an invalid control message of %d bytes", len(data))
         return
     match message:
         case Cancel():

@@ -22,22 +22,26 @@ from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 logger = logging.getLogger(__name__)
 
 _REQUIRED_PROTOCOLS: dict[Kind, type] = {"embed": Embeds}
-"""The protocol that a provider must implement for a kind of work. Kinds that are not listed need none."""
+"""The protocol that a provider must implement to do a kind of work. Kinds that are not listed need none."""
 
 
 async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reachable: bool = True) -> Announcement:
-    """The lane's offer, from its settings or else its server, without models whose digests differ from their pins.
+    """Describe the lane from its settings, and from its model server where the settings leave something open.
+
+    Models whose digests differ from their pinned digests are left out.
 
     Args:
-        reachable: whether the model server can be asked. If not, only the settings describe the lane.
+        reachable: whether to ask the model server. If not, only the settings describe the lane.
 
     Raises:
-        ModelNotFound: the settings name no model, and the model server neither serves one nor can pull one.
+        ModelNotFound: the lane has no model to serve, and the model server cannot pull one.
         BadRequest: the settings ask to pull models on demand, but the provider cannot pull.
         LlmError: the model server does not answer.
     """
     if settings.auto_pull and not _may_start_empty(provider):
-        raise BadRequest(f"auto_pull is not supported by {settings.provider}: take it out for lane {settings.name!r}")
+        raise BadRequest(
+            f"lane {settings.name!r} sets auto_pull, but {settings.provider} cannot pull models: remove the setting"
+        )
     try:
         listed = await provider.models() if reachable else []
     except LlmError:
@@ -49,7 +53,7 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
         models = await _without_wrong_digests(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):
             raise ModelNotFound(
-                "the server serves no model that can chat: load a model, or name those it will serve with --model",
+                "the model server has no model that can chat or embed: load a model, or name the lane's with --model",
                 provider=settings.provider,
                 lane=settings.name,
             )
@@ -59,12 +63,12 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
 
 
 def _may_start_empty(provider: LlmProvider) -> bool:
-    """Whether the lane's server may start without a model and pull models later."""
+    """Whether the model server can start without a model and pull and load models later."""
     return isinstance(provider, Pulls) and isinstance(provider, Loads)
 
 
 def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The lane's models: the settings' models, or else the model server's models that chat or embed."""
+    """The models in the settings; if there are none, the model server's models that can chat or embed."""
     if settings.models and settings.auto_pull:
         return tuple(name for name in settings.models if _is_listed(listed, name))
     able = (model for model in listed if model.chats or model.embeds)
@@ -74,8 +78,11 @@ def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tup
 async def _without_wrong_digests(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
 ) -> tuple[str, ...]:
-    """The models without a pin, and the pinned models whose digest matches. If models come and go while the server
-    runs, a missing pinned model is left out too, since the next pull is not checked yet."""
+    """The models without those whose digest differs from their pinned digest.
+
+    If the model server can pull models while it runs, pinned models that it does not have are left out too: their
+    digests can only be checked after the pull.
+    """
     kept = []
     may_come = _may_start_empty(provider)
     for model in models:
@@ -92,7 +99,7 @@ async def _without_wrong_digests(
 def _offer(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo], chats: int
 ) -> Offer:
-    """The lane's offer, with `chats` chats at once. A model that only the settings list is assumed to chat."""
+    """Create the offer of a lane that runs `chats` chats at once. A model unknown to its server is assumed to chat."""
     abilities = {model.name: model.capabilities for model in listed if model.capabilities}
     named = ((name, served_name(name, tuple(abilities))) for name in models)
     limits = {
@@ -114,7 +121,7 @@ def _is_listed(listed: Sequence[ModelInfo], model: str) -> bool:
 
 
 def _unique_endpoint(endpoint: str) -> str:
-    """The endpoint with this host's name in place of a loopback address or a socket, to be unique in the pool."""
+    """Make the endpoint unique in the pool: this host's name replaces a loopback address or a socket."""
     parts = urlsplit(endpoint)
     if socket_of(endpoint) is None and not _is_loopback(parts.hostname or ""):
         return masked_url(endpoint)

@@ -1,4 +1,4 @@
-"""A worker's beat: announces its lane, renews the leases of all its attempts, and stops attempts that it has lost."""
+"""Sends a worker's beats, which announce its lane, renew its leases, and reveal attempts that it has to stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RETRY_S = 0.1
 
 
 class Heartbeat:
-    """Beats three times in each lease, even while nothing runs. The pool's policy sets the lease."""
+    """Sends three beats in each lease, even while nothing runs. The pool's policy sets the length of the lease."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Heartbeat:
         self.worker_info = worker_info
         self._pool, self._worker, self._availability = pool, worker, availability
         self._runs, self._report = runs, report
-        self._registered: tuple[WorkerInfo, str] | None = None  # the facts and key ids that the pool has
+        self._registered: tuple[WorkerInfo, str] | None = None  # as last sent, with the key ids
         self._failure: ServerFailure | None = None
         self._last_announced: tuple[Announcement, LaneState] | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -49,24 +49,24 @@ class Heartbeat:
         self._beat_lock = asyncio.Lock()
 
     async def open(self) -> None:
-        """Beat for the first time; routers may give the lane work from now on.
+        """Send the first beat. From then on, routers may dispatch work to the lane.
 
         Raises:
-            LaneConflict: workers for another endpoint hold the lane's name.
+            LaneConflict: workers for another endpoint use the lane's name.
             PoolUnavailable: the pool does not answer.
         """
         beat, lane = await self._renew(), self._availability.announcement
         if beat.conflict is not None:
             raise LaneConflict(
-                f"the lane's name is in use for {beat.conflict}, and this worker would serve "
-                f"{lane.endpoint}: choose another name with --lane, or stop the other worker (a worker that "
-                f"was killed holds the name for another {beat.lease_ms / 1000:g} s)",
+                f"the lane's name is in use for {beat.conflict}, but this worker serves {lane.endpoint}: choose "
+                "another name with --lane, or stop the other worker (a killed worker keeps the name for another "
+                f"{beat.lease_ms / 1000:g} s)",
                 provider=lane.provider,
                 lane=lane.lane,
             )
 
     async def run(self) -> None:
-        """Beat until cancelled, whatever Redis does; the first beat after an outage comes at once."""
+        """Send beats until cancelled. During an outage of Redis, a beat is tried every 0.1 s."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S if self._failing else self._pause_s):
@@ -75,41 +75,43 @@ class Heartbeat:
             await self.beat()
 
     def beat_soon(self) -> None:
-        """Beat now: something has changed, or a message may have been missed."""
+        """Do not wait for the next beat's time: the lane has changed, or a control message may have been lost."""
         self._wake.set()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Register `then`, to be called after each beat that announces a changed offer or state."""
+        """Call `callback` after each beat that announces a changed offer or state."""
         self._listeners.append(callback)
 
     def report_failure(self, code: str) -> None:
-        """Report this error code of the model server with the next beat. The newest code replaces older ones."""
+        """Report this error code of the model server with the next beat. A newer code replaces an older one."""
         self._failure = ServerFailure(code, asyncio.get_running_loop().time())
 
     async def beat(self) -> None:
-        """Announce the lane as it is now, and renew all leases. An outage is logged."""
+        """Announce the lane as it is now, and renew all leases. An error is logged and not raised."""
         try:
             beat = await self._renew()
             self._failing = False
         except LlmError as error:
             if not self._failing:
-                logger.warning("lane %r cannot renew its leases: %s", self._availability.announcement.lane, error)
+                logger.warning(
+                    "lane %r cannot send its beat, retrying: %s", self._availability.announcement.lane, error
+                )
             self._failing = True
             return
         if beat.conflict not in (None, self._conflict):
             lane = self._availability.announcement.lane
-            logger.error("lane %r gets no work: its name is in use for %s", lane, beat.conflict)
+            logger.error("lane %r gets no work: another worker uses its name for %s", lane, beat.conflict)
         self._conflict = beat.conflict
 
     async def _renew(self) -> RenewReply:
-        # Beats must not overlap, or an older beat could undo the announcement that the lane drains.
+        # Beats must not overlap: an older one could undo the announcement that the lane drains.
         async with self._beat_lock:
             held, failure, lane = list(self._runs), self._failure, self._availability
             announced = lane.announcement, lane.state
             beat = await self._pool.beats.renew(
                 self._worker,
                 lane.announcement,
-                [run.running() for run in held],
+                [run.describe() for run in held],
                 takes_new_work=not lane.draining,
                 condition=lane.condition,
                 fault=failure,
@@ -131,5 +133,5 @@ class Heartbeat:
             await self._pool.beats.register(self._worker, lane.announcement.lane, self.worker_info)
             self._registered = now
             if lane.condition != UP:
-                self.beat_soon()  # the pool only keeps the condition of registered workers
+                self.beat_soon()  # the pool stores the condition of registered workers only
         return beat

@@ -1,4 +1,4 @@
-"""The lane that a worker serves, with everything that its attempts share."""
+"""The lane that a worker serves, as one object with all that its attempts share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from .timings import TIMINGS, Timings
 
 @dataclass(frozen=True)
 class Lane:
-    """What all attempts on a lane share. `worker`: this process's name in the pool. `transcripts`: log requests and
-    answers. `observers`: each is called when an attempt ends."""
+    """What all attempts on a lane share.
+
+    `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `observers`: called
+    at the end of each attempt.
+    """
 
     pool: Pool
     hub: Hub

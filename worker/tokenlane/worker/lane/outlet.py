@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unpublished:
-    """The unpublished deltas at the end of an answer, from position `first` on."""
+    """The last deltas of an answer, which no flush has published. `first`: the position of the first of them."""
 
     first: int
     deltas: list[TokenDelta]
 
     @property
     def end(self) -> int:
-        """The number of deltas of the whole answer."""
+        """The number of deltas in the complete answer."""
         return self.first + len(self.deltas)
 
 
 class Outlet:
-    """Carries one attempt's output to its request's `channel`. `Publisher.open` makes one."""
+    """The output of one attempt, on its way to the request's `channel`. `Publisher.open` creates it."""
 
     def __init__(self, publisher: Publisher, attempt: AttemptKey, channel: str, model: str) -> None:
         self.attempt = attempt
@@ -50,7 +50,7 @@ class Outlet:
         self._first = position
 
     def put(self, delta: TokenDelta) -> None:
-        """Publish the next delta of the answer soon. The outlet owns it from now on.
+        """Publish the next delta of the answer soon. The caller must not use the delta afterwards.
 
         Raises:
             ValueError: the text cannot be JSON, for example because it holds half a surrogate pair.
@@ -58,7 +58,7 @@ class Outlet:
         if delta.model:
             if delta.model != self.model:
                 self._name_model(delta.model)
-            delta.model_fields_set.discard("model")  # the message names it once
+            delta.model_fields_set.discard("model")  # the message names the model once for all its deltas
         piece = delta_piece(delta)
         is_first = self.first_put_at is None
         if is_first:
@@ -71,16 +71,16 @@ class Outlet:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for a flush that the model server should not be read any further."""
+        """Whether so many bytes wait for a flush that no more should be read from the model server."""
         return self._waiting_bytes > self._publisher.unflushed_bytes
 
     async def wait_for_room(self) -> None:
-        """Wait until the outlet is no longer crowded."""
+        """Wait until the outlet is no longer full."""
         while self.is_full:
-            await self._publisher.flush_ended()
+            await self._publisher.wait_for_flush()
 
     async def send(self, message: ChannelMessage) -> None:
-        """Publish a message that is not a part of the answer, at once.
+        """Publish a message that is not part of the answer, without waiting for a flush.
 
         Raises:
             LlmError: the pool does not answer.
@@ -88,7 +88,7 @@ class Outlet:
         await self._publisher.pool.publish([(self.channel, message.to_wire())])
 
     async def report_progress(self, progress: Progress) -> None:
-        """Report the progress of the work to the agent. A lost report is not repeated, since the next is newer."""
+        """Report progress to the agent. A report that cannot be published is dropped, since the next is newer."""
         publisher = self._publisher
         with suppress(LlmError):
             await self.send(
@@ -96,7 +96,7 @@ class Outlet:
             )
 
     def take_message(self) -> bytes:
-        """The waiting deltas as one message. It is kept for replays."""
+        """Return the waiting deltas as one message, and keep the message for replays."""
         message = self._write(self._first, self._pieces)
         self._first += len(self._pieces)
         self._clear()
@@ -104,7 +104,7 @@ class Outlet:
         return message
 
     async def close(self) -> Unpublished:
-        """Stop flushing: wait for the flush in flight, and return the deltas that were not published."""
+        """Wait for a flush in flight, then return the deltas that were not published. No flush takes them any more."""
         await self._publisher.stop_flushing(self)
         rest = Unpublished(self._first, self._waiting)
         self._clear()
@@ -115,7 +115,7 @@ class Outlet:
         self._publisher.memory.end(self.attempt, message)
 
     def discard(self) -> None:
-        """Forget the attempt: a later attempt will answer the request."""
+        """Forget the attempt's messages: a later attempt answers the request."""
         self._publisher.memory.forget(self.attempt)
 
     def _clear(self) -> None:

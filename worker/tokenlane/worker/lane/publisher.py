@@ -1,10 +1,10 @@
-"""Publishes the output of all of a worker's attempts, one flush at a time, so that their deltas share a publish.
+"""Publishes the output of all attempts of a worker, one flush at a time, so that deltas of several answers share it.
 
-The first delta of an answer is flushed at once, and so is everything as soon as each answer that has begun has a delta
-waiting: a model server often gives each of its streams a token in turn, and a lone answer never waits. Any other delta
-waits at most `Timings.batch_wait_s`. An answer's last deltas travel in the message that ends it.
+A flush starts at once when the first delta of an answer arrives, and also when every answer that has begun has a delta
+waiting: model servers often give each of their streams one token in turn, and a lone answer never waits. Any other
+delta waits at most `Timings.batch_wait_s`. An answer's last deltas travel in the message that ends the request.
 
-What an outage of Redis swallows is not sent again until the agent asks for it.
+Messages that an outage of Redis swallows are sent again only when the agent asks for them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .timings import TIMINGS, Timings
 logger = logging.getLogger(__name__)
 
 UNFLUSHED_BYTES = 256 * 1024
-"""While more bytes than this of one answer wait for a flush, its model server is not read any further."""
+"""While more bytes than this of one answer wait for a flush, no more of it is read from the model server."""
 
 
 class Publisher:
-    """Makes the outlets of a worker, and flushes them as long as `run` runs."""
+    """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Publisher:
         self.pool = pool
         self.memory = ReplayMemory(timings.kept_s, kept_bytes)
         self.unflushed_bytes = unflushed_bytes
-        self._company_s = timings.batch_wait_s
+        self._batch_wait_s = timings.batch_wait_s
         self._streaming: set[Outlet] = set()
         self._waiting: dict[Outlet, None] = {}
         self._in_flight: list[Outlet] = []
@@ -55,12 +55,12 @@ class Publisher:
         self._flushes = self._messages = self._replays = 0
 
     def open(self, request_id: str, attempt: int, model: str) -> Outlet:
-        """The outlet of an attempt."""
+        """Create the outlet of an attempt."""
         self.memory.open((request_id, attempt))
         return Outlet(self, (request_id, attempt), self.pool.keys.deltas(request_id), model)
 
     def replay(self, request_id: str, attempt: int, after: int) -> bool:
-        """Publish the attempt's kept messages again from position `after` on; False if none are kept."""
+        """Publish the attempt's kept messages from position `after` on again. Return False if none are kept."""
         key = (request_id, attempt)
         if key not in self.memory:
             return False
@@ -69,13 +69,13 @@ class Publisher:
         return True
 
     def report(self) -> DeliveryReport:
-        """Counts of what was published so far and what is kept now."""
+        """The counts since the worker started, and the size of the kept messages."""
         return DeliveryReport(
             flushes=self._flushes, messages=self._messages, replays=self._replays, kept_bytes=self.memory.bytes
         )
 
     async def run(self) -> None:
-        """Flush until cancelled."""
+        """Flush waiting deltas and replays until cancelled."""
         while True:
             await self._due.wait()
             self._due.clear()
@@ -91,24 +91,24 @@ class Publisher:
                 self._flush_done = asyncio.Event()
 
     def schedule(self, outlet: Outlet, *, is_first: bool) -> None:
-        """Flush the outlet soon, or at once if it has the first delta of its answer (`is_first`)."""
+        """Flush the outlet soon, or at once if `is_first`: its waiting delta is the first of the answer."""
         self._waiting[outlet] = None
         if is_first:
             self._streaming.add(outlet)
         if is_first or len(self._waiting) >= len(self._streaming):
             self._due.set()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._company_s, self._due.set)
+            self._timer = asyncio.get_running_loop().call_later(self._batch_wait_s, self._due.set)
 
     async def stop_flushing(self, outlet: Outlet) -> None:
-        """Stop flushing the outlet; returns when no flush with its deltas is in flight."""
+        """Exclude the outlet from further flushes. Return when no flush with its deltas is in flight."""
         self._streaming.discard(outlet)
         self._waiting.pop(outlet, None)
         while outlet in self._in_flight:
-            await self.flush_ended()
+            await self.wait_for_flush()
 
-    async def flush_ended(self) -> None:
-        """Wait for the end of the current or next flush."""
+    async def wait_for_flush(self) -> None:
+        """Wait for the end of the flush in flight, or of the next one."""
         await self._flush_done.wait()
 
     def _collect(self) -> list[tuple[str, bytes]]:
@@ -132,5 +132,5 @@ class Publisher:
             self._failing = False
         except LlmError as error:
             if not self._failing:
-                logger.warning("output is kept until agents ask for it: %s", error)
+                logger.warning("output could not be published; agents will ask for it again: %s", error)
             self._failing = True

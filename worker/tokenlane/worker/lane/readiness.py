@@ -1,8 +1,7 @@
-"""Checks whether a lane's model server can work, and closes the lane to new work while it cannot.
+"""Checks whether a lane's model server works, and closes the lane to new work while it does not.
 
-The model server is checked when the worker starts, when an attempt fails in a way that may be its fault, now and then
-while nothing runs, and all the time while it is not up. Before it counts as up again the lane reads anew what it
-serves.
+The model server is checked when the worker starts, after a failure that may be its fault, every few seconds while
+nothing runs, and more often while it is not up. Before it counts as up again, the lane lists its models again.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
 _PAUSE_SHARE = 0.25
-"""A returning model server is noticed after at most this share of the time for which it was away."""
+"""The pause between two checks of an unavailable model server, as a share of the time since it became unavailable."""
 _MAX_REASON_CHARACTERS = 300
 
 
 def condition_after(error: LlmError) -> ServerCondition:
     """The condition of a model server whose check failed with this error.
 
-    Only an answer that a working server cannot give makes it loading or down. A server that refuses us, or has no
-    health page, is up: it may take chats all the same.
+    Only an error that a working server cannot cause makes it loading or down. A server that rejects the API key or has
+    no health endpoint counts as up, since it may still answer chats.
     """
     state = error.server_condition
     if state is None and (isinstance(error, Timeout) or (isinstance(error, ProviderDown) and error.retryable)):
@@ -41,8 +40,8 @@ def condition_after(error: LlmError) -> ServerCondition:
     return UP if state is None else ServerCondition(LaneState(state), error.message[:_MAX_REASON_CHARACTERS])
 
 
-async def condition_of(provider: LlmProvider) -> ServerCondition:
-    """The condition of the server, from its health check, or from its list of models if the provider has no check."""
+async def check_condition(provider: LlmProvider) -> ServerCondition:
+    """Check the model server: with its health check or, if the provider has none, by listing its models."""
     try:
         if isinstance(provider, ReportsHealth):
             await provider.healthy()
@@ -56,10 +55,10 @@ async def condition_of(provider: LlmProvider) -> ServerCondition:
 
 
 class Readiness:
-    """Watches one model server, and announces its condition.
+    """Watches the condition of one model server, and has the heartbeat announce each change.
 
     Args:
-        describe: asks the model server again for the lane's models; raises `LlmError` if that fails.
+        describe: lists the lane's models again, and raises `LlmError` if that fails.
     """
 
     def __init__(
@@ -95,32 +94,32 @@ class Readiness:
                     await self._wake.wait()
 
     def record_answer(self) -> None:
-        """Note that the model server has answered a request, which is better evidence than any check."""
+        """Record that the model server answered a request, which is better evidence than a check."""
         if self._is_up:
             self._confirmed_at = self._clock()
             self._unavailable_since, self._loading_logged = None, False
 
     async def record_failure(self, error: LlmError) -> bool:
-        """Note that an attempt failed before its first token; whether it failed without having reached the model.
+        """Record that an attempt failed before its first token. Return whether its request may have reached the model.
 
-        If the model server cannot work, routers know when this returns that the lane takes no new work. An attempt that
-        died with its server had reached the model: the request may be what kills it.
+        If the model server does not work, the pool knows on return that the lane accepts no new work. A request counts
+        as having reached the model if the server died during the attempt, since the request may have killed it.
         """
-        if error.server_condition == "loading":  # whatever its health page says
+        if error.server_condition == "loading":  # even if its health check succeeds
             async with self._check_lock:
                 self._loading_logged = True
                 await self._set_condition(condition_after(error))
-            return True
-        if not (error.retryable and isinstance(error, ProviderDown | Timeout | Interrupted)):
             return False
+        if not (error.retryable and isinstance(error, ProviderDown | Timeout | Interrupted)):
+            return True
         failed_at = self._clock()
         async with self._check_lock:
             if self._is_up and self._confirmed_at < failed_at:
                 await self._check()
-            return error.server_condition is not None and not self._is_up
+            return error.server_condition is None or self._is_up
 
     def check_soon(self) -> None:
-        """Check the model server soon, because an attempt broke off in the middle of its answer."""
+        """Check the model server now, because an attempt broke off in the middle of its answer."""
         self._check_requested = True
         self._wake.set()
 
@@ -133,7 +132,9 @@ class Readiness:
         async with self._check_lock:
             describes = self._clock() - self._described_at >= self._describe_s
             if self._runs and self._is_up and (describes or not requested):
-                self._confirmed_at = self._clock()  # its requests show that it works; a busy server may fail its check
+                self._confirmed_at = (
+                    self._clock()
+                )  # running requests show that it works, and a busy server may fail a check
                 if describes:
                     await self._set_condition(await self._describe_lane())
             else:
@@ -147,7 +148,7 @@ class Readiness:
 
     async def _check(self, *, describes: bool = False) -> None:
         self._confirmed_at = self._clock()
-        condition = await condition_of(self._provider)
+        condition = await check_condition(self._provider)
         if condition == UP and (describes or not self._is_up):
             condition = await self._describe_lane()
         if condition == UP and self._is_up:
@@ -155,7 +156,7 @@ class Readiness:
         await self._set_condition(condition)
 
     async def _describe_lane(self) -> ServerCondition:
-        """Ask the model server again for the lane's models, and return the condition that this shows."""
+        """List the lane's models again, and return the condition of the model server that the result implies."""
         self._described_at = self._clock()
         lane = self._availability.announcement
         try:
@@ -175,15 +176,15 @@ class Readiness:
         self._confirmed_at = self._clock()
         self._wake.set()
         name = self._availability.announcement.lane
-        # A server may answer "loading" to each try: that is logged only once.
+        # A server may answer "loading" to each attempt, between successful health checks: only the first is a warning.
         level = logging.INFO if self._loading_logged and self._unavailable_since is not None else logging.WARNING
         if condition == UP:
-            logger.log(level, "lane %r takes work: its model server is up", name)
+            logger.log(level, "lane %r accepts work: its model server is up", name)
         else:
             if self._unavailable_since is None:
                 self._unavailable_since = self._clock()
             logger.log(
-                level, "lane %r takes no new work: its model server is %s: %s", name, condition.state, condition.why
+                level, "lane %r accepts no new work: its model server is %s: %s", name, condition.state, condition.why
             )
         self._availability.condition = condition
         await self._heartbeat.beat()

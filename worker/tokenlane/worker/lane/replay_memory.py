@@ -1,4 +1,4 @@
-"""Keeps the messages that attempts published, for agents that missed some of them."""
+"""Keeps published messages, for agents that missed some of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ AttemptKey: TypeAlias = tuple[str, int]
 """Request id and attempt."""
 
 KEPT_BYTES = 64 * 1024 * 1024
-"""The limit of all kept messages together, those of running attempts included."""
+"""The limit for all kept messages together, including those of running attempts."""
 REPLAY_BYTES = 1024 * 1024
-"""The limit of one replay, since live output waits for it. The agent asks again for the rest."""
+"""The limit for one replay, because live output waits for it. The agent then asks for the rest."""
 
 
 class ReplayMemory:
-    """The messages of each attempt, until `kept_s` after its end."""
+    """The published messages of each attempt, kept until `kept_s` seconds after its end."""
 
     def __init__(self, kept_s: float, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept_s, self._most_bytes = kept_s, kept_bytes
@@ -30,13 +30,13 @@ class ReplayMemory:
         return attempt in self._sent
 
     def open(self, attempt: AttemptKey) -> None:
-        """Keep the messages that the attempt will publish."""
+        """Begin to keep the messages of an attempt."""
         self._sent[attempt] = deque()
 
     def keep(self, attempt: AttemptKey, end: float, message: bytes) -> None:
-        """Keep a message that holds deltas up to position `end`.
+        """Keep a message whose deltas end before position `end`.
 
-        To make room, the attempts that ended longest ago are forgotten first, then this one's oldest messages.
+        To make room, the attempts that ended first are forgotten, and then the oldest messages of this attempt.
         """
         sent = self._sent[attempt]
         sent.append((end, message))
@@ -47,18 +47,18 @@ class ReplayMemory:
             self.bytes -= len(sent.popleft()[1])
 
     def end(self, attempt: AttemptKey, message: bytes) -> None:
-        """Keep the message that ended the attempt. Each replay ends with it."""
+        """Keep the message that ended the attempt. It comes last in each replay."""
         self._ended[attempt] = asyncio.get_running_loop().call_later(self._kept_s, self.forget, attempt)
         self.keep(attempt, math.inf, message)
 
     def after(self, attempt: AttemptKey, position: int) -> list[bytes]:
-        """The messages with deltas from `position` on, up to the limit of one replay."""
+        """The messages with deltas at or after `position`, up to `REPLAY_BYTES`."""
         messages = [message for end, message in self._sent.get(attempt, ()) if end > position]
         before = accumulate((len(message) for message in messages), initial=0)
         return [message for message, size in zip(messages, before, strict=False) if size < REPLAY_BYTES]
 
     def forget(self, attempt: AttemptKey) -> None:
-        """Forget the attempt, if it is known."""
+        """Delete the attempt's messages, if there are any."""
         self.bytes -= sum(len(message) for _, message in self._sent.pop(attempt, ()))
         if (timer := self._ended.pop(attempt, None)) is not None:
             timer.cancel()

@@ -1,4 +1,4 @@
-"""The attempts that a worker runs: it stops them, and reports the end of each to observers."""
+"""The attempts that a worker runs now: how they are stopped, and the event of their end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from tokenlane.routing.store.request_life import ClaimedAttempt
 from .outlet import Outlet
 
 _MAX_EARLY_STOPS = 256
-"""How many stops for attempts that have not begun are remembered. Most such attempts ended here, or run elsewhere."""
+"""How many stops are remembered for attempts that do not run here. Most of these have ended or run elsewhere."""
 
 StopReason = Literal["cancelled", "expired", "stale", "draining", "broken_off"]
-"""Why an attempt stops: its agent gave it up, its deadline passed, a newer attempt runs, the worker shuts down, the
-agent has a part of the answer from an earlier attempt."""
+"""Why an attempt stops. `cancelled`: the agent no longer wants the answer. `expired`: the deadline passed. `stale`: a
+newer attempt runs. `draining`: the worker shuts down. `broken_off`: the agent has part of the answer from an earlier
+attempt, which this attempt cannot continue."""
 
 
 class Stopped(Exception):
-    """The attempt was stopped, possibly before it began."""
+    """The attempt was stopped, possibly before its work began."""
 
     __match_args__ = ("reason",)
 
@@ -36,25 +37,25 @@ class Stopped(Exception):
 
 
 class Run:
-    """One attempt, from its start to its end. `since` and `deadline` are in seconds of the loop's clock."""
+    """One attempt while it runs. `started_at` and `deadline` are times of the event loop's clock."""
 
-    def __init__(self, started: ClaimedAttempt, attempt: int, outlet: Outlet) -> None:
+    def __init__(self, claim: ClaimedAttempt, attempt: int, outlet: Outlet) -> None:
         loop = asyncio.get_running_loop()
-        self.id = started.envelope.id
+        self.id = claim.envelope.id
         self.attempt = attempt
-        self.started = started
+        self.claim = claim
         self.outlet = outlet
         self.started_at = loop.time()
-        self.deadline = self.started_at + started.left_ms / 1000
-        self.reason: StopReason | None = "cancelled" if started.cancelled else None
+        self.deadline = self.started_at + claim.left_ms / 1000
+        self.stop_reason: StopReason | None = "cancelled" if claim.cancelled else None
         self.handover: asyncio.Future[Handover] = loop.create_future()
         self._timeout: asyncio.Timeout | None = None
 
     def stop(self, reason: StopReason) -> None:
-        """Cancel the block inside `stoppable`. The first reason counts."""
-        if self.reason is not None:
+        """Stop the attempt by cancelling its `stoppable` block. Only the first reason counts."""
+        if self.stop_reason is not None:
             return
-        self.reason = reason
+        self.stop_reason = reason
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(0)
 
@@ -70,7 +71,7 @@ class Run:
         try:
             async with timeout:
                 yield
-        except Exception:  # the block may turn its cancellation into another error
+        except Exception:  # the block may turn the cancellation into another exception
             if timeout.expired():
                 self.stop("expired")
             self._raise_if_stopped()
@@ -79,26 +80,26 @@ class Run:
             self._timeout = None
 
     def _raise_if_stopped(self) -> None:
-        if self.reason is not None:
-            raise Stopped(self.reason) from None
+        if self.stop_reason is not None:
+            raise Stopped(self.stop_reason) from None
 
     @property
     def left_ms(self) -> int:
-        """Milliseconds to the deadline, 0 when it has passed."""
+        """Milliseconds until the deadline; 0 after it."""
         return max(0, int(1000 * (self.deadline - asyncio.get_running_loop().time())))
 
     def elapsed_ms(self, until: float | None = None) -> float:
-        """Milliseconds from the start on the lane to a moment of the loop's clock; None: to now."""
+        """Milliseconds from the start on the lane to `until`, a time of the loop's clock; by default to now."""
         now = asyncio.get_running_loop().time()
         return round(1000 * ((now if until is None else until) - self.started_at), 1)
 
     def history(self, lane: str, delivered: int) -> History:
-        """The history of the request's attempts. `delivered`: the number of deltas that the agent may have."""
-        return History(self.started.needs, lane, self.started.starts, delivered=delivered, left_ms=self.left_ms)
+        """The request's history, for the recovery policy. `delivered`: how many deltas the agent may have received."""
+        return History(self.claim.needs, lane, self.claim.starts, delivered=delivered, left_ms=self.left_ms)
 
-    def running(self) -> Running:
-        """The run as the worker's beat reports it."""
-        envelope = self.started.envelope
+    def describe(self) -> Running:
+        """Describe the attempt for the worker's beat."""
+        envelope = self.claim.envelope
         return Running(
             id=self.id,
             attempt=self.attempt,
@@ -125,11 +126,11 @@ class Runs:
         return len(self._runs)
 
     def get(self, request_id: str, attempt: int) -> Run | None:
-        """The run of that attempt, if this worker runs it."""
+        """The run of the attempt, or None if this worker does not run it."""
         return self._runs.get((request_id, attempt))
 
     def stop(self, request_id: str, attempt: int, reason: StopReason) -> None:
-        """Stop that attempt now, or as soon as it begins here."""
+        """Stop the attempt. If it does not run here yet, stop it as soon as it starts."""
         if (run := self.get(request_id, attempt)) is not None:
             run.stop(reason)
             return
@@ -139,7 +140,7 @@ class Runs:
 
     @contextmanager
     def register(self, run: Run) -> Iterator[None]:
-        """List the run among the worker's runs as long as the block lasts."""
+        """Make the run one of the worker's runs for the duration of the block."""
         if (reason := self._early_stops.pop((run.id, run.attempt), None)) is not None:
             run.stop(reason)
         if self.closing:
@@ -151,7 +152,7 @@ class Runs:
             del self._runs[run.id, run.attempt]
 
     def close(self) -> None:
-        """Stop all runs, and all that begin later, because the worker shuts down."""
+        """Stop all runs, and every run that starts later, because the worker shuts down."""
         self.closing = True
         for run in self:
             run.stop("draining")

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timings:
-    """All in seconds."""
+    """Times in seconds."""
 
     batch_wait_s: float = 0.005
-    """The longest time that a delta (but not an answer's first) waits to share a publish with other answers' deltas."""
+    """How long a delta may wait to share a publish with other answers. An answer's first delta never waits."""
     kept_s: float = 60.0
-    """How long after a request's end its output is kept for an agent that missed some of it."""
+    """How long after a request's end its output is kept, for an agent that missed part of it."""
     retry_s: float = 0.2
-    """The pause before a pool or an agent that did not answer is asked again."""
+    """The pause before a call to a pool, or a question to an agent, is repeated."""
     requeue_s: float = 3.0
-    """How long a cancelled attempt may take to requeue its request."""
+    """How long a cancelled attempt may take to requeue or end its request."""
     check_s: float = 5.0
     """How often an idle model server is checked."""
     check_hosted_s: float = 30.0
-    """The same for an `https` endpoint: a public service may charge for or limit requests."""
+    """The same for a model server with an `https` endpoint: a hosted service may charge for requests or limit them."""
     describe_s: float = 30.0
-    """How often the lane asks again for its model server's models."""
+    """How often the lane lists its model server's models again."""
 
 
 TIMINGS = Timings()

@@ -1,4 +1,4 @@
-"""The facts that a worker registers with the pool: its host and the versions of its software."""
+"""The information that a worker registers with the pool: its host and the versions of its software."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenlane.worker.providers import LlmProvider, ReportsVersion
 
 
 async def worker_info(provider: LlmProvider) -> WorkerInfo:
-    """This host and the versions of its software; the model server's too, if its provider can read it."""
+    """Collect the host's name and the versions of the software, including the model server's if it reports one."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in ("tokenlane", "arq", "redis")}}
     if isinstance(provider, ReportsVersion):
         with suppress(LlmError):

@@ -14,7 +14,7 @@ from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import CAPACITY, needs_server
 from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.readiness import condition_of
+from tokenlane.worker.lane.readiness import check_condition
 from tokenlane.worker.providers import default_registry
 
 from .checks import check_lane, check_pool, check_server, check_shared_model_server
@@ -67,7 +67,7 @@ async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announ
         lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), offer)
         return probe, lane, list(probe.findings(settings))
     async with default_registry().create(settings) as provider:
-        probe = await probe_model_server(settings, provider, await condition_of(provider))
+        probe = await probe_model_server(settings, provider, await check_condition(provider))
         findings = list(probe.findings(settings))
         if probe.error is not None or probe.condition != UP:
             return probe, None, findings
