@@ -24,7 +24,7 @@ from tokenlane.routing.contract.errors import ContextTooLong, DigestMismatch, Mo
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
-from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers import LlmProvider, default_registry
 
@@ -266,7 +266,7 @@ async def test_a_cancelled_download_leaves_nothing(tmp_path: Path, monkeypatch: 
 
 async def test_probe_recognises_it(endpoint: str) -> None:
     """The real server of llama.cpp is seen as what it is, with the model."""
-    seen = await look(Target(LaneSettings("probe", "openai", endpoint)))
+    seen = await probe_target(Target(LaneSettings("probe", "openai", endpoint)))
     assert (seen.problem, seen.provider, seen.models) == (None, "llamacpp", (MODEL_NAME,))
 
 

@@ -15,7 +15,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.worker.builtin import MODEL_NAME, model
 from tokenlane.worker.builtin.server import builtin_server
-from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers.openai.llamacpp import LlamaCppProvider
 
@@ -115,7 +115,7 @@ async def test_at_a_unix_socket(tmp_path: Path) -> None:
     )
     try:
         async with asyncio.timeout(60):
-            while (seen := await look(Target(LaneSettings("probe", "openai", f"unix://{at}")))).problem:
+            while (seen := await probe_target(Target(LaneSettings("probe", "openai", f"unix://{at}")))).problem:
                 assert server.returncode is None
         assert (seen.provider, seen.models) == ("llamacpp", ("smollm2",))
         async with LlamaCppProvider(LaneSettings("gpu0", "llamacpp", f"unix://{at}")) as provider:

@@ -25,7 +25,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, ModelNotFound
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers import LlmProvider, Loads, Verifies, default_registry
 from tokenlane.worker.providers.conformance import check_provider
@@ -140,7 +140,7 @@ async def test_models_and_capacity(provider: LlmProvider) -> None:
 
 async def test_probe_recognises_it(server: httpx.AsyncClient) -> None:
     """It is seen as what it is, with the model."""
-    seen = await look(Target(LaneSettings("probe", "openai", str(server.base_url))))
+    seen = await probe_target(Target(LaneSettings("probe", "openai", str(server.base_url))))
     assert (seen.problem, seen.provider) == (None, "ollama")
     assert "smollm2:latest" in seen.models
 

@@ -23,7 +23,7 @@ from tests.matrix import agrees
 from tokenlane.config.host.child_processes import spawn
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
-from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers.conformance import Report, check_provider
 from tokenlane.worker.providers.openai.vllm import VllmProvider
@@ -110,7 +110,7 @@ async def checked(endpoint: str, only: list[str] | None = None) -> Report:
 
 async def test_probe_recognises_it(endpoint: str) -> None:
     """It is seen as what it is, with the model."""
-    seen = await look(Target(LaneSettings("probe", "openai", endpoint)))
+    seen = await probe_target(Target(LaneSettings("probe", "openai", endpoint)))
     assert (seen.problem, seen.provider, seen.models) == (None, "vllm", ("smollm2",))
 
 

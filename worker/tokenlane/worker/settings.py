@@ -24,7 +24,7 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server
 
 from .assembly import open_lane
-from .builtin.server import with_own_server
+from .builtin.server import with_builtin_server
 from .lane.arq_worker import NO_FUNCTIONS
 from .run_and_drain import run_worker
 
@@ -76,7 +76,7 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
     async with AsyncExitStack() as stack:
         stopping = stack.enter_context(stop_event())
         async with cancelled_by(stopping):
-            settings = await stack.enter_async_context(with_own_server(settings))
+            settings = await stack.enter_async_context(with_builtin_server(settings))
         if not stopping.is_set():
             cache, transcripts = cache_settings(), debugging("llm")
             lane = open_lane(settings, redis, pool_name=pool, cache=cache, transcripts=transcripts)

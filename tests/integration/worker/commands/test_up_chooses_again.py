@@ -24,10 +24,10 @@ SHIM = """
 import contextlib, dataclasses, os
 import tokenlane.worker.discovery.targets as places, tokenlane.worker.commands.up as up
 @contextlib.asynccontextmanager
-async def with_own_server(lane, progress=None):
-    ours = up.needs_server(lane)
+async def with_builtin_server(lane, progress=None):
+    ours = up.needs_builtin_server(lane)
     yield dataclasses.replace(lane, endpoint=os.environ["TOY"]) if ours else lane
-up.with_own_server = with_own_server
+up.with_builtin_server = with_builtin_server
 up._LOOK_AGAIN_S = 0.2
 places.usual_targets = lambda: []
 """

@@ -15,7 +15,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import OK, USAGE, ConfigError
 from tokenlane.config.settings.load import lane_options, names_provider
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.discovery.choose import choose, reason
+from tokenlane.worker.discovery.choose import choose_model_server, describe_choice
 from tokenlane.worker.discovery.targets import Target
 
 
@@ -44,26 +44,26 @@ async def test_the_first_that_can_chat_is_chosen() -> None:
     without = {**pages.OLLAMA, "/api/tags": {"models": []}}
     async with pages.serving(without) as ollama, pages.serving(pages.LM_STUDIO) as studio:
         there = search_targets(f"http://127.0.0.1:{free_port()}", ollama, studio)
-        seen = await asyncio.to_thread(choose, lane(), there)
+        seen = await asyncio.to_thread(choose_model_server, lane(), there)
         assert seen is not None
         assert (seen.provider, seen.lane.endpoint) == ("lmstudio", studio)
-        assert reason(seen).startswith(f"openai/gpt-oss-20b, of LM Studio at {studio}, ")
-        assert await asyncio.to_thread(choose, lane(models=("phi3",)), there) is None
-        assert await asyncio.to_thread(choose, lane(), search_targets(ollama)) is None
+        assert describe_choice(seen).startswith(f"openai/gpt-oss-20b on LM Studio at {studio}")
+        assert await asyncio.to_thread(choose_model_server, lane(models=("phi3",)), there) is None
+        assert await asyncio.to_thread(choose_model_server, lane(), search_targets(ollama)) is None
 
 
 async def test_what_is_at_a_named_endpoint_is_recognised() -> None:
     """An endpoint without a provider gets the one that is there, or is an error; nothing else is looked at."""
     async with pages.serving(pages.VLLM) as vllm, pages.serving(pages.UNRELATED) as unrelated:
-        seen = await asyncio.to_thread(choose, lane(vllm), search_targets(unrelated))
+        seen = await asyncio.to_thread(choose_model_server, lane(vllm), search_targets(unrelated))
         assert seen is not None
         assert seen.provider == "vllm"
         with pytest.raises(ConfigError, match=unrelated) as refused:
-            await asyncio.to_thread(choose, lane(unrelated), search_targets(vllm))
+            await asyncio.to_thread(choose_model_server, lane(unrelated), search_targets(vllm))
     assert ".." not in str(refused.value)
     async with Simulator(api="openai", api_key="right") as locked:
         with pytest.raises(ConfigError, match=locked.url) as refused:
-            await asyncio.to_thread(choose, lane(locked.url), [])
+            await asyncio.to_thread(choose_model_server, lane(locked.url), [])
     assert ".." not in str(refused.value)
 
 
@@ -104,7 +104,7 @@ async def test_the_demo_on_a_server_that_was_found(tmp_path: Path) -> None:
     async with Simulator(api="ollama", models=("phi3:latest",), tokens=3) as simulator:
         code, words = await command("demo", tmp_path, TOKENLANE_ENDPOINT=simulator.url)
         assert code == OK, words
-        assert f"phi3:latest, of Ollama at {simulator.url}, " in words
+        assert f"phi3:latest on Ollama at {simulator.url}, " in words
         assert "planner | w0 w1 w2" in words
         assert {received.model for received in simulator.log} == {"phi3:latest"}
 
@@ -113,5 +113,5 @@ async def test_up_at_an_endpoint_that_is_none(tmp_path: Path) -> None:
     """An endpoint that does not answer ends `up` before it starts anything."""
     code, words = await command("up", tmp_path, TOKENLANE_ENDPOINT=f"http://127.0.0.1:{free_port()}")
     assert code == USAGE
-    assert "nothing answers there" in words
+    assert "nothing listens at this address" in words
     assert "Traceback" not in words

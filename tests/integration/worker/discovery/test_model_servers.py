@@ -18,13 +18,13 @@ from tokenlane.benches.simulator.dialects import DIALECTS
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.watch.finding import Code
 from tokenlane.worker.discovery import model_servers as probe
-from tokenlane.worker.discovery.model_servers import ModelServer, look, look_at_all
+from tokenlane.worker.discovery.model_servers import ModelServer, probe_target, probe_targets
 from tokenlane.worker.discovery.targets import Target, usual_targets
 from tokenlane.worker.providers import default_registry
 
 
 async def seen(url: str, provider: str | None = None, models: tuple[str, ...] = ()) -> ModelServer:
-    return await look(Target(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
+    return await probe_target(Target(LaneSettings("gpu0", "openai", url, models, api_key=SecretStr("sk-1")), provider))
 
 
 async def why_not(looking: Awaitable[ModelServer]) -> str:
@@ -80,7 +80,7 @@ async def test_an_endpoint_that_names_a_user(api: str) -> None:
     """It is recognised like any other, and its password is not shown."""
     async with Simulator(api=api) as simulator:
         url = simulator.url.replace("://", "://user:word@")
-        server = await look(Target(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
+        server = await probe_target(Target(LaneSettings("gpu0", "openai", url), "openai" if api == "openai" else None))
         assert (server.provider, server.problem) == (api, None)
     assert "word" not in server.endpoint
 
@@ -114,7 +114,7 @@ async def test_a_remote_endpoint_that_refuses_the_key() -> None:
 async def test_something_is_there_that_does_not_let_us_in() -> None:
     """Where something listens it is not said that nothing does: it is no HTTP, or its certificate is not trusted."""
     async with mute(b"rubbish\r\n\r\n") as rubbish:
-        assert "broke the HTTP protocol" in await why_not(seen(rubbish))
+        assert "does not speak HTTP" in await why_not(seen(rubbish))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with Simulator(tls=context) as secure:
@@ -151,7 +151,7 @@ async def test_a_named_openai_server_and_model() -> None:
 async def test_the_simulators() -> None:
     """What the simulator imitates is recognised as that; a model for embeddings is no chat model."""
     async with Simulator(api="ollama", models=("embed-mini:latest", "phi3:latest")) as ollama, Simulator() as llama:
-        first, second = await look_at_all(Target(LaneSettings("p", "openai", each.url)) for each in (ollama, llama))
+        first, second = await probe_targets(Target(LaneSettings("p", "openai", each.url)) for each in (ollama, llama))
     assert (first.provider, first.models) == ("ollama", ("phi3:latest",))
     assert (second.provider, second.models) == ("llamacpp", ("sim",))
 
@@ -159,7 +159,7 @@ async def test_the_simulators() -> None:
 async def test_a_llama_cpp_that_only_embeds() -> None:
     """Its model cannot chat, which its vocabulary tells."""
     async with Simulator(models=("embed-mini",)) as simulator:
-        server = await look(Target(LaneSettings("p", "openai", simulator.url)))
+        server = await probe_target(Target(LaneSettings("p", "openai", simulator.url)))
         async with default_registry().create(LaneSettings("p", "llamacpp", simulator.url)) as backend:
             assert [model.capabilities for model in await backend.models()] == [("embed",)]
     assert (server.provider, server.models) == ("llamacpp", ())
@@ -169,7 +169,7 @@ async def test_a_llama_cpp_that_only_embeds() -> None:
 
 async def test_nobody_is_there() -> None:
     """A closed port, and an address that is none, are said to be just that."""
-    assert "nothing answers" in await why_not(seen(f"http://127.0.0.1:{free_port()}"))
+    assert "nothing listens" in await why_not(seen(f"http://127.0.0.1:{free_port()}"))
     assert "not a usable" in await why_not(seen("ftp://127.0.0.1"))
 
 

@@ -23,7 +23,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement, WorkerInfo
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.providers import default_registry
@@ -47,7 +47,7 @@ async def test_every_server_is_recognised_and_answers(api: str, tmp_path: Path) 
     """Whatever its dialect, with its key where it wants one; the request names localhost as its host."""
     key = SecretStr("right")
     async with Simulator(api=api, socket=tmp_path / "s", tokens=3, api_key="right") as backend:
-        seen = await look(Target(LaneSettings("probe", "openai", backend.url, api_key=key), api))
+        seen = await probe_target(Target(LaneSettings("probe", "openai", backend.url, api_key=key), api))
         assert (seen.provider, seen.models[0].partition(":")[0], seen.problem) == (api, "sim", None)
         async with default_registry().create(LaneSettings("gpu0", api, backend.url, api_key=key)) as provider:
             assert await answer_of(provider, ask(), model="sim") == "w0 w1 w2 "
@@ -73,9 +73,9 @@ async def test_no_server_there(tmp_path: Path, name: str) -> None:
         with pytest.raises(ProviderDown) as raised:
             await answer_of(provider, ask())
         assert raised.value.server_condition == "down"
-    problem = (await look(Target(LaneSettings("probe", "openai", url)))).problem
+    problem = (await probe_target(Target(LaneSettings("probe", "openai", url)))).problem
     assert problem is not None
-    assert (problem.code, problem.observed) == (Code.MODEL_SERVER, "nothing answers there")
+    assert (problem.code, problem.observed) == (Code.MODEL_SERVER, "nothing listens at this address")
 
 
 async def test_a_socket_of_another_host() -> None:

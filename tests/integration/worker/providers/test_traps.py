@@ -174,7 +174,7 @@ async def test_ollamas_last_line_may_hold_text_and_may_be_missing() -> None:
 
 
 async def test_ollamas_reasoning_and_calls() -> None:
-    """Thinking has its own field, or tags in the text; calls come whole, with their arguments as an object."""
+    """Reasoning comes in a separate field or in tags; a tool call comes complete, with an object of arguments."""
     call = {"function": {"index": 0, "name": "f", "arguments": {"x": 1}}}
     said_so = ndjson(
         {"model": "m", "message": {"content": "", "thinking": "h"}, "done": False},

@@ -22,7 +22,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import ProviderDown
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.worker.discovery.model_servers import look
+from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers import default_registry
 
@@ -80,7 +80,7 @@ async def ask(endpoint: str) -> str:
 
 async def why_not(endpoint: str) -> str:
     """What `probe` says of it."""
-    return str((await look(Target(LaneSettings("probe", "openai", endpoint)))).problem or "")
+    return str((await probe_target(Target(LaneSettings("probe", "openai", endpoint)))).problem or "")
 
 
 async def test_plain_http_through_a_proxy(proxy: Proxy) -> None:

@@ -14,7 +14,12 @@ from tests.unit.worker.providers.stream_shapes import SHAPES
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.providers.answers.reader import AnswerReader
-from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.answers.text_filters import (
+    ContinuationFilter,
+    StopWordFilter,
+    TextFilter,
+    ThinkTagFilter,
+)
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
 from tokenlane.worker.providers.parsing.frames import Frames
@@ -23,7 +28,7 @@ Outcome = tuple[list[TokenDelta], str]
 
 
 def filters() -> list[TextFilter]:
-    return [Thinking(), Continuation("a b"), StopWords(["é😀", "ab"])]
+    return [ThinkTagFilter(), ContinuationFilter("a b"), StopWordFilter(["é😀", "ab"])]
 
 
 def read_openai(chunks: Sequence[bytes]) -> Outcome:

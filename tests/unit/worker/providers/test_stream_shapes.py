@@ -12,7 +12,7 @@ from tokenlane.producer.link.answer_builder import AnswerBuilder
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.recovery import AttemptFailed, History, TryAgain, decide
-from tokenlane.worker.providers.answers.text_filters import StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.answers.text_filters import StopWordFilter, TextFilter, ThinkTagFilter
 from tokenlane.worker.providers.ollama.answer import OllamaAnswerReader
 from tokenlane.worker.providers.openai.answer import OpenAiAnswerReader
 from tokenlane.worker.providers.parsing.frames import Frames
@@ -29,8 +29,8 @@ def read(
     Args:
         before: filters in place of the one for reasoning.
     """
-    stops = [StopWords(shape.stops)] if shape.stops else []
-    filters: list[TextFilter] = [*([Thinking()] if before is None else before), *stops]
+    stops = [StopWordFilter(shape.stops)] if shape.stops else []
+    filters: list[TextFilter] = [*([ThinkTagFilter()] if before is None else before), *stops]
     reader = {"openai": OpenAiAnswerReader, "ollama": OllamaAnswerReader}[shape.dialect]
     answer: AnswerReader = reader(shape.asked, filters, logprobs=shape.logprobs)
     frames, builder = Frames(), AnswerBuilder()
@@ -92,22 +92,22 @@ def test_however_it_is_cut(shape: Shape) -> None:
         assert outcome(shape, cut(shape.stream, size)) == whole
 
 
-class _Nothing:
-    """A filter that changes nothing and is never over: every piece goes the long way."""
+class _PassesAll:
+    """A filter that changes nothing and is never finished, so that no piece takes the fast path."""
 
-    over = False
+    is_finished = False
 
     def feed(self, text: str) -> tuple[str, str]:
         return text, ""
 
-    def rest(self) -> tuple[str, str]:
+    def flush(self) -> tuple[str, str]:
         return "", ""
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_short_way_of_plain_text_reads_what_the_long_way_reads(shape: Shape) -> None:
-    """Text alone, which no filter has to see, is read on a way of its own."""
-    (short, error), (long, its) = (read(shape, [shape.stream], before) for before in ([], [_Nothing()]))
+def test_the_fast_path_reads_the_same_answer(shape: Shape) -> None:
+    """The fast path for pieces of plain text and the path through filters read the same answer."""
+    (short, error), (long, its) = (read(shape, [shape.stream], before) for before in ([], [_PassesAll()]))
     assert short.built("0" * 32) == long.built("0" * 32)
     assert (type(error), getattr(error, "detail", None)) == (type(its), getattr(its, "detail", None))
 

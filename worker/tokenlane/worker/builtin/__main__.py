@@ -1,6 +1,6 @@
 """The child process that serves the built-in model until its standard input ends.
 
-It prints one line of JSON, with `endpoint` or `error`; whatever the C++ server prints is dropped.
+It prints one line of JSON, with `endpoint` or `error`. The output of the C++ server is discarded.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import sys
 from . import MODEL_NAME
 from .server import SLOT_TOKENS
 
-# Only the end of its input ends this process: its worker drains first. Before the import, which takes a while.
+# The worker closes this process's input after it has drained, so signals are ignored. This stands before the import
+# because the import takes a while.
 for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP
     signal.signal(_number, signal.SIG_IGN)
 
 import xllamacpp  # noqa: E402 - see above
 
 MOST_THREADS = 4
-"""The largest number of threads. More would not make a model this small faster."""
+"""The largest number of threads. More threads do not make so small a model faster."""
 PROMPT_CACHE_MIB = 64
 MOST_TOKENS = 512
-"""The longest answer if the request sets no limit: a model this small rambles."""
+"""The longest answer, in tokens, if the request sets no limit: so small a model may never stop."""
 
 
 def main(model_path: str, capacity: int, port: int) -> None:

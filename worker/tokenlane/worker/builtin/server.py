@@ -34,25 +34,25 @@ STEADY_S = 10.0
 """A restarted server that dies sooner than this is not restarted again."""
 
 
-def needs_server(lane: LaneSettings) -> bool:
-    """Whether the lane is for the built-in model and its settings name no server."""
+def needs_builtin_server(lane: LaneSettings) -> bool:
+    """Whether the lane serves the built-in model and its settings name no endpoint."""
     return lane.provider == "builtin" and lane.endpoint is None
 
 
 def is_installed() -> bool:
-    """Whether the extra `builtin` is installed, without which the model's server cannot start."""
+    """Whether the extra `builtin` is installed. Without it the built-in model's server cannot start."""
     return find_spec("xllamacpp") is not None
 
 
 @asynccontextmanager
-async def with_own_server(lane: LaneSettings, progress: Progress | None = None) -> AsyncIterator[LaneSettings]:
-    """Run a model server for the lane if it needs one, downloading the model if it is missing. Yield the lane with its
-    endpoint.
+async def with_builtin_server(lane: LaneSettings, progress: Progress | None = None) -> AsyncIterator[LaneSettings]:
+    """Run the built-in model's server if the lane needs it, and yield the lane with that server's endpoint. The model
+    is downloaded if it is missing.
 
     Raises:
         LlmError: see `fetch` and `builtin_server`.
     """
-    if not needs_server(lane):
+    if not needs_builtin_server(lane):
         yield lane
         return
     async with builtin_server(await fetch(progress), lane.capacity or CAPACITY) as endpoint:
@@ -61,16 +61,16 @@ async def with_own_server(lane: LaneSettings, progress: Progress | None = None) 
 
 @asynccontextmanager
 async def builtin_server(model_path: Path, capacity: int = CAPACITY) -> AsyncIterator[str]:
-    """Serve the model on a free port of 127.0.0.1; the endpoint, once it answers.
+    """Serve the model at a free port of 127.0.0.1. Yields the endpoint once the server answers.
 
-    A server that dies is started again at the same port. It ends when its standard input does, so it never outlives
-    this process, however that dies.
+    A server that dies is restarted at the same port. It exits when its standard input ends, so it never outlives this
+    process, however this process dies.
 
     Args:
         capacity: the number of slots (requests at once), each with `SLOT_TOKENS` of context.
 
     Raises:
-        ProviderDown: the server could not be started or restarted. The block is cancelled then.
+        ProviderDown: the server could not be started; or it died and could not be restarted, which cancels the block.
     """
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     try:
@@ -92,8 +92,8 @@ async def _keep(model_path: Path, capacity: int, ready: asyncio.Future[str]) -> 
             since = clock()
             code = await process.wait()
         if again and clock() - since < STEADY_S:
-            raise _not_started(f"it ended with code {code}, soon after it had been started again")
-        logger.warning("the built-in model server ended with code %d; starting it again", code)
+            raise _not_started(f"it exited with code {code} soon after a restart")
+        logger.warning("the built-in model server exited with code %d; restarting it", code)
         again = True
 
 
@@ -124,20 +124,20 @@ async def _endpoint(process: asyncio.subprocess.Process) -> str:
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             line = await process.stdout.readline()
-            report = json.loads(line) if line else {"error": f"its process ended with code {await process.wait()}"}
+            report = json.loads(line) if line else {"error": f"its process exited with code {await process.wait()}"}
     except TimeoutError:
         report = {"error": f"it was not ready within {START_TIMEOUT_S:g} s"}
     except ValueError:
-        report = {"error": "its process broke off"}
+        report = {"error": "its process printed something other than a report"}
     if "endpoint" not in report:
-        raise _not_started(report.get("error", "it does not say why").rstrip("."))
+        raise _not_started(report.get("error", "its process gave no reason").rstrip("."))
     return str(report["endpoint"])
 
 
 def _not_started(reason: str) -> ProviderDown:
     return ProviderDown(
         f"The built-in model server did not start: {reason}. If a module is missing, {install_advice('builtin')}. "
-        "It also needs half a gigabyte of free memory. Or name a model server of your own with `--provider`.",
+        "Check that half a gigabyte of memory is free, or name another model server with --provider and --endpoint.",
         retryable=False,
         provider="builtin",
         model=MODEL_NAME,

@@ -1,4 +1,5 @@
-"""Offers ways to get a model, if `probe` finds none on a terminal. Nothing is run or written unless the user agrees."""
+"""Offers ways to get a model when `probe` finds none. It runs on a terminal, and asks before it runs or writes
+anything."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from tokenlane.config.settings.environment import secret_in
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.discovery.model_servers import ModelServer, first_token, look
+from tokenlane.worker.discovery.model_servers import ModelServer, generate_token, probe_target
 from tokenlane.worker.discovery.targets import Target
 
 _SCRIPT = "install_ollama.sh"
 _SHOWN_MODELS = 20
 _CHOICES = f"""
 No model server with a model that can chat was found. There are three ways to get one:
-  1  install Ollama on this host, for this user only (by a script, which is shown first)
+  1  install Ollama on this host, for this user only (the script is shown before it runs)
   2  use a remote OpenAI-compatible endpoint
   3  use the built-in model, {MODEL_NAME}: a toy to try things out
   4  none of these
@@ -32,12 +33,12 @@ No model server with a model that can chat was found. There are three ways to ge
 
 
 def get_a_model() -> int:
-    """Ask which way to go, and go it. Returns the exit code."""
+    """Ask the user for a choice, and carry it out. Returns the exit code."""
     typer.echo(_CHOICES)
     choices: dict[str, Callable[[], int]] = {"1": _install, "2": _use_remote, "3": _use_builtin, "4": lambda: FAILED}
     chosen = ""
     while chosen not in choices:
-        chosen = typer.prompt("Which (1-4)", default="4")
+        chosen = typer.prompt("Your choice (1-4)", default="4")
     return choices[chosen]()
 
 
@@ -54,38 +55,41 @@ def _install() -> int:
             f"The script failed with code {code}, and Ollama is not installed: see its output above, or use the "
             "installer at https://ollama.com/download."
         )
-    typer.echo("\nOnce Ollama runs and has a model, `tokenlane up` finds it.")
+    typer.echo("\nPull a model with `ollama pull MODEL`. Then `tokenlane up` finds Ollama and serves it.")
     return OK
 
 
 def _use_remote() -> int:
     endpoint = typer.prompt("The endpoint's URL, such as https://HOST")
     host = endpoint.partition("://")[2].partition("/")[0]
-    if "@" in host or "?" in endpoint or "#" in endpoint:  # the URL is not quoted: it may hold a password or a key
+    if "@" in host or "?" in endpoint or "#" in endpoint:  # the URL may hold a secret, so the message does not quote it
         raise UserError(
-            "That URL has a user name or a query, and llm.toml must hold no password: run `tokenlane probe` again, and "
-            "give the URL without them, and the name of the environment variable that holds the endpoint's key."
+            "The URL has a user name, a query or a fragment. These may be secret, and llm.toml must not hold secrets: "
+            "run `tokenlane probe` again with the plain URL, and name the environment variable that holds the key."
         )
     variable = typer.prompt("The environment variable with its key (empty for none)", default="", show_default=False)
-    if variable and not variable.isidentifier():  # the text is not quoted: it may be the key itself
-        raise UserError("That is not a variable's name. Put the key into a variable, and give its name: export NAME=…")
+    if variable and not variable.isidentifier():  # the text may be the key, so the message does not quote it
+        raise UserError(
+            "That is not the name of an environment variable. Put the key into one (`export NAME=…`), and enter its "
+            "name."
+        )
     key = secret_in(variable) if variable else None
     if variable and key is None:
         raise UserError(
-            f"{variable} is not set, or empty: `export {variable}=…` here, and run `tokenlane probe` again."
+            f"{variable} is not set or is empty: run `export {variable}=…` in this shell, then `tokenlane probe` again."
         )
     lane = LaneSettings("remote", "openai", endpoint, api_key=key, api_key_from=variable or None)
-    server = asyncio.run(look(Target(lane, "openai")))
+    server = asyncio.run(probe_target(Target(lane, "openai")))
     if server.problem:
         raise UserError(f"{server.endpoint} cannot be used: {server.problem}")
     model = _chosen_model(server)
-    typer.echo(f"Asking {one_line(model)} for a token ...")
+    typer.echo(f"Asking {one_line(model)} to generate one token ...")
     try:
-        asyncio.run(first_token(lane, model))
+        asyncio.run(generate_token(lane, model))
     except LlmError as error:
         raise UserError(
             f"{server.endpoint} lists its models, but a chat with {one_line(model)} failed: {error.message} "
-            "Nothing was written: run `tokenlane probe` again with another model, or the variable of another key."
+            "Nothing was written. Run `tokenlane probe` again, and choose another model or another key."
         ) from None
     text = _llm_toml(endpoint, variable, model)
     file = Path(typer.prompt("Write the configuration to", default="llm.toml")).expanduser()
@@ -105,7 +109,7 @@ def _use_remote() -> int:
 def _chosen_model(server: ModelServer) -> str:
     models = {one_line(model): model for model in server.models}
     shown = [*models]
-    typer.echo(f"It answers and has {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")
+    typer.echo(f"The endpoint answers and lists {len(models)} models: {', '.join(shown[:_SHOWN_MODELS])}")
     model = ""
     while model not in models:
         model = typer.prompt("Which model", default=shown[0])
@@ -113,7 +117,7 @@ def _chosen_model(server: ModelServer) -> str:
 
 
 def _llm_toml(endpoint: str, variable: str, model: str) -> str:
-    # A JSON string is a TOML string, except that JSON escapes some characters as two halves.
+    # A JSON string is a TOML string, except that JSON writes some characters as surrogate pairs.
     def text(value: str) -> str:
         return escaped(json.dumps(value, ensure_ascii=False), toml=True)
 
@@ -124,5 +128,5 @@ def _llm_toml(endpoint: str, variable: str, model: str) -> str:
 
 
 def _use_builtin() -> int:
-    typer.echo("\ntokenlane up --provider builtin")
+    typer.echo("\nTo start a pool with the built-in model, run: tokenlane up --provider builtin")
     return OK

@@ -1,4 +1,4 @@
-"""`tokenlane probe`: looks for model servers, and shows what to do if there is none."""
+"""`tokenlane probe`: looks for model servers, and shows how to get one if none is found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenlane.config.cli.plain_text import json_text
 from tokenlane.config.exit_codes import NOTHING_FOUND
 from tokenlane.config.settings.load import configured_model_servers
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.discovery.model_servers import ModelServer, look_at_all
+from tokenlane.worker.discovery.model_servers import ModelServer, probe_targets
 from tokenlane.worker.discovery.targets import Target, search_targets
 
 from .get_a_model import get_a_model
@@ -37,13 +37,14 @@ Then serve the model: start a new pool with `tokenlane up`, or join a running po
 
 def probe(
     endpoint: Annotated[
-        list[str] | None, typer.Option(help="Look at this URL instead of the usual ones; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Look only at this URL; may be repeated. Default: configured endpoints and the usual ports."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and ask nothing.")] = False,
 ) -> None:
-    """Look for model servers that can chat. If there is none, offer help; without a terminal, exit with code 3."""
+    """Look for model servers that can chat. If none is found, offer help on a terminal, or exit with code 3."""
     named = [Target(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    servers = asyncio.run(look_at_all(named or search_targets(configured_model_servers())))
+    servers = asyncio.run(probe_targets(named or search_targets(configured_model_servers())))
     works = any(server.problem is None for server in servers)
     if as_json:
         facts = {"found": works, "places": [_facts(server) for server in servers]}

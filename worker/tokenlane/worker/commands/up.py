@@ -35,8 +35,8 @@ from tokenlane.routing.decide.policy_file import policy_of
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.builtin.server import needs_server, with_own_server
-from tokenlane.worker.discovery.choose import choose, find, reason
+from tokenlane.worker.builtin.server import needs_builtin_server, with_builtin_server
+from tokenlane.worker.discovery.choose import choose_model_server, describe_choice, find_model_server
 from tokenlane.worker.discovery.model_servers import ModelServer
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.supervision.embedded_redis import embedded_redis
@@ -52,7 +52,10 @@ def up(
     lane: Annotated[str | None, typer.Option(help="The lane's name.", autocompletion=completion.lanes)] = None,
     provider: Annotated[
         str | None,
-        typer.Option(help="The kind of model server. Default: the one found.", autocompletion=completion.providers),
+        typer.Option(
+            help="The kind of model server. Default: the first server found, otherwise builtin.",
+            autocompletion=completion.providers,
+        ),
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="The model server's URL; not needed for builtin.")] = None,
     model: Annotated[
@@ -76,7 +79,7 @@ def up(
     lanes_with = partial(pool_settings, lane=lane, models=models, capacity=capacity)
     plan = _Plan(lanes_with(provider=provider, endpoint=endpoint), lanes_with)
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=models)):
-        server = choose(plan.lanes[0], search_targets(configured_model_servers()))
+        server = choose_model_server(plan.lanes[0], search_targets(configured_model_servers()))
         plan = plan.served_by(server) if server else replace(plan, looks=plan.lanes[0].endpoint is None)
     settings = read()
     policy = policy_of(settings) if settings.document.has_policy else None
@@ -90,12 +93,13 @@ def up(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to serve.
+    """The lanes to serve.
 
     Args:
-        lanes_with: the lanes for a provider and an endpoint.
-        server: the model server that was found, if no provider is configured.
-        looks: whether to look for a model server while the toy serves; `avoids`: at which endpoints not to.
+        lanes_with: returns the lanes for a provider and an endpoint.
+        server: the model server that `up` found; None if the settings name one.
+        looks: whether to look for a model server while the built-in model serves.
+        avoids: endpoints that are not looked at.
     """
 
     lanes: list[LaneSettings]
@@ -105,7 +109,7 @@ class _Plan:
     avoids: tuple[str, ...] = ()
 
     def served_by(self, server: ModelServer) -> _Plan:
-        """The plan with this model server."""
+        """The plan to serve this model server."""
         lanes = self.lanes_with(provider=server.provider, endpoint=server.lane.endpoint)
         return _Plan(lanes, self.lanes_with, server)
 
@@ -151,7 +155,8 @@ async def _start_pool(
     """Give the pool its keys and its policy, and report its address."""
     key_id, policy_note = await _prepare(redis, pool, policy, ours=ours)
     sealed = f", sealed with key {key_id}" if key_id else ""
-    # The URL of a server that listens, or of somebody else's, may hold a password, and a journal may keep this report.
+    # The URL of a server that listens, or that we did not start, may hold a password, and this report may end up in a
+    # log.
     url = redis.url if ours and public is None else redis.safe_url
     report("pool", f"pool    {pool} at {redis.safe_url}{sealed}", redis=url, pool=pool, key=key_id)
     if policy_note:
@@ -164,23 +169,25 @@ async def _start_pool(
 
 
 async def _serve(plan: _Plan, redis: RedisSettings, pool: str, report: Report) -> tuple[int, ModelServer | None]:
-    """Serve the lanes. Returns the exit code, or the model server that is to replace the toy."""
+    """Serve the lanes. Returns the exit code, or the model server that replaces the built-in model."""
     async with AsyncExitStack() as stack:
         if plan.server is not None:
-            chosen = reason(plan.server)
+            chosen = describe_choice(plan.server)
             report("model", f"model   {chosen}", model=chosen, endpoint=plan.server.endpoint)
         lanes = [await _with_model(lane, stack, report) for lane in plan.lanes]
         unready, llm = {lane.name for lane in lanes}, short_names().get("LLM", "")
         workers = [WorkerProcess(lane, redis, pool, report, unready, llm) for lane in lanes]
-        return await _serve_all(workers, partial(_better, plan.lanes[0], plan.avoids) if plan.looks else None)
+        return await _serve_all(
+            workers, partial(_wait_for_model_server, plan.lanes[0], plan.avoids) if plan.looks else None
+        )
 
 
 async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report) -> LaneSettings:
     """The lane, with the built-in model's server running if it needs one."""
-    if not needs_server(lane):
+    if not needs_builtin_server(lane):
         return lane
     with download_bar(stderr=True) as show:
-        lane = await stack.enter_async_context(with_own_server(lane, partial(show, f"fetching {MODEL_NAME}")))
+        lane = await stack.enter_async_context(with_builtin_server(lane, partial(show, f"fetching {MODEL_NAME}")))
     model = f"{MODEL_NAME}, a built-in toy of 135 million parameters"
     hint = "For a real one see `tokenlane probe`; `up` switches to it once it runs."
     report("model", f"model   {model}.\n        {hint}", model=model)
@@ -188,12 +195,12 @@ async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report)
 
 
 async def _serve_all(
-    workers: list[WorkerProcess], better: Callable[[], Coroutine[Any, Any, ModelServer]] | None
+    workers: list[WorkerProcess], look: Callable[[], Coroutine[Any, Any, ModelServer]] | None
 ) -> tuple[int, ModelServer | None]:
     """Run all workers. When one cannot start, or a better model server appears, stop them all."""
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(worker.run()) for worker in workers]
-        looking = [tasks.create_task(better())] if better is not None else []
+        looking = [tasks.create_task(look())] if look is not None else []
         await asyncio.wait([*running, *looking], return_when=asyncio.FIRST_COMPLETED)
         for task in (*running, *looking):
             task.cancel()
@@ -201,13 +208,13 @@ async def _serve_all(
     return code, next((task.result() for task in looking if not task.cancelled()), None)
 
 
-async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
+async def _wait_for_model_server(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
     """Wait for a model server with a model that can chat."""
     errors = InternalErrors()
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
-            server = await find(toy, search_targets(configured_model_servers()), avoids)
+            server = await find_model_server(toy, search_targets(configured_model_servers()), avoids)
         except UserError:  # llm.toml is being edited
             continue
         except Exception as error:
@@ -220,10 +227,10 @@ async def _better(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
 async def _prepare(
     redis: RedisSettings, pool: str, wanted: Policy | None, *, ours: bool
 ) -> tuple[str | None, str | None]:
-    """Give the pool its policy and, on our own server, its keys. Returns the id of the key that seals, and what to say
-    about the policy.
+    """Give the pool its policy and, on the embedded server, its keys. Returns the id of the key that seals requests,
+    and a note about the policy.
 
-    Once the policy of somebody else's server is written, it is not ours to change.
+    A policy on a server that we did not start is written only if there is none yet.
     """
     async with connect(redis.url, pool, keys=None if ours else redis.keys, unseals=True) as opened:
         if ours:

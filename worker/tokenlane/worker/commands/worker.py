@@ -39,8 +39,8 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.builtin.server import is_installed, needs_server, with_own_server
-from tokenlane.worker.discovery.choose import choose, reason
+from tokenlane.worker.builtin.server import is_installed, needs_builtin_server, with_builtin_server
+from tokenlane.worker.discovery.choose import choose_model_server, describe_choice
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
@@ -56,7 +56,7 @@ def worker(
     provider: Annotated[
         str | None,
         typer.Option(
-            help="The kind of model server. Default: the first found, else builtin.",
+            help="The kind of model server. Default: the first server found, otherwise builtin.",
             autocompletion=completion.providers,
         ),
     ] = None,
@@ -68,24 +68,29 @@ def worker(
     capacity: Annotated[
         int | None, typer.Option(help="Requests to serve at once. Default: by provider.", min=1)
     ] = None,
-    drain: Annotated[float, typer.Option(help="Seconds that requests may still run after a stop.", min=0)] = DRAIN_S,
+    drain: Annotated[float, typer.Option(help="Seconds for running requests to finish after a stop.", min=0)] = DRAIN_S,
     pool: PoolName = None,
-    check: Annotated[bool, typer.Option(help="Check model server and pool only. Exit code 1 on problems.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(help="Check the model server and the pool, serve nothing. Exit code 1 if there are problems."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report in JSON.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one model server, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
-    own = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
-    settings, seen, only_toy = own(provider=provider, endpoint=endpoint), None, False
+    settings_for = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
+    settings, discovered, only_toy = settings_for(provider=provider, endpoint=endpoint), None, False
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
-        seen = choose(settings, search_targets(configured_model_servers()))
-        only_toy = seen is None
+        discovered = choose_model_server(settings, search_targets(configured_model_servers()))
+        only_toy = discovered is None
     if only_toy and not is_installed():
-        raise ConfigError("no model server was found: name it with --provider and --endpoint")
-    if seen is not None:
-        settings = own(provider=seen.provider, endpoint=seen.lane.endpoint)
+        raise ConfigError(
+            "No model server was found on this host. Start one, or name one with --provider and --endpoint."
+        )
+    if discovered is not None:
+        settings = settings_for(provider=discovered.provider, endpoint=discovered.lane.endpoint)
         if not as_json:
-            typer.echo(f"found     {reason(seen)}")
+            typer.echo(f"found     {describe_choice(discovered)}")
     if settings.capacity is None:
         source = f"auto for {settings.provider}"
     else:
@@ -115,7 +120,7 @@ def _report(event: str, startup: StartupReport, *, as_json: bool, **facts: objec
 
 
 def _options(redis: str | None, pool: str | None) -> str:
-    """The options that named the pool, for other commands. Those read settings and files themselves."""
+    """The options by which other commands find this pool. Other commands read the settings and files themselves."""
     given = {"--redis": redis, "--pool": pool}
     return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
 
@@ -140,7 +145,7 @@ async def _work(
     transcripts: bool,
     as_json: bool,
 ) -> int:
-    """Serve the lane. `as_json`: print nothing but reports."""
+    """Serve the lane. With `as_json`, print only the reports."""
     is_ready = False
 
     async def ready(lane: Lane) -> None:
@@ -176,16 +181,17 @@ async def _work(
 async def _serve(
     to: Destination, serving: Callable[..., Coroutine[object, object, int]], *, supervised: bool, starts: bool
 ) -> int:
-    """Serve the lane. `starts`: with a model server of its own, if it needs one."""
+    """Call `serving` until it ends or a signal stops it. With `starts`, first start the built-in model's server if the
+    lane needs it."""
     async with AsyncExitStack() as stack:
         stopping = stack.enter_context(stop_event(or_when_input_ends=supervised))
         async with cancelled_by(stopping):
-            if starts and needs_server(to.settings):
+            if starts and needs_builtin_server(to.settings):
                 async with connect(to.redis.url, to.pool, keys=to.redis.keys, unseals=True):
-                    pass  # no model is fetched for a pool that does not answer, or has other keys
+                    pass  # fail before the download if the pool does not answer or has other keys
                 with download_bar(stderr=True) as show:
                     progress = partial(show, f"fetching {MODEL_NAME}")
-                    served = await stack.enter_async_context(with_own_server(to.settings, progress))
+                    served = await stack.enter_async_context(with_builtin_server(to.settings, progress))
                     to = replace(to, settings=served)
         if stopping.is_set():
             return OK

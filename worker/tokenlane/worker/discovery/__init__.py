@@ -1,1 +1,1 @@
-"""Finds a model server for a lane without a provider: finds the model servers that answer, and chooses one of them."""
+"""Finds the model servers that answer on this host, and chooses one for a lane whose settings name no provider."""

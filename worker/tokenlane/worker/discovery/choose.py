@@ -1,4 +1,4 @@
-"""Chooses a model server for a lane without a provider."""
+"""Chooses a model server for a lane whose settings name no provider."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.providers.server_names import NAMES
 
-from .model_servers import ModelServer, look, look_at_all
+from .model_servers import ModelServer, probe_target, probe_targets
 from .targets import Target
 
 
-def choose(lane: LaneSettings, targets: Iterable[Target]) -> ModelServer | None:
-    """The model server at the lane's endpoint, or, if it has none, the first target that has the lane's models.
+def choose_model_server(lane: LaneSettings, targets: Iterable[Target]) -> ModelServer | None:
+    """The model server at the lane's endpoint; for a lane without an endpoint, the first target with the lane's models.
 
     Raises:
         ConfigError: the server at the lane's endpoint cannot be used.
     """
     if lane.endpoint is None:
-        return asyncio.run(find(lane, targets))
-    server = asyncio.run(look(Target(lane)))
+        return asyncio.run(find_model_server(lane, targets))
+    server = asyncio.run(probe_target(Target(lane)))
     if server.problem:
         raise ConfigError(
-            f"{server.endpoint} cannot be used: {sentence(str(server.problem))} Set --provider if you know it."
+            f"{server.endpoint} cannot be used: {sentence(str(server.problem))} If you know which kind of server it "
+            "is, set --provider."
         )
     return server
 
 
-async def find(lane: LaneSettings, targets: Iterable[Target], avoids: Collection[str] = ()) -> ModelServer | None:
-    """The first target, except at endpoints in `avoids`, that is a model server with the lane's models."""
+async def find_model_server(
+    lane: LaneSettings, targets: Iterable[Target], avoids: Collection[str] = ()
+) -> ModelServer | None:
+    """The first target that is a model server with the lane's models. Targets at endpoints in `avoids` do not count."""
     wanted = [Target(replace(target.lane, models=lane.models), target.provider) for target in targets]
-    servers = await look_at_all(wanted)
+    servers = await probe_targets(wanted)
     return next((server for server in servers if not server.problem and server.endpoint not in avoids), None)
 
 
-def reason(server: ModelServer) -> str:
-    """The chosen model server, and why it was chosen."""
+def describe_choice(server: ModelServer) -> str:
+    """Describe the chosen model server, and why it was chosen, on one line."""
     assert server.provider is not None
     model = server.lane.models[0] if server.lane.models else server.models[0]
-    return one_line(f"{model}, of {NAMES[server.provider]} at {server.endpoint}, found since no provider is configured")
+    return one_line(
+        f"{model} on {NAMES[server.provider]} at {server.endpoint}, chosen because no provider is configured"
+    )

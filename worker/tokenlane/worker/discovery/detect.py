@@ -1,4 +1,4 @@
-"""Recognises the kind of a model server by the contents of pages that only that kind serves.
+"""Detects the kind of a model server by pages that only that kind serves.
 
 Status codes and ports are no evidence: LM Studio answers any path with 200, and many servers speak OpenAI's dialect.
 """
@@ -19,14 +19,14 @@ PAGES = (
     "/props",
     "/openapi.json",
 )
-"""The pages to request. The body of a refusal counts, too: each kind of server asks for a key in its own words."""
+"""The pages to request. A refusal helps too, since each kind of server words its demand for a key differently."""
 
 _CHAT = "/v1/chat/completions"
 
 
 def recognise(pages: Mapping[str, Any]) -> str | None:
-    """The provider for the server with these JSON pages: `openai` if it only speaks that dialect, None if not even
-    that."""
+    """The provider for the server with these JSON pages. `openai` stands for any other server with OpenAI's dialect;
+    None means that the server is no known model server."""
     for kind, fits in _KINDS.items():
         try:
             if fits(pages):
@@ -65,7 +65,7 @@ def _llama_cpp(pages: Mapping[str, Any]) -> bool:
 
 
 def _openai(pages: Mapping[str, Any]) -> bool:
-    """By its list of models, a refusal in OpenAI's format, or its routes, since not every server has a list."""
+    """Whether the server has OpenAI's chat route, list of models, or format of errors. Not every server has a list."""
     if _CHAT in ((pages.get("/openapi.json") or {}).get("paths") or ()):
         return True
     listed = pages["/v1/models"]
@@ -86,4 +86,4 @@ _KINDS = {
     "llamacpp": _llama_cpp,
     "openai": _openai,
 }
-"""In the order of trial: each test rules out the kinds after it."""
+"""The tests, in the order in which they run. A later test may also accept an earlier kind."""

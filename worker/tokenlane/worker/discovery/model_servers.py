@@ -1,4 +1,4 @@
-"""Probes endpoints for model servers: finds the kind of server that answers, and its models that can chat."""
+"""Probes endpoints: detects the kind of model server that answers, and lists its models that can chat."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ TIMEOUT_S = 4.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _BY_A_PROXY = 407
 """The status of a proxy that requires authentication."""
-_ON_THE_WAY = (aiohttp.ClientSSLError, aiohttp.ClientProxyConnectionError)
-"""Failures to connect whose cause is worth reporting."""
+_FAILED_ON_THE_WAY = (aiohttp.ClientSSLError, aiohttp.ClientProxyConnectionError)
+"""Failures between this host and the server. Their cause is reported."""
 _NO_MODEL = {
     "ollama": "it has no model that can chat: run `ollama pull MODEL`",
     "lmstudio": "it has no model that can chat: download one in LM Studio",
@@ -40,12 +40,12 @@ _NO_MODEL = {
 
 @dataclass(frozen=True)
 class ModelServer:
-    """The result of looking at one target.
+    """The result of probing one target.
 
     Args:
-        lane: the lane that would serve it, with the recognised provider.
-        models: its models that can chat.
-        problem: why it cannot be used; None if it can.
+        lane: the settings of a lane for it, with the detected provider.
+        models: those of its models that can chat.
+        problem: why it cannot be used; None if it can be used.
     """
 
     lane: LaneSettings
@@ -59,29 +59,29 @@ class ModelServer:
         return masked_url(self.lane.endpoint or "")
 
 
-async def look_at_all(targets: Iterable[Target]) -> list[ModelServer]:
-    """Look at all targets at once, in a few seconds at most. The results are in the order of the targets."""
-    return list(await asyncio.gather(*map(look, targets)))
+async def probe_targets(targets: Iterable[Target]) -> list[ModelServer]:
+    """Probe all targets at once, for at most `TIMEOUT_S`. The results are in the order of the targets."""
+    return list(await asyncio.gather(*map(probe_target, targets)))
 
 
-async def look(place: Target) -> ModelServer:
-    """Look at one target."""
-    lane = replace(place.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, place.lane.connect_timeout_s))
+async def probe_target(target: Target) -> ModelServer:
+    """Find out which model server answers at one target, and which of its models can chat. Raises no `LlmError`."""
+    lane = replace(target.lane, connect_timeout_s=min(CONNECT_TIMEOUT_S, target.lane.connect_timeout_s))
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return await _seen(place, lane)
+            return await _probe(target, lane)
     except (LlmError, ConfigError) as error:
         why = error.message if isinstance(error, LlmError) else str(error)
     except TimeoutError:
         why = f"it did not answer within {TIMEOUT_S:g} s"
-    return ModelServer(place.lane, place.provider, problem=_problem(Code.MODEL_SERVER, why, place))
+    return ModelServer(target.lane, target.provider, problem=_problem(Code.MODEL_SERVER, why, target))
 
 
-def _problem(code: Code, observed: str, place: Target) -> Finding:
-    return Finding(code, "fail", observed, subject=masked_url(place.lane.endpoint or ""))
+def _problem(code: Code, observed: str, target: Target) -> Finding:
+    return Finding(code, "fail", observed, subject=masked_url(target.lane.endpoint or ""))
 
 
-async def kind_at(lane: LaneSettings) -> str | None:
+async def detect_kind(lane: LaneSettings) -> str | None:
     """The provider for the server at the lane's endpoint; None if it is not recognised or does not answer in time."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -90,57 +90,59 @@ async def kind_at(lane: LaneSettings) -> str | None:
         return None
 
 
-async def first_token(lane: LaneSettings, model: str) -> None:
-    """Generate one token: a server that lists its models may still refuse to chat.
+async def generate_token(lane: LaneSettings, model: str) -> None:
+    """Have the model generate one token, since a server that lists a model may still refuse to run it.
 
     Raises:
-        LlmError: it failed.
+        LlmError: the model server did not generate a token.
     """
     question = ChatRequest(role="probe", messages=[Message(role="user", content="Hello")], max_tokens=1)
-    async with default_registry().create(lane) as backend:
+    async with default_registry().create(lane) as provider:
         try:
-            await _begin(backend, question, model)
+            await _receive_delta(provider, question, model)
         except BadRequest:  # some of OpenAI's models reject `max_tokens`
-            await _begin(backend, question.model_copy(update={"max_tokens": None}), model)
+            await _receive_delta(provider, question.model_copy(update={"max_tokens": None}), model)
 
 
-async def _begin(backend: LlmProvider, question: ChatRequest, model: str) -> None:
-    async with aclosing(backend.chat(question, model)) as deltas:
+async def _receive_delta(provider: LlmProvider, question: ChatRequest, model: str) -> None:
+    async with aclosing(provider.chat(question, model)) as deltas:
         async for _ in deltas:
             return
 
 
-async def _seen(place: Target, lane: LaneSettings) -> ModelServer:
+async def _probe(target: Target, lane: LaneSettings) -> ModelServer:
     pages = await _pages(lane)
     kind = recognise(pages)
-    wrong = _not_expected(kind, place.provider)
+    wrong = _why_unexpected(kind, target.provider)
     if wrong:
-        return ModelServer(place.lane, kind, problem=_problem(Code.OTHER_SERVER, wrong, place))
-    provider = place.provider or kind
+        return ModelServer(target.lane, kind, problem=_problem(Code.OTHER_SERVER, wrong, target))
+    provider = target.provider or kind
     assert provider is not None
-    seen = replace(place.lane, provider=provider)
-    async with default_registry().create(replace(lane, provider=provider)) as backend:
+    lane_served = replace(target.lane, provider=provider)
+    async with default_registry().create(replace(lane, provider=provider)) as client:
         try:
-            models = tuple(model.name for model in await backend.models() if model.chats)
+            models = tuple(model.name for model in await client.models() if model.chats)
         except LlmError as error:
-            return ModelServer(seen, provider, problem=_problem(Code.MODEL_SERVER, error.message, place))
+            return ModelServer(lane_served, provider, problem=_problem(Code.MODEL_SERVER, error.message, target))
     missing = [name for name in lane.models if served_name(name, models) is None]
     problem = None
     if missing:
-        problem = _problem(Code.MODEL_MISSING, f"it has no {missing[0]!r}, which is configured", place)
+        problem = _problem(Code.MODEL_MISSING, f"it does not have the configured model {missing[0]!r}", target)
     elif not models:
-        problem = _problem(Code.MODEL_MISSING, _NO_MODEL.get(provider, "it serves no model that can chat"), place)
-    return ModelServer(seen, provider, models, problem)
+        problem = _problem(Code.MODEL_MISSING, _NO_MODEL.get(provider, "it serves no model that can chat"), target)
+    return ModelServer(lane_served, provider, models, problem)
 
 
-def _not_expected(kind: str | None, expected: str | None) -> str:
-    """Why a server of this kind is not the expected one; empty if it is."""
+def _why_unexpected(kind: str | None, expected: str | None) -> str:
+    """Why the detected kind of server cannot be used for the expected provider; empty if it can be used."""
     if kind is None and expected == "openai":
-        return ""  # listing its models tells what it wants, such as a key
+        return ""  # listing its models shows what is missing, such as a key
     if kind is None and expected in (None, *NAMES):
-        return f"the server that answers is not {', '.join(list(NAMES.values())[:-2])} or {list(NAMES.values())[-2]}"
+        return (
+            f"the server at this endpoint is not {', '.join(list(NAMES.values())[:-2])} or {list(NAMES.values())[-2]}"
+        )
     if expected is None and kind == "openai":
-        return "it is an unknown OpenAI-compatible server: use --provider openai --endpoint URL"
+        return "it is an OpenAI-compatible server of an unknown kind: use it with --provider openai --endpoint URL"
     if expected in NAMES and expected not in (kind, "openai"):
         assert kind is not None
         return f"it is {NAMES[kind]}, not {NAMES[expected]}: set its provider to {kind!r}"
@@ -158,22 +160,22 @@ async def _pages(lane: LaneSettings) -> dict[str, Any]:
         answers = await asyncio.gather(*(_page(client, path) for path in PAGES))
     pages = {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
     if not pages:
-        raise _silent(answers[0])
-    if not any(pages.values()) and (turned_away := [each for each in answers if isinstance(each, LlmError)]):
-        raise turned_away[0]
+        raise _why_unreachable(answers[0])
+    if not any(pages.values()) and (refusals := [each for each in answers if isinstance(each, LlmError)]):
+        raise refusals[0]
     return pages
 
 
-def _silent(error: Exception) -> LlmError:
-    """Why no page could be fetched: nothing listens, or the server or a proxy refuses."""
+def _why_unreachable(error: Exception) -> LlmError:
+    """The error for a server of which no page could be fetched."""
     nobody_listens = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, PermissionError)
-    if nobody_listens and not isinstance(error, _ON_THE_WAY):
-        return ProviderDown("nothing answers there")
+    if nobody_listens and not isinstance(error, _FAILED_ON_THE_WAY):
+        return ProviderDown("nothing listens at this address")
     return error if isinstance(error, LlmError) else transport_error(error)
 
 
 async def _page(client: LaneClient, path: str) -> Any:
-    """The page; None if it is not JSON, the error if it cannot be fetched."""
+    """The page as JSON; None if it is not JSON. If it cannot be fetched, the error is returned, not raised."""
     try:
         async with await client.send("GET", path, connects_again=False) as response:
             body, status = await read_body(response, MAX_PAGE_BYTES), response.status

@@ -1,4 +1,4 @@
-"""The endpoints at which to look for model servers: those that are configured, and the usual ports of this host."""
+"""Lists the endpoints to probe for model servers: the configured ones, and the usual ports of this host."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from tokenlane.worker.providers.server_names import NAMES
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint to look at, that of `lane`. `provider`: the expected one; None to find out."""
+    """An endpoint to probe.
+
+    Args:
+        lane: the settings with the endpoint.
+        provider: the provider that the endpoint is configured for; None to accept any kind of server.
+    """
 
     lane: LaneSettings
     provider: str | None = None
 
 
 def search_targets(configured: Iterable[LaneSettings]) -> list[Target]:
-    """The configured model servers, then the usual targets, each endpoint once."""
+    """The configured endpoints, then the usual ports of this host; each endpoint once."""
     targets: dict[str, Target] = {}
     for lane in configured:
         provider = None if lane.provider == "builtin" else lane.provider
@@ -39,5 +44,5 @@ def usual_targets() -> list[Target]:
 
 
 def _normalised(endpoint: str) -> str:
-    """The endpoint in one of the ways to write it."""
+    """The endpoint in a form that is the same for all ways to write it."""
     return endpoint.rstrip("/").removesuffix("/v1").replace("://localhost", "://127.0.0.1")

@@ -1,1 +1,1 @@
-"""What a lane does with its models: list, pull, verify, load, unload."""
+"""Manages the models of a lane: lists, pulls, verifies, loads and unloads them."""

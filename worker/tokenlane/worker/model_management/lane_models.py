@@ -1,4 +1,4 @@
-"""Carries out the model commands of one lane, and announces the lane's models after each change."""
+"""Carries out one lane's model commands and on-demand pulls, and announces the lane's models after each change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenlane.routing.contract.requests import ModelCommand
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.worker.providers import Advises, LlmProvider, Loads, Pulls, Verifies
+from tokenlane.worker.providers import LlmProvider, Loads, Pulls, SuggestsAlternatives, Verifies
 
 from .pinned_digests import check_pin, pin_of
 from .shared_pull import ReportProgress, SharedPull
@@ -27,7 +27,7 @@ _DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload":
 _MOST_REQUESTED = 64
 _PROGRESS_EVERY_S = 1.0
 _FAILED_S = 60.0
-"""How long a model that could not be pulled is not pulled again on demand."""
+"""How long a model is not pulled again on demand after its pull failed."""
 
 
 class LaneModels:
@@ -35,7 +35,7 @@ class LaneModels:
 
     Args:
         announcement: the lane's announcement so far.
-        describe: asks the model server for the lane's announcement; called after everything that may change it.
+        describe: asks the model server for the lane's announcement; called after each command that may change it.
         announce: publishes an announcement to the pool.
     """
 
@@ -61,17 +61,19 @@ class LaneModels:
         self._next_announcement: asyncio.TimerHandle | None = None
 
     async def announce_again(self) -> None:
-        """Announce what the lane offers now. Models and adapters also come and go without this worker.
+        """Ask the model server for the lane's models, and announce them. They may change without a command to this
+        worker.
 
         Raises:
             LlmError: the model server does not answer.
         """
-        async with self._describing:  # otherwise a description from before a change could replace one from after it
+        async with self._describing:  # otherwise an older description could replace a newer one
             self._announcement = await self._describe()
         self._announce_now()
 
     def request_pull(self, message: bytes) -> None:
-        """Queue a pull of the model that a waiting request needs. A model that may not be pulled is ignored."""
+        """Queue a pull of the model that a waiting request needs. Ignored if the lane may not pull that model, already
+        pulls it, or failed to pull it within the last minute."""
         model, offer = message.decode("utf-8", "replace"), self._announcement.offer
         allowed = offer.pulls and (offer.lacks is None or model in offer.lacks)
         if allowed and model not in self._pulls and model not in self._failed and not self._requested.full():
@@ -87,7 +89,7 @@ class LaneModels:
                 await self._pull(model, _ignore)
                 if served_name(model, self._announcement.models) is None:
                     raise ModelNotFound(
-                        "the model server does not list the model it pulled as one that can chat or embed"
+                        "the model was pulled, but the model server does not list it as a model that can chat or embed"
                     )
             except Exception as error:
                 known = (
@@ -101,10 +103,10 @@ class LaneModels:
                 loop.call_later(_FAILED_S, self._announce_now)
 
     async def carry_out(self, command: ModelCommand, report: ReportProgress) -> ModelReport:
-        """Carry out a command, and return its models as they are afterwards.
+        """Carry out a command, and return its models in their state after the command.
 
         Args:
-            report: called with the progress, a few times a second at most.
+            report: called with the progress, at most a few times a second.
 
         Raises:
             BadRequest: the provider does not support the action.
@@ -130,10 +132,10 @@ class LaneModels:
         return ModelReport(models=tuple(await self._listed(model)))
 
     async def _pull(self, model: str, report: ReportProgress) -> None:
-        """Pull the model, or join its running pull. A pull stops when no command waits for it any more."""
+        """Pull the model, or wait for its running pull. A pull stops when no command and no request waits for it."""
         provider = self._provider
         if not isinstance(provider, Pulls):
-            self._unsupported("pull", "put the model where its server loads it from")
+            self._unsupported("pull", "put the model where the model server loads its models from")
 
         async def report_and_announce(progress: Progress) -> None:
             await report(progress)
@@ -152,13 +154,14 @@ class LaneModels:
                 self._announce_now()
 
     async def _pull_and_check(self, provider: Pulls, model: str) -> AsyncGenerator[Progress, None]:
-        """Pull, check and announce the model. A pinned model that already has its pinned content is not pulled: a pull
-        could only bring other content, which the server would serve before it is checked."""
+        """Pull, check and announce the model. A pinned model that already has its pinned content is not pulled, since a
+        pull could only bring other content, which the model server would serve before the check."""
         if pin_of(self._settings, model) is not None:
             try:
                 await check_pin(self._settings, self._provider, model)
             except (DigestMismatch, ModelNotFound):
-                await self._try_announce_again()  # the lane stops serving what does not match the pin, before the pull
+                # Before the pull, so that the lane does not serve content that does not match the pin.
+                await self._try_announce_again()
             else:
                 yield Progress(step="already has the pinned content")
                 return
@@ -173,7 +176,9 @@ class LaneModels:
     async def _verify(self, model: str) -> tuple[ModelInfo, ...]:
         provider = self._provider
         if not isinstance(provider, Verifies):
-            self._unsupported("verify", "compare its files on the model server's host with their publisher's hashes")
+            self._unsupported(
+                "verify", "compare its files on the model server's host with the hashes that its publisher lists"
+            )
         digest = await provider.verify(model)
         unlisted = ModelInfo(name=model, provider=self._settings.provider, lane=self._settings.name)
         listed = await self._listed(model) or [unlisted]
@@ -184,7 +189,7 @@ class LaneModels:
     async def _load(self, model: str, report: ReportProgress) -> None:
         provider = self._provider
         if not isinstance(provider, Loads):
-            self._unsupported("load", "start its server with the model")
+            self._unsupported("load", "start the model server with the model")
         async with self._loading:
             await check_pin(self._settings, provider, model)
             await report(Progress(step="loading"))
@@ -194,7 +199,7 @@ class LaneModels:
     async def _unload(self, model: str) -> None:
         provider = self._provider
         if not isinstance(provider, Loads):
-            self._unsupported("unload", "stop its server to free the memory")
+            self._unsupported("unload", "stop the model server to free the memory")
         async with self._loading:
             await provider.unload(model)
         await self._try_announce_again()
@@ -213,7 +218,7 @@ class LaneModels:
             self._announce_now()
 
     def _announce_now(self) -> None:
-        """Announce the lane as last described, with its running and failed pulls."""
+        """Announce the lane's last description, with its running and failed pulls."""
         if self._next_announcement is not None:
             self._next_announcement.cancel()
             self._next_announcement = None
@@ -228,10 +233,10 @@ class LaneModels:
         self._announce(replace(self._announcement, offer=offer))
 
     def _unsupported(self, action: str, advice: str) -> NoReturn:
-        if isinstance(self._provider, Advises):
+        if isinstance(self._provider, SuggestsAlternatives):
             advice = self._provider.alternatives.get(action, advice)
         raise BadRequest(f"{_DOING[action]} a model is not supported by {self._settings.provider}: {advice}.")
 
 
 async def _ignore(_: Progress) -> None:
-    """Report the progress of a pull that no command requested."""
+    """Ignore the progress of a pull that no command requested."""

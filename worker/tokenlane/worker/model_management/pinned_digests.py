@@ -20,13 +20,13 @@ def pin_of(settings: LaneSettings, model: str) -> str | None:
 async def check_pin(
     settings: LaneSettings, provider: LlmProvider, model: str, listed: Sequence[ModelInfo] = ()
 ) -> None:
-    """Accept a model that is not pinned, or whose digest is the pinned one.
+    """Return if the model is not pinned, or has the pinned digest.
 
     Args:
-        listed: models as the model server lists them. A digest listed there is not read again.
+        listed: the models that the model server lists. A digest in this list is not read again.
 
     Raises:
-        DigestMismatch: the model has another digest.
+        DigestMismatch: the model has a different digest.
         ModelNotFound: the model server does not have the model.
         BadRequest: the provider cannot read digests.
     """
@@ -38,15 +38,15 @@ async def check_pin(
     if digest is None or not digest.startswith("sha256:"):
         if not isinstance(provider, Verifies):
             raise BadRequest(
-                f"{settings.provider} cannot verify what a model contains, so its models cannot be pinned: remove "
-                f'[models."{model}"] digest, or serve the model by another provider',
+                f"{settings.provider} cannot report a model's digest, so its models cannot be pinned: remove "
+                f'[models."{model}"] digest, or serve the model with another provider',
                 lane=settings.name,
                 model=model,
             )
         digest = await provider.verify(model)
     if digest != pinned:
         raise DigestMismatch(
-            f"the model's digest is {digest}, and {pinned} is pinned: pull the pinned model again, or change digest in "
+            f"the model's digest is {digest}, but {pinned} is pinned: pull the pinned model again, or change digest in "
             f'[models."{model}"]',
             provider=settings.provider,
             lane=settings.name,

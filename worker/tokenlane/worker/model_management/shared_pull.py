@@ -1,4 +1,4 @@
-"""One pull of a model, shared by all commands that wait for it."""
+"""A pull of a model that several commands and requests may wait for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SharedPull:
         return self._task.done() or self._task.cancelling() > 0
 
     async def wait(self, report: ReportProgress) -> None:
-        """Wait for the pull to end, and report its progress a few times a second at most.
+        """Wait for the pull to end, and report its progress at most a few times a second.
 
         Raises:
             LlmError: the provider raised it.

@@ -1,11 +1,10 @@
-"""The providers: one class for each kind of model server, behind one protocol. Knows neither Redis nor ARQ."""
+"""The providers: one class for each kind of model server, all with one protocol. They know neither Redis nor ARQ."""
 
 from __future__ import annotations
 
 from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 
 from .protocol import (
-    Advises,
     CountsTokens,
     Embeds,
     LlmProvider,
@@ -13,12 +12,12 @@ from .protocol import (
     Pulls,
     ReportsHealth,
     ReportsVersion,
+    SuggestsAlternatives,
     Verifies,
 )
 from .registry import ProviderFactory, ProviderRegistry, default_registry
 
 __all__ = [
-    "Advises",
     "CountsTokens",
     "Embeds",
     "LlmProvider",
@@ -28,6 +27,7 @@ __all__ = [
     "Pulls",
     "ReportsHealth",
     "ReportsVersion",
+    "SuggestsAlternatives",
     "TooManyTexts",
     "Verifies",
     "default_registry",

@@ -12,32 +12,33 @@ from tokenlane.routing.contract.results import ModelInfo, Progress
 
 
 class LlmProvider(Protocol):
-    """One lane's server. Every error is an `LlmError` that names the provider, the lane and, if any, the model."""
+    """The connection to one lane's model server. Methods raise only `LlmError`, which names the provider, the lane and,
+    where there is one, the model."""
 
     @property
     def endpoint(self) -> str:
-        """The model server's URL, from the lane or the provider's default. May hold a password."""
+        """The model server's URL, from the lane's settings or the provider's default. It may contain a password."""
         ...
 
     def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta, None]:
-        """Stream the answer of `model`, the model that routing chose for the lane.
+        """Stream the answer of `model`, which the router chose for this lane.
 
         The last delta has the `finish_reason` and, if the model server counts tokens, the `usage`. A stream that ends
         without an error is a complete answer. The caller fills in `position`, `attempt` and `lane` of the deltas.
 
         Args:
-            resume: text to continue; model servers that cannot continue text raise `BadRequest`.
+            resume: a partial answer to continue. Providers whose model server cannot continue it raise `BadRequest`.
 
         Cancellation: closing the generator closes the HTTP response, so the model server frees its slot.
         """
         ...
 
     async def models(self) -> list[ModelInfo]:
-        """The models the model server serves now."""
+        """The models that the model server can serve now."""
         ...
 
     async def capacity(self) -> int:
-        """How many requests the model server runs at once."""
+        """How many requests the model server can run at once."""
         ...
 
     async def aclose(self) -> None:
@@ -53,48 +54,49 @@ class LlmProvider(Protocol):
 
 @runtime_checkable
 class ReportsHealth(Protocol):
-    """A provider whose server can report its health without running a model."""
+    """A provider that can ask its model server for its health. The check runs no model."""
 
     async def healthy(self) -> None:
-        """Return if the server is healthy.
+        """Return if the model server is healthy.
 
         Raises:
-            LlmError: the server does not answer, or reports that it cannot work.
+            LlmError: the model server does not answer, or reports that it cannot work.
         """
         ...
 
 
 @runtime_checkable
 class ReportsVersion(Protocol):
-    """A provider that can ask its server for its version."""
+    """A provider that can ask its model server for its version."""
 
     async def version(self) -> str | None:
-        """The version that the server reports; None if it does not report any."""
+        """The model server's version; None if it does not report its version."""
         ...
 
 
 @runtime_checkable
 class CountsTokens(Protocol):
-    """A provider whose server has the model's own tokenizer."""
+    """A provider whose model server counts tokens with the model's tokenizer."""
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
-        """The number of tokens of the request's prompt, including the template's.
+        """The number of tokens in the request's prompt, including those that the model's template adds.
 
         Raises:
-            LlmError: the server cannot count.
+            LlmError: the model server cannot count this prompt.
         """
         ...
 
 
 @runtime_checkable
 class Embeds(Protocol):
-    """A provider that can turn texts into vectors, with models that have "embed" in their `capabilities`."""
+    """A provider that can embed texts, with models that have "embed" in their `capabilities`."""
 
     async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
-        """One vector per input, in order, all with the same number of dimensions and of Euclidean length 1.
+        """One vector per input, in the order of the inputs. All have the same number of dimensions and Euclidean length
+        1.
 
         Args:
-            dimensions: the wanted number of dimensions. Models with a fixed number ignore it.
+            dimensions: the requested number of dimensions. Models with a fixed number ignore it.
 
         Raises:
             LlmError: as for `chat`; if one input fails, the whole call fails.
@@ -104,13 +106,13 @@ class Embeds(Protocol):
 
 @runtime_checkable
 class Pulls(Protocol):
-    """A provider that can download a model, through its server or onto this host."""
+    """A provider that can download a model, through its model server or to this host."""
 
     def pull(self, model: str) -> AsyncGenerator[Progress, None]:
-        """Download the model. When the generator ends, the model is complete and its digest was checked.
+        """Download the model. When the generator ends, the model is complete and its digest has been checked.
 
-        Cancellation: closing the generator stops the download. A part of it may stay, to resume from, but is not
-        usable.
+        Cancellation: closing the generator stops the download. The partial download may stay on disk, for the next pull
+        to resume, but is not served.
 
         Raises:
             ModelNotFound: no source has the model.
@@ -121,19 +123,20 @@ class Pulls(Protocol):
 
 
 @runtime_checkable
-class Advises(Protocol):
-    """A provider with advice, in the imperative, for actions that it does not support."""
+class SuggestsAlternatives(Protocol):
+    """A provider that suggests what to do instead of a model command that it does not support."""
 
     alternatives: ClassVar[Mapping[str, str]]
+    """Advice in the imperative, by action."""
 
 
 @runtime_checkable
 class Verifies(Protocol):
-    """A provider that can compute or ask for a model's digest."""
+    """A provider that can find out a model's digest."""
 
     async def verify(self, model: str) -> str:
-        """The model's digest as `sha256:…`, or its revision if the server knows only that. It is computed from the
-        files if they are on this host, and otherwise comes from the server.
+        """The model's digest as `sha256:…`, or its revision if the model server reports only that. The digest is
+        computed from the model's files if they are on this host; otherwise the model server reports it.
 
         Raises:
             ModelNotFound: the model is missing.
@@ -144,22 +147,22 @@ class Verifies(Protocol):
 
 @runtime_checkable
 class Loads(Protocol):
-    """A provider that can have its server load and unload models."""
+    """A provider whose model server can load and unload models on demand."""
 
     async def load(self, model: str) -> None:
-        """Load the model, and return when it is ready. Loading a loaded model does nothing.
+        """Load the model, and return when it is ready. A model that is already loaded stays loaded.
 
-        Cancellation: the server may go on loading.
+        Cancellation: the model server may continue to load the model.
 
         Raises:
             ModelNotFound: the model is missing.
-            LlmError: the server has no memory for the model, or cannot load it.
+            LlmError: the model server has too little memory for the model, or cannot load it.
         """
         ...
 
     async def unload(self, model: str) -> None:
-        """Have the server free the model's memory once its running requests end; returns at once. Unloading a model
-        that is not loaded does nothing.
+        """Unload the model, and return at once. The model server frees the memory when the model's running requests
+        end. If the model is not loaded, nothing happens.
 
         Raises:
             ModelNotFound: the model is missing.

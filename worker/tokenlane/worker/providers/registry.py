@@ -22,9 +22,8 @@ ProviderFactory = Callable[[LaneSettings], LlmProvider]
 
 
 class ProviderRegistry:
-    """Factories of providers by name. Factories added here come before entry points of other distributions.
-
-    An entry point is loaded only when a lane uses its name.
+    """The factories of providers, by name. A factory that `add` registers takes precedence over an entry point of the
+    same name. An entry point is loaded only when a lane uses its name.
     """
 
     def __init__(self) -> None:
@@ -35,11 +34,11 @@ class ProviderRegistry:
         self._factories[name] = factory
 
     def names(self) -> list[str]:
-        """All names a lane may use, sorted."""
+        """The names of all registered providers and entry points, sorted."""
         return sorted({*self._factories, *entry_points(group=ENTRY_POINTS).names})
 
     def create(self, lane: LaneSettings) -> LlmProvider:
-        """The provider of a lane.
+        """Create the provider for a lane.
 
         Raises:
             ConfigError: no provider has that name; the message lists all names.
@@ -47,7 +46,7 @@ class ProviderRegistry:
         return self._factory(lane.provider)(lane)
 
     def default_endpoint(self, name: str) -> str | None:
-        """The endpoint of a lane that does not set one; None if such a lane must set one.
+        """The provider's default endpoint; None if a lane with this provider must set an endpoint.
 
         Raises:
             ConfigError: as `create`.
@@ -66,7 +65,7 @@ class ProviderRegistry:
 
 
 def default_registry() -> ProviderRegistry:
-    """The providers that come with tokenlane."""
+    """A registry of the providers that come with tokenlane."""
     registry = ProviderRegistry()
     registry.add("builtin", BuiltinProvider)
     registry.add("llamacpp", LlamaCppProvider)

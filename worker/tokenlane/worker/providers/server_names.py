@@ -1,4 +1,4 @@
-"""The names of the model servers, for texts that people read."""
+"""The names of model servers in messages to users."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ NAMES = {
     "llamacpp": "llama.cpp",
     "openai": "an OpenAI-compatible server",
 }
-"""The server's name by provider."""
+"""The names, by provider."""

@@ -26,31 +26,33 @@ _NAME_IS_FREE = ("draining", "left", "gone")
 
 
 def check_lane(
-    settings: LaneSettings, probe: ServerProbe, lane: Announcement | None, seen: Snapshot
+    settings: LaneSettings, probe: ServerProbe, lane: Announcement | None, snapshot: Snapshot
 ) -> Iterator[Finding]:
-    """Check the pinned models and the name in the lane's announcement."""
+    """Check the lane's pinned models, and that no lane elsewhere has its name."""
     if lane is None:
         return
     for name in settings.digests:
         wanted = not settings.models or served_name(name, settings.models)
         if wanted and probe.has(name) and not served_name(name, lane.models):
-            observed = f"model {name!r} is pinned and is not served: its digest differs, or cannot be checked"
-            yield Finding(Code.MODEL_NOT_PINNED, "fail", observed, "read the log for which", name)
-    for other in seen.lanes:
+            observed = (
+                f"model {name!r} is pinned and is not served: its digest differs from the pin, or cannot be checked"
+            )
+            yield Finding(Code.MODEL_NOT_PINNED, "fail", observed, "read this worker's log for the reason", name)
+    for other in snapshot.lanes:
         if other.name == lane.lane and other.endpoint != lane.endpoint and other.state not in _NAME_IS_FREE:
             observed = f"the lane's name is in use for {other.endpoint}"
-            advice = "choose another with --lane, or stop that worker"
+            advice = "name the lane differently with --lane, or stop the worker that uses the name"
             yield Finding(Code.LANE_TAKEN, "fail", observed, advice, lane.lane)
 
 
-def check_shared_model_server(lane: Announcement | None, seen: Snapshot) -> list[Finding]:
+def check_shared_model_server(lane: Announcement | None, snapshot: Snapshot) -> list[Finding]:
     """Check for other lanes that serve the same model server."""
     if lane is None or not lane.endpoint:
         return []
     endpoint = lane.endpoint.rstrip("/").lower()
     others = [
         repr(other.name)
-        for other in seen.lanes
+        for other in snapshot.lanes
         if other.name != lane.lane and not other.state.is_away and other.endpoint.rstrip("/").lower() == endpoint
     ]
     if not others:
@@ -60,11 +62,11 @@ def check_shared_model_server(lane: Announcement | None, seen: Snapshot) -> list
 
 
 def check_server(settings: LaneSettings, probe: ServerProbe, others: Iterable[Finding]) -> list[Finding]:
-    """Check that the lane's provider is the one for the server that answers. A server that only shows OpenAI's dialect
-    may be any kind of server behind a proxy.
+    """Check that the lane's provider is the one for the server that answers. A server that shows only OpenAI's dialect
+    is not reported, since it may be any kind of server behind a proxy.
 
     Args:
-        others: the findings so far. If none of them fails, a provider for another kind of server does.
+        others: the findings so far. If one of them fails, it is the likely problem, and the provider only a remark.
     """
     server, provider = probe.server, settings.provider
     if server is None or server in (provider, "openai"):
@@ -77,29 +79,29 @@ def check_server(settings: LaneSettings, probe: ServerProbe, others: Iterable[Fi
     return [Finding(Code.OTHER_SERVER, severity, observed, f'set provider = "{server}"', settings.name)]
 
 
-async def check_pool(pool: Pool, ring: KeyRing, seen: Snapshot) -> list[Finding]:
+async def check_pool(pool: Pool, ring: KeyRing, snapshot: Snapshot) -> list[Finding]:
     """Check this worker's keys, and its permissions on the Redis server."""
-    return [*await _keys(pool, ring, seen), *await _refused(pool)]
+    return [*await _keys(pool, ring, snapshot), *await _refused(pool)]
 
 
-async def _keys(pool: Pool, ring: KeyRing, seen: Snapshot) -> list[Finding]:
+async def _keys(pool: Pool, ring: KeyRing, snapshot: Snapshot) -> list[Finding]:
     """Check the keys without joining the pool, which may seal it."""
     try:
         await pool.key_agreement.check(ring)
     except PoolKeyMismatch as error:
         return [Finding(Code.KEY_MISMATCH, "fail", error.message)]
-    ahead = [key_id for key_id in seen.prepared if ring.find(key_id) is None]
+    ahead = [key_id for key_id in snapshot.prepared if ring.find(key_id) is None]
     if ahead:
         observed = f"this worker lacks the pool's next key, {', '.join(ahead)}, which is prepared"
         return [Finding(Code.KEY_MISSING, "fail", observed, f"before `tokenlane key rotate`, {HAND_OVER_KEYS}")]
-    if seen.key_id is None and ring.keys and (seen.lanes or seen.clients.known):
-        observed = f"the pool is in use without a key, but this worker has key {', '.join(ring.ids)}"
+    if snapshot.key_id is None and ring.keys and (snapshot.lanes or snapshot.clients.known):
+        observed = f"the pool is used without a key, but this worker has key {', '.join(ring.ids)}"
         return [Finding(Code.KEY_MISMATCH, "fail", observed, "start the worker without a key")]
     return []
 
 
 async def _refused(pool: Pool) -> list[Finding]:
-    """Check that the Redis server, with its ACL for this user, allows everything that a worker does."""
+    """Check that the Redis server allows this user every command and channel that a worker uses."""
     refused = list(await rehearse(pool))
     delivered = asyncio.Event()
     channel = pool.keys.control(f"check-{secrets.token_hex(8)}")

@@ -11,7 +11,7 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.builtin import MODEL_NAME
-from tokenlane.worker.builtin.server import CAPACITY, needs_server
+from tokenlane.worker.builtin.server import CAPACITY, needs_builtin_server
 from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.readiness import check_condition
@@ -29,17 +29,19 @@ async def report_on_lane(lane: Lane, to: Destination) -> StartupReport:
     probe = await probe_model_server(to.settings, lane.provider, condition)
     findings = list(probe.findings(to.settings))
     try:
-        seen = await take_snapshot(lane.pool)
-        findings += check_shared_model_server(announced, seen)
+        snapshot = await take_snapshot(lane.pool)
+        findings += check_shared_model_server(announced, snapshot)
     except LlmError:
-        seen = None
+        snapshot = None
     findings += check_server(to.settings, probe, findings)
-    return StartupReport(to, lane.pool.keychain.key_id, probe, announced, seen, tuple(findings), waits=condition != UP)
+    return StartupReport(
+        to, lane.pool.keychain.key_id, probe, announced, snapshot, tuple(findings), waits=condition != UP
+    )
 
 
 async def dry_run(to: Destination) -> StartupReport:
-    """Report on the model server and the pool as a worker would find them, without announcing a lane, taking work, or
-    starting the built-in model's server.
+    """Report on the model server and the pool that a worker would use. This announces no lane, takes no work and does
+    not start the built-in model's server.
 
     Raises:
         PoolUnavailable: the pool does not answer.
@@ -48,20 +50,21 @@ async def dry_run(to: Destination) -> StartupReport:
     ring = to.redis.keys if to.redis.keys.keys else socket_keys(to.redis.url)
     async with connect(to.redis.url, to.pool) as pool:
         probe, lane, findings = await _try_model_server(to.settings)
-        seen = await take_snapshot(pool)
+        snapshot = await take_snapshot(pool)
         findings += [
-            *check_lane(to.settings, probe, lane, seen),
-            *check_shared_model_server(lane, seen),
-            *await check_pool(pool, ring, seen),
+            *check_lane(to.settings, probe, lane, snapshot),
+            *check_shared_model_server(lane, snapshot),
+            *await check_pool(pool, ring, snapshot),
         ]
     findings += check_server(to.settings, probe, findings)
-    key_id = seen.key_id or next(iter(ring.ids), None)
-    return StartupReport(to, key_id, probe, lane, seen, tuple(findings))
+    key_id = snapshot.key_id or next(iter(ring.ids), None)
+    return StartupReport(to, key_id, probe, lane, snapshot, tuple(findings))
 
 
 async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announcement | None, list[Finding]]:
-    """The model server, the lane's announcement (None if the model server does not say enough), and the findings."""
-    if needs_server(settings):
+    """Probe the model server. Returns the probe, the announcement that the lane would make (None if the model server
+    does not answer), and the findings."""
+    if needs_builtin_server(settings):
         probe = ServerProbe("a server of its own", models=(MODEL_NAME,))
         offer = Offer(limits={"chat": settings.capacity or CAPACITY})
         lane = Announcement(settings.name, settings.provider, "", (MODEL_NAME,), offer)

@@ -1,4 +1,4 @@
-"""Asks the model server of a lane for its models, and finds out which kind of server it is."""
+"""Probes a lane's model server: lists its models, and detects its kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import LlmError, ProviderDown, Unauthoriz
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.worker.discovery.model_servers import kind_at
+from tokenlane.worker.discovery.model_servers import detect_kind
 from tokenlane.worker.providers import LlmProvider
 from tokenlane.worker.providers.server_names import NAMES
 
@@ -23,15 +23,15 @@ class ServerProbe:
     """A model server, and its answer when asked for its models.
 
     Args:
-        endpoint: where this worker reaches it, without a password.
-        after_ms: how long it took to list its models; None if it did not.
-        error: why it did not list its models; None also for a server that is not started yet.
-        server: the provider for the kind of server that answered, None if it was not recognised.
+        endpoint: the URL by which this worker reaches it, without a password.
+        answered_in_ms: how long it took to list its models; None if it did not list them.
+        error: why it did not list its models; also None for a server that is not started yet.
+        server: the provider for the kind of server that answered; None if that kind was not recognised.
         condition: whether the model server can work.
     """
 
     endpoint: str
-    after_ms: float | None = None
+    answered_in_ms: float | None = None
     models: tuple[str, ...] = ()
     error: LlmError | None = None
     server: str | None = None
@@ -42,11 +42,11 @@ class ServerProbe:
             return f"{self.endpoint}, refused the key"
         if self.error is not None:
             return f"{self.endpoint}, did not {'answer' if self.error.retryable else 'list its models'}"
-        how = "started by the worker" if self.after_ms is None else f"answered in {self.after_ms:.0f} ms"
+        how = "started by the worker" if self.answered_in_ms is None else f"answered in {self.answered_in_ms:.0f} ms"
         return f"{self.endpoint}, {how}"
 
     def has(self, model: str) -> bool:
-        """Whether it lists the model."""
+        """Whether the model server lists the model."""
         return served_name(model, self.models) is not None
 
     def findings(self, settings: LaneSettings) -> Iterator[Finding]:
@@ -66,25 +66,27 @@ class ServerProbe:
 
 
 async def probe_model_server(settings: LaneSettings, provider: LlmProvider, condition: ServerCondition) -> ServerProbe:
-    """Ask a model server for its models, and meanwhile recognise its kind of server."""
-    seen = ServerProbe(masked_url(provider.endpoint), condition=condition)
+    """Ask a model server for its models, and at the same time detect its kind."""
+    probe = ServerProbe(masked_url(provider.endpoint), condition=condition)
     if settings.provider not in NAMES:
-        return await _listed(seen, provider)
+        return await _with_models(probe, provider)
     async with asyncio.TaskGroup() as tasks:
-        listing = tasks.create_task(_listed(seen, provider))
-        server = tasks.create_task(kind_at(replace(settings, endpoint=provider.endpoint)))
+        listing = tasks.create_task(_with_models(probe, provider))
+        server = tasks.create_task(detect_kind(replace(settings, endpoint=provider.endpoint)))
     return replace(listing.result(), server=server.result())
 
 
-async def _listed(seen: ServerProbe, provider: LlmProvider) -> ServerProbe:
+async def _with_models(probe: ServerProbe, provider: LlmProvider) -> ServerProbe:
     clock = asyncio.get_running_loop().time
     start = clock()
     try:
         async with asyncio.timeout(_LOOK_S):
             models = await provider.models()
     except LlmError as error:
-        return replace(seen, error=error)
+        return replace(probe, error=error)
     except TimeoutError:
         late = ProviderDown(f"the model server did not list its models within {_LOOK_S:g} s: is the endpoint right?")
-        return replace(seen, error=late)
-    return replace(seen, after_ms=round(1000 * (clock() - start), 1), models=tuple(model.name for model in models))
+        return replace(probe, error=late)
+    return replace(
+        probe, answered_in_ms=round(1000 * (clock() - start), 1), models=tuple(model.name for model in models)
+    )

@@ -11,7 +11,7 @@ from tokenlane.routing.watch.finding import Finding
 from tokenlane.routing.watch.route_coverage import RouteCoverage, lines_to_add, route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.builtin.model import DOWNLOAD_BYTES, downloaded
-from tokenlane.worker.builtin.server import needs_server
+from tokenlane.worker.builtin.server import needs_builtin_server
 
 from .probe_model_server import ServerProbe
 
@@ -38,8 +38,8 @@ class StartupReport:
 
     Args:
         key_id: the key that seals the lane's requests; None if the pool has no key.
-        lane: the lane's announcement; None if the model server does not say enough.
-        seen: the pool; None if it did not answer.
+        lane: the lane's announcement; None if the model server does not answer.
+        snapshot: the state of the pool; None if the pool did not answer.
         waits: whether the worker waits for its model server.
     """
 
@@ -47,7 +47,7 @@ class StartupReport:
     key_id: str | None
     probe: ServerProbe
     lane: Announcement | None
-    seen: Snapshot | None
+    snapshot: Snapshot | None
     findings: tuple[Finding, ...]
     waits: bool = False
 
@@ -58,29 +58,31 @@ class StartupReport:
 
     @property
     def remarks(self) -> tuple[Finding, ...]:
-        """The findings that do not keep the lane from working, but may be mistakes."""
+        """Findings that may be mistakes. The lane works in spite of them."""
         return tuple(finding for finding in self.findings if finding.severity == "warn")
 
     @property
     def coverage(self) -> RouteCoverage | None:
         """The roles that are routed to the lane; None if that is not known."""
-        if self.seen is None or self.lane is None:
+        if self.snapshot is None or self.lane is None:
             return None
         settings = self.to.settings
-        return route_coverage(self.seen.policy, lane=settings.name, provider=settings.provider, models=self.lane.models)
+        return route_coverage(
+            self.snapshot.policy, lane=settings.name, provider=settings.provider, models=self.lane.models
+        )
 
     @property
     def to_add(self) -> tuple[str, ...]:
-        """If no route leads to the lane: sections of llm.toml that would route roles to the models it has."""
+        """Sections of llm.toml that would route roles to the lane's models; empty if a route leads to the lane."""
         coverage = self.coverage
-        if self.seen is None or self.lane is None or coverage is None or coverage.routed:
+        if self.snapshot is None or self.lane is None or coverage is None or coverage.routed:
             return ()
         models, provider = self.lane.models, self.to.settings.provider
         listed = tuple(model for model in models if not self.probe.models or self.probe.has(model))
         if models and not listed:
             return ()
         return tuple(
-            lines_to_add(self.seen.policy, role, provider=provider, models=listed) for role in coverage.left_out
+            lines_to_add(self.snapshot.policy, role, provider=provider, models=listed) for role in coverage.left_out
         )
 
     def json_line(self, event: str, **facts: object) -> str:
@@ -98,8 +100,8 @@ class StartupReport:
                 "capacity": lane.offer.limit_of("chat") if lane else None,
                 "capacity_source": self.to.capacity_source,
                 "server": self.probe.server,
-                "answered_ms": self.probe.after_ms,
-                "revision": self.seen.revision if self.seen else None,
+                "answered_ms": self.probe.answered_in_ms,
+                "revision": self.snapshot.revision if self.snapshot else None,
                 "key_id": self.key_id,
                 "roles": coverage.routed if coverage else (),
                 "roles_left_out": coverage.left_out if coverage else (),
@@ -111,15 +113,15 @@ class StartupReport:
 
     def text(self) -> str:
         """The report as a block of text."""
-        lane, seen, settings = self.lane, self.seen, self.to.settings
-        revision = f", policy revision {seen.revision}" if seen and seen.revision else ""
+        lane, snapshot, settings = self.lane, self.snapshot, self.to.settings
+        revision = f", policy revision {snapshot.revision}" if snapshot and snapshot.revision else ""
         capacity = f"{lane.offer.limit_of('chat')} at once, {self.to.capacity_source}" if lane else "unknown"
         built_in = ""
-        if needs_server(settings):
+        if needs_builtin_server(settings):
             size = f"not downloaded yet ({DOWNLOAD_BYTES / 1e6:.0f} MB)"
             built_in = f" (built in, {'already downloaded' if downloaded() else size})"
         lines = [
-            f"pool      {seen.pool if seen else 'does not answer'} at {self.to.redis.safe_url}{revision}",
+            f"pool      {snapshot.pool if snapshot else 'does not answer'} at {self.to.redis.safe_url}{revision}",
             f"key       {self.key_id or 'none: requests are not sealed'}",
             f"lane      {settings.name}, provider {settings.provider}",
             f"endpoint  {self.probe}",
@@ -128,7 +130,7 @@ class StartupReport:
             *self._roles(),
             *(f"remark    {remark}" for remark in self.remarks),
             *(f"problem   {problem}" for problem in self.problems),
-            *(["waits     until the model server works; requests for this lane wait, too"] if self.waits else []),
+            *(["waits     for the model server to work; meanwhile the lane takes no requests"] if self.waits else []),
         ]
         return "\n".join(map(one_line, lines))
 
@@ -141,7 +143,7 @@ class StartupReport:
         if not coverage.left_out:
             return ["roles     all: the policy has no routes"]
         lines = [f"every role without a route; the routes of {', '.join(coverage.left_out)} do not include this lane."]
-        if self.to_add:  # to the pool's policy, since llm.toml may only concern this host
+        if self.to_add:  # in the pool's policy, since this host's llm.toml need not be the file it comes from
             lines += [
                 f"To route a role to it, run `tokenlane policy show{self.to.options} > ops.toml`,",
                 f"replace its lines by those below, and run `tokenlane policy apply ops.toml{self.to.options}`.",

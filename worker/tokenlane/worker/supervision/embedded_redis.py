@@ -19,12 +19,12 @@ from .listen_address import bind_address, known_as
 async def embedded_redis(
     *, private: bool, listen: str | None
 ) -> AsyncIterator[tuple[RedisSettings, RedisSettings | None]]:
-    """Run an embedded server while the block runs, and restart it if it dies. Yields its address for this user, and its
-    address for other hosts if it listens to them, both with the keys in the server's directory.
+    """Run an embedded server while the block runs, and restart it if it dies. Yields its address for this user and, if
+    it listens, its address for other hosts. Both come with the keys in the server's directory.
 
     Args:
         private: keep no data, and hide the server from this user's other commands.
-        listen: HOST or HOST:PORT for other hosts.
+        listen: the HOST or HOST:PORT at which other hosts may connect; None to accept only this user.
 
     Raises:
         AlreadyRunning: this user already runs an embedded server on this host.

@@ -21,7 +21,7 @@ def bind_address(text: str) -> tuple[str, int]:
         bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
         parts = urlsplit(f"//[{text}]" if bare_ipv6 else f"//{text}")
         host, port = parts.hostname, _PORT if parts.port is None else parts.port
-        # A star is a name of loopback here, and means all addresses elsewhere.
+        # Some resolvers take a star for loopback, although users mean all addresses by it.
         if not host or host == "*" or port == 0 or parts.netloc.strip("[]") == "" or parts.path or parts.username:
             raise ValueError
         address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])

@@ -23,11 +23,11 @@ from tokenlane.worker.run_and_drain import DRAIN_S
 
 _RESTART_AFTER_S = 1.0
 _KILL_AFTER_S = 15.0
-_BURY_S = 2.0
+_REQUEUE_S = 2.0
 
 
 Report = Callable[..., None]
-"""`report`, with `as_json` given."""
+"""The function `report` with `as_json` already set."""
 
 
 def report(event: str, text: str, *, as_json: bool, **facts: object) -> None:
@@ -39,11 +39,12 @@ def report(event: str, text: str, *, as_json: bool, **facts: object) -> None:
 
 
 class WorkerProcess:
-    """A worker process of one lane, for as long as `run` runs.
+    """A worker process of one lane. It lives as long as `run` runs.
 
     Args:
-        unready: names of the lanes that are not ready yet, shared by the workers of all lanes.
-        llm: what TOKENLANE_LLM holds.
+        unready: the names of the lanes that are not ready yet. The workers of all lanes share this set.
+        report: prints a step of `tokenlane up`.
+        llm: the value of the environment variable TOKENLANE_LLM.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class WorkerProcess:
         command += ["--capacity", str(settings.capacity)] if settings.capacity else []
         command += [part for model in settings.models for part in ("--model", model)]
         self._command = command
-        # Not as arguments, which show in process lists: URLs may hold passwords. The worker reads a key file
-        # itself, and again when they change.
+        # URLs may hold passwords, so they are not arguments, which process lists show. The worker gets the path of a
+        # key file, not the keys, so that it can read the file again when it changes.
         self._environment = {
             **os.environ,  # noqa: TID251 - passed on, not read
             "TOKENLANE_REDIS__URL": redis.url,
@@ -72,7 +73,7 @@ class WorkerProcess:
             self._environment["TOKENLANE_REDIS__KEY_FILE"] = str(redis.keys.file)
         elif redis.keys.keys:
             self._environment["TOKENLANE_POOL_KEY"] = redis.keys.reveal()
-        if settings.endpoint:  # this variable wins over all others, and in it the last value
+        if settings.endpoint:  # this variable overrides all others, and its last value overrides the values before it
             endpoint = shlex.quote(f"endpoint={settings.endpoint}")
             self._environment["TOKENLANE_LLM"] = f"{llm} {endpoint}"
 
@@ -103,15 +104,15 @@ class WorkerProcess:
                 process.terminate()
             await wait_or_kill(process, DRAIN_S + _KILL_AFTER_S)
             if process.returncode != OK:
-                await self._bury()
+                await self._requeue_its_work()
 
-    async def _bury(self) -> None:
-        """Have the dead worker's requests requeued at once. If that fails, this happens when their leases lapse."""
+    async def _requeue_its_work(self) -> None:
+        """Requeue the dead worker's requests at once. If that fails, they are requeued when their leases lapse."""
         name, self._name = self._name, None
         if name is None:
             return
         with suppress(LlmError, TimeoutError):
-            async with asyncio.timeout(_BURY_S), connect(self._redis.url, self._pool) as pool:
+            async with asyncio.timeout(_REQUEUE_S), connect(self._redis.url, self._pool) as pool:
                 await pool.beats.bury(name)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
@@ -119,13 +120,13 @@ class WorkerProcess:
         async for line in _lines(process.stdout):
             try:
                 facts = json.loads(line)
-            except ValueError:  # printed by a library
+            except ValueError:  # a line that a library printed
                 continue
             if isinstance(facts, dict) and facts.get("event") in ("ready", "waiting"):
                 self._ready(facts)
 
     def _ready(self, facts: dict[str, Any]) -> None:
-        again, self._was_ready = self._was_ready, True
+        was_ready_before, self._was_ready = self._was_ready, True
         self._name = facts["worker"]
         event = facts.pop("event")
         text = f"lane    {facts['lane']}, "
@@ -133,12 +134,12 @@ class WorkerProcess:
         facts["problems"] = self._problems(facts)
         text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
         self._unready.discard(self._settings.name)
-        if not again and not self._unready:
+        if not was_ready_before and not self._unready:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
         self._report(event, text, **facts)
 
     def _problems(self, facts: dict[str, Any]) -> list[str]:
-        """The problems of the lane, each on one line with its model server and what to do."""
+        """The lane's problems. Each is one line that names the model server and the next step."""
         models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
         server = f"{facts['provider']} at {facts['endpoint']}{models}"
         next_step = "Requests wait until it works; `tokenlane probe` shows which model servers answer."
@@ -154,7 +155,7 @@ def _text(finding: dict[str, str]) -> str:
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The stream's lines, without lines longer than its buffer."""
+    """The stream's lines. A line that is longer than the stream's buffer is skipped."""
     while True:
         try:
             line = await stream.readline()

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking, rest_of
+from tokenlane.worker.providers.answers.text_filters import (
+    ContinuationFilter,
+    StopWordFilter,
+    TextFilter,
+    ThinkTagFilter,
+    flush_filters,
+)
 
 TEXT = st.text(alphabet="ab \n<>/think", max_size=30)
 CUTS = st.lists(st.integers(0, 80), max_size=12)
@@ -28,8 +34,8 @@ def through(filters: list[TextFilter], pieces: Sequence[str]) -> tuple[str, str]
             piece, thought = each.feed(piece)
             reasoning += thought
         text += piece
-        filters = [each for each in filters if not each.over]
-    rest, thought = rest_of(filters)
+        filters = [each for each in filters if not each.is_finished]
+    rest, thought = flush_filters(filters)
     return text + rest, reasoning + thought
 
 
@@ -39,7 +45,7 @@ def test_any_split_of_any_echo_gives_the_continuation_alone(begun: str, more: st
     """A server that repeats what it continues, cut anywhere, gives what one gives that does not."""
     blank = begun[len(begun.rstrip()) :]
     repeated = begun.rstrip() + blank + more
-    assert through([Continuation(begun)], cut(repeated, cuts)) == (more, "")
+    assert through([ContinuationFilter(begun)], cut(repeated, cuts)) == (more, "")
 
 
 @given(st.text(min_size=1, max_size=20), st.text(max_size=20), CUTS)
@@ -49,7 +55,7 @@ def test_without_an_echo_nothing_is_lost(begun: str, more: str, cuts: list[int])
     for echoed in (True, False):
         if echoed and more.startswith(begun.rstrip()):
             continue
-        text, _ = through([Continuation(begun, echoed=echoed)], cut(more, cuts))
+        text, _ = through([ContinuationFilter(begun, echoed=echoed)], cut(more, cuts))
         assert more.endswith(text)
         assert blank.startswith(more[: len(more) - len(text)])
 
@@ -70,14 +76,14 @@ def test_without_an_echo_nothing_is_lost(begun: str, more: str, cuts: list[int])
 )
 def test_white_space_comes_once(begun: str, came: str, text: str) -> None:
     """What stands at the end of the begun text and comes again is dropped; a part of an echo is none."""
-    assert through([Continuation(begun)], list(came)) == (text, "")
+    assert through([ContinuationFilter(begun)], list(came)) == (text, "")
 
 
 def test_after_an_echo_nothing_is_held() -> None:
     """Once it is decided what came, pieces pass as they come."""
-    each = Continuation("ab ")
+    each = ContinuationFilter("ab ")
     assert [each.feed(piece) for piece in ("a", "b c", "ab ")] == [("", ""), ("c", ""), ("ab ", "")]
-    assert each.over
+    assert each.is_finished
 
 
 @given(TEXT, TEXT, CUTS)
@@ -85,8 +91,8 @@ def test_reasoning_in_tags(thought: str, text: str, cuts: list[int]) -> None:
     """Whatever stands between the tags is reasoning, and what follows is text, however it was cut."""
     thought = thought.replace("</think>", "")
     said = f"<think>{thought}</think>{text}"
-    whole = through([Thinking()], [said])
-    assert through([Thinking()], cut(said, cuts)) == whole
+    whole = through([ThinkTagFilter()], [said])
+    assert through([ThinkTagFilter()], cut(said, cuts)) == whole
     before, _, after = said.removeprefix("<think>").partition("</think>")
     assert whole == (after.lstrip(), before.lstrip())
 
@@ -95,13 +101,13 @@ def test_reasoning_in_tags(thought: str, text: str, cuts: list[int]) -> None:
 def test_text_without_a_tag_passes(text: str, cuts: list[int]) -> None:
     """An answer that does not begin with the tag is text, the tag further on too."""
     if not text.lstrip().startswith("<think>"):
-        assert through([Thinking()], cut(text, cuts)) == (text, "")
+        assert through([ThinkTagFilter()], cut(text, cuts)) == (text, "")
 
 
 def test_an_answer_that_is_never_done_thinking() -> None:
     """It is all reasoning, half a closing tag too; half an opening one is text."""
-    assert through([Thinking()], ["<think", "> a", " b</th"]) == ("", "a b</th")
-    assert through([Thinking()], ["<think"]) == ("<think", "")
+    assert through([ThinkTagFilter()], ["<think", "> a", " b</th"]) == ("", "a b</th")
+    assert through([ThinkTagFilter()], ["<think"]) == ("<think", "")
 
 
 @given(st.lists(st.text(alphabet="ab", max_size=3), min_size=1, max_size=3), TEXT, CUTS)
@@ -112,18 +118,18 @@ def test_the_text_ends_before_the_first_stop_word(stops: list[str], text: str, c
     if ends:
         longest = max(len(stop) for stop in stops if stop and text[: ends[0]].endswith(stop))
         passed = text[: ends[0] - longest]
-    assert through([StopWords(stops)], cut(text, cuts)) == (passed, "")
+    assert through([StopWordFilter(stops)], cut(text, cuts)) == (passed, "")
 
 
 def test_only_what_may_be_a_stop_word_is_held() -> None:
     """Pieces pass as they come, but for an end that may begin a stop word."""
-    each = StopWords(["END"])
+    each = StopWordFilter(["END"])
     assert [each.feed(piece)[0] for piece in ("a", "bE", "c", "N", "EN", "D", "d")] == ["a", "b", "Ec", "N", "", "", ""]
     assert each.reached
-    assert each.rest() == ("", "")
+    assert each.flush() == ("", "")
 
 
 def test_filters_in_a_row() -> None:
     """Reasoning is taken out first, then the stop word and what follows it."""
     pieces = list("<think>hm END</think>so it is END of it")
-    assert through([Thinking(), StopWords(["END"])], pieces) == ("so it is ", "hm END")
+    assert through([ThinkTagFilter(), StopWordFilter(["END"])], pieces) == ("so it is ", "hm END")

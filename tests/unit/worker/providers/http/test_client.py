@@ -93,7 +93,7 @@ def because(reason: str) -> ssl.SSLError:
             "The proxy to the model server cannot",
         ),
         (aiohttp.ConnectionTimeoutError(), ProviderDown, "did not accept the connection"),
-        (aiohttp.SocketTimeoutError(), Timeout, "took too long"),
+        (aiohttp.SocketTimeoutError(), Timeout, "in time"),
         (aiohttp.ServerDisconnectedError(), ProviderDown, "was lost"),
         (aiohttp.ClientPayloadError(), ProviderDown, "was lost"),
         (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "bad")), ProviderDown, "certificate"),

@@ -9,7 +9,7 @@ from tests.fake_server import answer_of, ask, driven, ndjson
 
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import ContextTooLong
-from tokenlane.worker.providers.ollama.context import as_version, refuse_if_cut, refuses
+from tokenlane.worker.providers.ollama.context import parse_version, refuse_if_truncated, refuses_long_prompts
 
 PARAMETERS = 'stop  "<|im_end|>"\nnum_ctx                        2048'
 
@@ -99,9 +99,9 @@ def test_what_gives_a_cut_away(read: int, context: int | None, version: str, cut
     request, usage = ask("word " * (1000 if context == 2048 else 4000)), Usage(prompt_tokens=read)
     if cut:
         with pytest.raises(ContextTooLong):
-            refuse_if_cut(request, usage, context, as_version(version))
+            refuse_if_truncated(request, usage, context, parse_version(version))
     else:
-        refuse_if_cut(request, usage, context, as_version(version))
+        refuse_if_truncated(request, usage, context, parse_version(version))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_gives_a_cut_away(read: int, context: int | None, version: str, cut
 )
 def test_versions(said: str | None, knows: bool) -> None:
     """A build of its own, or one that says nothing, is not trusted."""
-    assert refuses(as_version(said)) is knows
+    assert refuses_long_prompts(parse_version(said)) is knows
 
 
 async def test_models_have_the_context_they_were_loaded_with() -> None:

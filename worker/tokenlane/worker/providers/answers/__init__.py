@@ -1,1 +1,1 @@
-"""Reads answers of all dialects: text, reasoning, tool calls, log probabilities and vectors."""
+"""Reads what answers contain in all dialects: text, reasoning, tool calls, log probabilities and vectors."""

@@ -8,12 +8,12 @@ from tokenlane.worker.providers.errors.http_errors import unreadable
 
 _NOT_SUPPORTED = ("audio", "images")
 _SOURCE_PARTS = {"reference", "tool_reference", "citation"}
-"""Types of parts that only point at sources."""
+"""Types of parts that only refer to sources. They are ignored."""
 _TEXT_PARTS = {"text", "output_text"}
 
 
 def text_of(piece: dict[str, Any]) -> tuple[str, str]:
-    """The text and reasoning in `content`, which may be a list of parts. OpenAI's `refusal` counts as text."""
+    """The text and the reasoning in `content`, which may be a list of parts. The text includes OpenAI's `refusal`."""
     content = piece.get("content")
     if isinstance(content, str) or content is None:
         text, thought = content or "", ""
@@ -23,8 +23,7 @@ def text_of(piece: dict[str, Any]) -> tuple[str, str]:
 
 
 def reasoning_of(piece: dict[str, Any]) -> str:
-    """The reasoning that a server sends in a separate field. If it sends several such fields, all hold the same
-    text."""
+    """The reasoning in a separate field. Servers that fill several such fields put the same text into each."""
     thought: str | None = piece.get("reasoning") or piece.get("reasoning_content") or piece.get("thinking")
     if thought:
         return thought

@@ -1,7 +1,7 @@
-"""Joins characters that a server split over two events.
+"""Joins characters that a server split between two events.
 
-JSON escapes a character above U+FFFF as a pair of surrogates, and a server that counts in UTF-16 may send the two
-halves in two events. UTF-8 text cannot hold half a pair.
+JSON escapes a character above U+FFFF as a pair of surrogates. A server that counts in UTF-16 may send the two halves in
+two events, but UTF-8 text cannot contain half a pair.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class HalfCharacters:
         """The escaped first half of a pair, until the second half arrives."""
 
     def mended(self, data: bytes) -> bytes | None:
-        """The JSON text with its characters joined: a first half moves to the event with the second half. None if the
-        text holds no half."""
+        """The JSON text of an event with its characters joined: a first half moves to the event with the second half.
+        None if the text contains no half, or nothing changes."""
         mended, halves = _ESCAPE.subn(self._mend, data)
         return mended if halves and mended != data else None
 

@@ -1,4 +1,4 @@
-"""Reads the log probabilities of tokens from the three formats that servers send."""
+"""Reads the log probabilities of tokens in the three formats that model servers use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from tokenlane.routing.contract.answers import TokenLogprob, TopLogprob
 
 _IMPOSSIBLE = -9999.0
-"""OpenAI's value for an impossible token. Some servers send minus infinity instead, which JSON cannot hold."""
+"""OpenAI's value for an impossible token. It replaces null and minus infinity, which some servers send."""
 
 
 def logprobs_of(logprobs: Any) -> tuple[TokenLogprob, ...]:
-    """The tokens of one piece, from the `logprobs` of OpenAI's chat or completions, or from Ollama's list.
+    """The tokens of one piece of an answer, from the `logprobs` of OpenAI's chat or completions API, or Ollama's list.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: the format is unknown.

@@ -10,21 +10,28 @@ _SUFFIX = re.compile(
     r"|:latest"  # Ollama's default tag
 )
 _VARIANT = re.compile(r":(?:exacto|extended|floor|free|latest|nitro|online|thinking)$")
-"""OpenRouter's ways to run one model, and Ollama's default tag."""
+"""OpenRouter's suffixes for variants of a model, and Ollama's default tag."""
 
 
-def same_model(named: str, asked: str) -> bool:
-    """Whether both names mean the same model. In the name that a server returns it may add a revision, a date or the
-    owner, and leave out the owner and the variant."""
-    if named == asked:
+def same_model(named: str, requested: str) -> bool:
+    """Whether both names mean the same model. The name in an answer may have an additional revision, date or owner, and
+    may lack the owner and the variant.
+
+    Args:
+        named: the name in the answer.
+        requested: the name in the request.
+    """
+    if named == requested:
         return True
-    named, asked = named.casefold(), _VARIANT.sub("", asked.casefold())
+    named, requested = named.casefold(), _VARIANT.sub("", requested.casefold())
     owner, _, name = named.rpartition("/")
-    if owner and "/" not in asked:
+    if owner and "/" not in requested:
         named = name
     elif not owner:
-        asked = asked.rpartition("/")[2]
-    if named.startswith(asked):
-        return named == asked or _SUFFIX.fullmatch(named, len(asked)) is not None
-    newest = asked.removesuffix("-latest")
-    return newest != asked and named.startswith(newest) and re.fullmatch(r"-\d{4}.*", named[len(newest) :]) is not None
+        requested = requested.rpartition("/")[2]
+    if named.startswith(requested):
+        return named == requested or _SUFFIX.fullmatch(named, len(requested)) is not None
+    newest = requested.removesuffix("-latest")
+    return (
+        newest != requested and named.startswith(newest) and re.fullmatch(r"-\d{4}.*", named[len(newest) :]) is not None
+    )

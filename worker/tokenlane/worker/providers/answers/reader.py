@@ -1,4 +1,4 @@
-"""The base class of the answer readers: collects the pieces, the end and the usage of an answer, and says why an answer
+"""The base class of the answer readers. It collects an answer's pieces, end and usage, and explains why an answer
 cannot be read."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenlane.worker.providers.parsing.sse import Event
 from .contents import reasoning_of, refuse_unsupported, text_of
 from .half_characters import HalfCharacters
 from .logprobs import logprobs_of
-from .text_filters import StopWords, TextFilter, rest_of
+from .text_filters import StopWordFilter, TextFilter, flush_filters
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -52,53 +52,55 @@ _BROKEN_OFF = {
     "network_error",
     "timeout",
 }
-"""Finish reasons of answers that the server did not finish, but may finish on another try."""
+"""Finish reasons of incomplete answers. Another try may complete them."""
 _MISREAD = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError)
-"""The errors that Python raises if a JSON value has an unexpected type."""
+"""The errors that Python raises when a JSON value has an unexpected type."""
 
 
 class AnswerReader:
     """The state of one answer while it is read.
 
-    Guarantee: no delta is returned if the model server answers with another model than the requested one, and `last`
-    returns only if the model server marked the answer as complete.
+    Guarantee: if another model than the requested one answers, no delta is returned. `last` returns only if the model
+    server marked the answer as complete.
 
     Args:
-        filters: the filters through which the text passes.
+        requested: the name of the requested model.
+        filters: the filters through which the text passes, in this order.
         logprobs: whether the request asks for log probabilities.
     """
 
     shape: ClassVar[Shape]
-    """The expected form of an event."""
+    """The expected form of an event's JSON."""
 
-    def __init__(self, asked: str, filters: Sequence[TextFilter] = (), *, logprobs: bool = False) -> None:
+    def __init__(self, requested: str, filters: Sequence[TextFilter] = (), *, logprobs: bool = False) -> None:
         self.events = 0
-        """How many events have arrived. Comments that keep the connection alive do not count."""
+        """How many events have arrived. Comments, which keep the connection open, do not count."""
         self.delivered = False
-        """A delta has been returned."""
+        """Whether a delta has been returned."""
         self.finish_reason: FinishReason | None = None
         self.done = False
-        """The server has closed the answer: no more events follow."""
+        """Whether the server has marked the end of its stream, after which no events follow."""
         self.stopped = False
-        """A stop word has ended the answer. The model server may not know that and may send more."""
-        self._asked = asked
-        self._model = asked
+        """Whether a stop word has ended the answer. The model server may not have noticed it and may send more."""
+        self._requested = requested
+        self._model = requested
         self._usage: Usage | None = None
         self._calls = ToolCalls()
         self._filters = filters
-        """The filters that may still change the text."""
-        self._stops = next((each for each in filters if isinstance(each, StopWords)), None)
-        self._wants_logprobs = logprobs
+        """The filters that are not finished."""
+        self._stops = next((each for each in filters if isinstance(each, StopWordFilter)), None)
+        self._logprobs_requested = logprobs
         self._has_text = self._has_reasoning = False
         self._pieces = 0
-        """How many pieces of text went through the filters."""
-        self._passes = not (filters or logprobs)
-        """Text becomes a delta unchanged: the answer has not finished, and no filter or log probability is due."""
-        self._goes_on = False
-        """The server sent more after a finish reason."""
-        self._halves = HalfCharacters()
-        self._strange = ""
-        """Describes an event that the server sent in place of an answer."""
+        """How many pieces of text have passed through the filters."""
+        self._text_passes = not (filters or logprobs)
+        """Whether text becomes a delta unchanged: no filter is left, no log probabilities are requested, and no finish
+        reason has arrived."""
+        self._continued_after_finish = False
+        """Whether the server sent content after a finish reason."""
+        self._half_characters = HalfCharacters()
+        self._unexpected = ""
+        """Describes the first event that is not part of an answer; empty if there was none."""
 
     def take(self, event: Event) -> TokenDelta | None:
         """The delta in this event, if it holds one."""
@@ -106,16 +108,17 @@ class AnswerReader:
 
     @property
     def begun(self) -> bool:
-        """The model server has sent content or a finish reason. Framing, roles and empty pieces do not count."""
+        """Whether content or a finish reason has arrived. Framing, roles and empty pieces do not count."""
         return self._has_text or self._has_reasoning or self.finish_reason is not None or len(self._calls) > 0
 
     @property
     def ending(self) -> bool:
-        """Everything but the usage has arrived. Some servers send a finish reason with each piece, which is ignored."""
-        return self.finish_reason is not None and not self._goes_on
+        """Whether everything but the usage has arrived. A finish reason before more content, as some servers send with
+        each piece, does not count."""
+        return self.finish_reason is not None and not self._continued_after_finish
 
     def end(self, frames: Frames) -> Iterator[TokenDelta]:
-        """The remaining deltas, once the stream has ended. They include the last delta of the answer.
+        """The remaining deltas after the end of the stream, up to and including the answer's last delta.
 
         Raises:
             LlmError: see `take` and `last`.
@@ -129,26 +132,27 @@ class AnswerReader:
         yield self.last()
 
     def last(self) -> TokenDelta:
-        """The last delta, with the finish reason and the usage, once the stream has ended.
+        """The answer's last delta, with the finish reason and the usage, after the end of the stream.
 
         Raises:
             Interrupted: the stream ended without a finish reason.
-            UnreadableAnswer: the stream held something other than an answer, or a tool call has no name.
+            UnreadableAnswer: the stream contained something other than an answer, or a tool call without a name.
         """
         if self.finish_reason is None:
-            if self._strange and not self.begun:
-                raise unreadable(self._strange)
-            raise self._interrupted("The model server's stream ended before the answer was whole.")
+            if self._unexpected and not self.begun:
+                raise unreadable(self._unexpected)
+            raise self._interrupted("The model server's stream ended before the answer was complete.")
         if self._calls.has_nameless_call and self.finish_reason != "length":
             raise unreadable("a tool call in it has no name")
         # Some servers finish a tool call with "stop".
         called = len(self._calls) and self.finish_reason == "stop" and not self.stopped
         last = TokenDelta(finish_reason="tool_calls" if called else self.finish_reason, model=self._model)
         if self._usage is None and self.stopped:
-            self._usage = Usage(completion_tokens=self._pieces)  # a minimum: we hung up before the server counted
+            # We closed the stream before the server sent its count, so this is a minimum.
+            self._usage = Usage(completion_tokens=self._pieces)
         if self._usage is not None:
             last.usage = self._usage
-        text, reasoning = rest_of(self._filters)
+        text, reasoning = flush_filters(self._filters)
         if text:
             last.text = text
         if reasoning:
@@ -156,7 +160,7 @@ class AnswerReader:
         return last
 
     def _piece(self, piece: dict[str, Any], logprobs: tuple[TokenLogprob, ...] = ()) -> TokenDelta | None:
-        """The delta from a message or from a piece of a message."""
+        """The delta for a message, or for a piece of a message; None if it has no content."""
         refuse_unsupported(piece)
         text, thought = text_of(piece)
         reasoning = reasoning_of(piece) + thought
@@ -165,7 +169,7 @@ class AnswerReader:
         if self.stopped or not (text or reasoning or calls or logprobs):
             return None
         if text or reasoning or calls:
-            self._goes_on = self._goes_on or self.finish_reason is not None
+            self._continued_after_finish = self._continued_after_finish or self.finish_reason is not None
         self._has_reasoning = self._has_reasoning or bool(reasoning)
         if text:
             self._check_logprobs(logprobs)
@@ -196,10 +200,10 @@ class AnswerReader:
         for each in self._filters:
             text, thought = each.feed(text)
             reasoning += thought
-        self._filters = [each for each in self._filters if not each.over]
-        self._passes = not (self._filters or self._wants_logprobs or self.finish_reason)
+        self._filters = [each for each in self._filters if not each.is_finished]
+        self._text_passes = not (self._filters or self._logprobs_requested or self.finish_reason)
         if self._stops is not None and self._stops.reached:
-            self.stopped, self.finish_reason, self._goes_on = True, "stop", False
+            self.stopped, self.finish_reason, self._continued_after_finish = True, "stop", False
         return text, reasoning
 
     def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
@@ -232,19 +236,19 @@ class AnswerReader:
         )
 
     def _logprobs(self, value: Any) -> tuple[TokenLogprob, ...]:
-        """The log probabilities of a piece. Malformed ones are ignored unless the request asked for them."""
+        """The log probabilities of a piece. Malformed ones are ignored unless the request asks for them."""
         try:
             return logprobs_of(value)
         except _MISREAD:
-            if self._wants_logprobs:
+            if self._logprobs_requested:
                 raise
             return ()
 
     def _check_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
-        if self._wants_logprobs and not logprobs and not self._has_text:
+        if self._logprobs_requested and not logprobs and not self._has_text:
             raise BadRequest(
-                "The server does not send the requested `logprobs`: leave them out, or route this role to another "
-                "provider."
+                "The model server did not send the requested `logprobs`: leave the option out, or route this role to "
+                "another provider."
             )
 
     def _finish(self, reason: str) -> None:
@@ -259,26 +263,27 @@ class AnswerReader:
         if word not in _FINISH:
             named = f"`{word}`" if word.isidentifier() and len(word) <= 32 else "unlike any known"
             raise unreadable(f"its finish reason is {named}, which does not say whether the answer is complete")
-        self.finish_reason, self._passes = _FINISH[word], False
+        self.finish_reason, self._text_passes = _FINISH[word], False
 
     def _count(self, usage: Usage) -> None:
-        """Keep the newest counts. Some servers send counts with each piece, and some send zeros at the end."""
+        """Keep the newest counts. Some servers send counts with each piece. Zeros are ignored, since some servers send
+        them last."""
         if self._usage is None or usage.prompt_tokens or usage.completion_tokens:
             self._usage = usage
 
     def _delta(self, value: Any) -> TokenDelta | None:
-        """The delta in this event, parsed from JSON, if it holds one."""
+        """The delta in an event, whose JSON is already parsed; None if the event has no content."""
         raise NotImplementedError
 
     def _read(self, data: bytes) -> TokenDelta | None:
         """The delta in an event.
 
         Raises:
-            UnreadableAnswer: the event does not belong to this dialect.
+            UnreadableAnswer: the event has a form that this dialect does not have.
         """
         stopped = self.stopped
         try:
-            # from_json takes half the time of json.loads, and decodes UTF-8 itself.
+            # from_json takes half the time of json.loads, and also decodes UTF-8.
             return self._delta(from_json(data))
         except LlmError:
             if stopped:  # the answer was already complete
@@ -286,8 +291,8 @@ class AnswerReader:
             raise
         except _MISREAD as error:
             problem = error
-        # Not chained: the message of such an error quotes the text.
-        mended = self._halves.mended(data)
+        # The error below is not chained to this one, whose message quotes the text.
+        mended = self._half_characters.mended(data)
         if mended is not None:
             return self._read(mended)
         if stopped:
@@ -306,13 +311,14 @@ class AnswerReader:
         return wrong_field(value, self.shape) or f"an event in it has an unknown form ({type(problem).__name__})"
 
     def _interrupted(self, message: str) -> Interrupted:
-        # A server that deliberately closed an incomplete answer would do so again, after generating for nothing.
+        # If the server itself ended an answer that it had not completed, another try would end in the same way.
         return Interrupted(message, retryable=not (self.done and self.begun))
 
 
 def wrong_model(named: str) -> ModelNotFound:
-    """The error for an answer from another model than the requested one."""
+    """The error for an answer that comes from another model than the requested one."""
     return ModelNotFound(
-        "The model server answered with another model than the requested one: check the lane's models.",
+        "The model server answered with another model than the requested one: run `tokenlane models ls`, and check "
+        "the lane's models.",
         detail=f"it answered with {named[:256]!r}",
     )

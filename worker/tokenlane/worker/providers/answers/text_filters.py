@@ -1,6 +1,7 @@
-"""Filters for an answer's text: they take out reasoning in tags, stop words, and the echo of a partial answer.
+"""Filters for an answer's text. They remove reasoning in `<think>` tags, everything from a stop word on, and the
+repeated beginning of a continued answer.
 
-A filter holds text back only until it can decide what that text is.
+A filter holds text back only until it can decide whether to remove it.
 """
 
 from __future__ import annotations
@@ -10,43 +11,44 @@ from typing import Literal, Protocol
 
 
 class TextFilter(Protocol):
-    """A filter. Its methods return text and reasoning."""
+    """A filter of one answer. Its methods return a pair: text, and reasoning that was part of the text."""
 
-    over: bool
-    """The filter holds nothing and will pass everything unchanged, so it can be removed."""
+    is_finished: bool
+    """Whether the filter holds nothing back and will pass all further text unchanged, so that it is no longer
+    needed."""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """Filter the next piece of text, and return what passes now."""
+        """Filter the next piece of text, and return the part that passes now."""
         ...
 
-    def rest(self) -> tuple[str, str]:
-        """The text and reasoning still held back at the end of the answer."""
+    def flush(self) -> tuple[str, str]:
+        """At the end of the answer, return the text and reasoning that are still held back."""
         ...
 
 
-def rest_of(filters: Sequence[TextFilter]) -> tuple[str, str]:
-    """The text and reasoning that a chain of filters still holds back at the end of the answer."""
+def flush_filters(filters: Sequence[TextFilter]) -> tuple[str, str]:
+    """Flush a chain of filters: what one filter releases passes through the filters after it."""
     text = reasoning = ""
     for each in filters:
         passed, thought = each.feed(text)
-        held, more = each.rest()
+        held, more = each.flush()
         text, reasoning = passed + held, reasoning + thought + more
     return text, reasoning
 
 
-class Thinking:
-    """Takes out the reasoning from an answer that begins with `<think>`: servers without a reasoning parser leave it
-    in.
+class ThinkTagFilter:
+    """Separates the reasoning at the beginning of an answer from its text, for servers that leave it there in a
+    `<think>` tag.
 
-    White space after either tag is dropped. A tag that is not at the beginning is text.
+    White space after either tag is dropped. A `<think>` elsewhere in the answer is text.
     """
 
     _OPEN, _CLOSE = "<think>", "</think>"
 
     def __init__(self) -> None:
-        self.over = False
+        self.is_finished = False
         self._place: Literal["before", "inside", "after"] = "before"
-        self._begun = False
+        self._has_thought = False
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str]:
@@ -58,13 +60,13 @@ class Thinking:
             thought = self._think()
         if self._place == "after":
             self._held = self._held.lstrip()
-            self.over = bool(self._held)
-        if not self.over:
+            self.is_finished = bool(self._held)
+        if not self.is_finished:
             return "", thought
         passed, self._held = self._held, ""
         return passed, thought
 
-    def rest(self) -> tuple[str, str]:
+    def flush(self) -> tuple[str, str]:
         return ("", self._held) if self._place == "inside" else (self._held, "")
 
     def _look_for_tag(self) -> None:
@@ -72,30 +74,30 @@ class Thinking:
         if begin.startswith(self._OPEN):
             self._place, self._held = "inside", begin[len(self._OPEN) :]
         else:
-            self.over = not self._OPEN.startswith(begin)
+            self.is_finished = not self._OPEN.startswith(begin)
 
     def _think(self) -> str:
-        if not self._begun:
+        if not self._has_thought:
             self._held = self._held.lstrip()
         thought, close, after = self._held.partition(self._CLOSE)
         if close:
             self._place, self._held = "after", after
             return thought
-        held = _begun_at_end(thought, (self._CLOSE,))
+        held = _possible_match_length(thought, (self._CLOSE,))
         thought, self._held = thought[: len(thought) - held], thought[len(thought) - held :]
-        self._begun = self._begun or bool(thought)
+        self._has_thought = self._has_thought or bool(thought)
         return thought
 
 
-class StopWords:
+class StopWordFilter:
     """Ends the text before the first stop word, for servers that leave the stop word in the text or ignore stop words.
 
-    The first stop word is the one that is complete first, as for a server that checks after each token; if several end
-    at the same character, it is the longest. `reached`: a stop word was seen, and no more text passes.
+    The first stop word is the one that ends first, as for a server that checks after each token. If several end at the
+    same character, the longest counts. `reached` is True from then on, and no more text passes.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.over = False
+        self.is_finished = False
         self.reached = False
         self._words = tuple(filter(None, words))
         self._held = ""
@@ -108,25 +110,25 @@ class StopWords:
         if places:
             self.reached, self._held = True, ""
             return text[: min(places)[1]], ""
-        held = _begun_at_end(text, self._words)
+        held = _possible_match_length(text, self._words)
         self._held = text[len(text) - held :]
         return text[: len(text) - held], ""
 
-    def rest(self) -> tuple[str, str]:
+    def flush(self) -> tuple[str, str]:
         held, self._held = self._held, ""
         return held, ""
 
 
-class Continuation:
-    """Removes from a continued answer the text that it continues.
+class ContinuationFilter:
+    """Removes the repeated beginning from a continued answer.
 
-    Some servers repeat the text that they continue, and some drop or repeat the white space at its end. So the server
-    gets that text without trailing white space, and this filter removes the text and the white space from the beginning
-    of the answer if the server repeats them.
+    Some servers begin a continued answer with the partial answer that they continue, and some drop or repeat the white
+    space at its end. So the server gets the partial answer without trailing white space. This filter then removes the
+    partial answer and its trailing white space from the beginning of the answer, if the server repeats them.
 
     Args:
-        begun: the text that the answer continues.
-        echoed: whether the server may repeat that text.
+        begun: the partial answer.
+        echoed: whether the server may repeat the partial answer.
     """
 
     def __init__(self, begun: str, *, echoed: bool = True) -> None:
@@ -134,15 +136,15 @@ class Continuation:
         self._blank = begun[len(self._echo) :]
         self._matched = 0
         self._in_echo = echoed and bool(self._echo)
-        self.over = not (self._in_echo or self._blank)
+        self.is_finished = not (self._in_echo or self._blank)
 
     def feed(self, text: str) -> tuple[str, str]:
         if self._in_echo:
             text = self._after_echo(text)
         return self._after_blank(text), ""
 
-    def rest(self) -> tuple[str, str]:
-        """An incomplete echo is text: the answer happens to begin with the same words."""
+    def flush(self) -> tuple[str, str]:
+        """An incomplete repetition is text: the answer only happens to begin with the same words."""
         held = self._echo[: self._matched] if self._in_echo else ""
         self._in_echo = False
         return self._after_blank(held), ""
@@ -163,12 +165,12 @@ class Continuation:
         while same < min(len(text), len(self._blank)) and text[same] == self._blank[same]:
             same += 1
         self._blank = self._blank[same:] if same == len(text) else ""
-        self.over = not self._blank
+        self.is_finished = not self._blank
         return text[same:]
 
 
-def _begun_at_end(text: str, words: Sequence[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of one of the words, or all of it."""
+def _possible_match_length(text: str, words: Sequence[str]) -> int:
+    """How many characters at the end of `text` are one of the words or the beginning of one."""
     longest = min(max(map(len, words), default=0), len(text))
     return next(
         (size for size in range(longest, 0, -1) if text.endswith(tuple(w[:size] for w in words if len(w) >= size))), 0

@@ -1,11 +1,11 @@
-"""Reads vectors from a server's answer, checks them, and scales each to Euclidean length 1."""
+"""Reads the vectors in a server's answer, checks them, and scales each to Euclidean length 1."""
 
 from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from math import hypot, inf, isfinite
-from struct import error as NotNumbers
+from struct import error as UnpackError
 from struct import unpack
 from typing import Any
 
@@ -15,18 +15,18 @@ from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
 from .reader import wrong_model
 
 _CLOSE_TO_1 = 1e-6
-"""A vector whose length is this close to 1 is left unchanged: most servers normalise in single precision."""
+"""A vector whose length is this close to 1 is not scaled, since most servers normalise in single precision."""
 
 
 def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str], bool]) -> list[list[float]]:
     """The vectors in an answer of OpenAI's or Ollama's dialect.
 
     Args:
-        same_model: compares the model that the answer names with the requested model, in that order.
+        same_model: whether the model named in the answer (first argument) is the requested model (second argument).
 
     Raises:
         ModelNotFound: another model made the vectors.
-        UnreadableAnswer: the answer does not hold `count` usable vectors.
+        UnreadableAnswer: the answer does not contain `count` usable vectors.
     """
     try:
         if (named := page.get("model")) and not same_model(named, model):
@@ -40,12 +40,12 @@ def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[floa
     """The vectors of OpenAI's list, sorted by their `index`.
 
     Raises:
-        UnreadableAnswer: the list does not hold `count` vectors with the same number of dimensions.
-        TypeError, KeyError: it is another kind of list.
+        UnreadableAnswer: the list does not contain `count` vectors with the same number of dimensions.
+        TypeError, KeyError: it is not a list of vectors.
     """
     places = [entry.get("index", place) for place, entry in enumerate(data)]
     if sorted(places) != list(range(count)):
-        raise unreadable(f"it holds {len(data)} vectors for {count} inputs, or not one for each")
+        raise unreadable(f"it has {len(data)} vectors for {count} inputs, or their indexes are wrong")
     vectors = dict(zip(places, (_numbers(entry["embedding"]) for entry in data), strict=True))
     return unit_vectors([vectors[place] for place in range(count)], count)
 
@@ -57,15 +57,15 @@ def _numbers(vector: str | Sequence[float]) -> Sequence[float]:
     data = b64decode(vector, validate=True)
     try:
         return unpack(f"<{len(data) // 4}f", data)
-    except NotNumbers:
+    except UnpackError:
         raise ValueError from None
 
 
 def unit_vectors(vectors: Sequence[Sequence[float]], count: int) -> list[list[float]]:
-    """The vectors, each scaled to length 1.
+    """The vectors, each scaled to Euclidean length 1.
 
     Raises:
-        UnreadableAnswer: they are not `count` vectors with the same number of dimensions, or a vector has no direction.
+        UnreadableAnswer: they are not `count` vectors with the same number of dimensions, or a vector is all zeros.
         TypeError: they are not vectors.
     """
     if len(vectors) != count:
@@ -82,7 +82,7 @@ def _unit(vector: Sequence[float]) -> list[float]:
     except OverflowError:  # an integer too large for a float
         length = inf
     if not isfinite(length) or length == 0:
-        raise unreadable("it holds a vector of zeros, or with a number that is not finite")
+        raise unreadable("it has a vector that is all zeros or contains a number that is not finite")
     if abs(length - 1) < _CLOSE_TO_1:
         return list(vector)
     return [part / length for part in vector]

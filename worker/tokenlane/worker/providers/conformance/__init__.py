@@ -2,13 +2,13 @@
 
     python -m tokenlane.worker.providers.conformance --provider NAME --endpoint URL --model NAME
 
-or, in a test of your own:
+or in a test:
 
     report = await check_provider(provider, "my-model")
     assert report.passed, report.table()
 
-Abilities that a provider declares must work. Abilities that it does not declare must be refused, as far as the provider
-decides; how a server treats an option that it does not know is reported, but does not fail the check.
+Abilities that a provider declares must work. Abilities that it does not declare must be refused if the provider decides
+about them. How the server treats options that it does not know is reported, but fails no check.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def main() -> int:
     parser.add_argument("--embedding-model", help="a model that embeds (default: --model)")
     parser.add_argument("--api-key-file", type=Path, help="a file that holds the API key")
     parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help="run only these checks")
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds that one answer may take")
+    parser.add_argument(
+        "--patience", type=float, default=120.0, help="the longest time for one answer, in seconds (default: 120)"
+    )
     options = parser.parse_args()
     try:
         report = asyncio.run(_check(options))

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmErr
 from tokenlane.worker.providers.protocol import CountsTokens, Embeds, LlmProvider, ReportsHealth, ReportsVersion
 from tokenlane.worker.providers.requests.turns import PIXEL
 
-from .subject import QUESTION, Broken, Subject, check_error, joined_text, request
+from .subject import QUESTION, BrokenPromise, Subject, check_error, joined_text, request
 
 MOST_AT_ONCE = 8
 LONG = 1000
@@ -40,13 +40,13 @@ SCHEMA = {
 FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 
 Outcome = Literal["works", "refused", "open", "failed"]
-"""works: the ability works. refused: the provider refuses it. open: the server decides, or the check cannot see it.
-failed: a promise is broken."""
+"""`works`: the ability works. `refused`: the provider refuses requests that need it. `open`: the server decides, or the
+check cannot tell. `failed`: the provider breaks a promise."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The outcome of one check, with a detail for a person to read."""
+    """The outcome of one check. `detail` explains it to a person."""
 
     check: str
     outcome: Outcome
@@ -63,11 +63,11 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """All promises are kept."""
+        """Whether no check failed."""
         return all(result.outcome != "failed" for result in self.results)
 
     def table(self) -> str:
-        """A line for each check."""
+        """The report as text, with one line for each check."""
         width = max((len(result.check) for result in self.results), default=0)
         lines = [f"{each.check:<{width}}  {each.outcome:<7}  {each.detail}".rstrip() for each in self.results]
         return "\n".join([f"provider {self.provider}, model {self.model}", *lines])
@@ -77,15 +77,15 @@ Check = Callable[[Subject], Awaitable[tuple[Outcome, str]]]
 
 
 async def models(subject: Subject) -> tuple[Outcome, str]:
-    """The model is listed with its abilities."""
+    """The provider lists the model with its abilities."""
     subject.listed = await subject.provider.models()
     names = [info.name for info in subject.listed]
     matches = [info for info in subject.listed if info.name in (subject.model, f"{subject.model}:latest")]
     if not matches:
-        raise Broken(f"{subject.model!r} is not among the listed models: {names[:5]}")
+        raise BrokenPromise(f"{subject.model!r} is not among the listed models: {names[:5]}")
     subject.info = matches[0]
     if await subject.provider.capacity() < 1:
-        raise Broken("the capacity is below 1")
+        raise BrokenPromise("the capacity is below 1")
     return "works", ", ".join(subject.info.capabilities) or "declares no abilities"
 
 
@@ -93,10 +93,10 @@ async def chat(subject: Subject) -> tuple[Outcome, str]:
     """An answer is streamed, ends once with a finish reason, and has a usage if the server counts tokens."""
     deltas = await subject.answer(max_tokens=16)
     if not joined_text(deltas) and not any(delta.reasoning for delta in deltas):
-        raise Broken("the answer is empty")
+        raise BrokenPromise("the answer is empty")
     usage = deltas[-1].usage
     if usage is not None and usage.completion_tokens < 1:
-        raise Broken("the usage counts 0 tokens for the answer")
+        raise BrokenPromise("the usage counts 0 tokens for the answer")
     return "works", "with usage" if usage is not None else "without usage"
 
 
@@ -104,7 +104,7 @@ async def limit(subject: Subject) -> tuple[Outcome, str]:
     """`max_tokens` ends an answer with the finish reason `length`."""
     reason = (await subject.answer(max_tokens=2))[-1].finish_reason
     if reason != "length":
-        raise Broken(f"an answer that reached max_tokens has the finish reason {reason!r}")
+        raise BrokenPromise(f"an answer that reached max_tokens has the finish reason {reason!r}")
     return "works", ""
 
 
@@ -116,12 +116,12 @@ async def stop(subject: Subject) -> tuple[Outcome, str]:
         return "open", "the answer is too short to check"
     deltas = await subject.answer(max_tokens=24, stop=[words[1]])
     if words[1] in joined_text(deltas):
-        raise Broken("the stop word is part of the answer")
+        raise BrokenPromise("the stop word is part of the answer")
     return "works", ""
 
 
 async def cancel(subject: Subject) -> tuple[Outcome, str]:
-    """Closing an answer's stream frees its slot; cancelling raises only CancelledError."""
+    """Closing an answer's stream frees its slot. Cancelling a chat raises only CancelledError."""
     slots = min(await subject.provider.capacity(), MOST_AT_ONCE)
     async with asyncio.timeout(subject.patience_s), AsyncExitStack() as streams:
         for _ in range(slots):
@@ -135,7 +135,7 @@ async def cancel(subject: Subject) -> tuple[Outcome, str]:
     except asyncio.CancelledError:
         pass
     except Exception as error:
-        raise Broken(f"a cancelled chat raises {type(error).__name__}") from None
+        raise BrokenPromise(f"a cancelled chat raises {type(error).__name__}") from None
     if subject.busy is not None:
         async with asyncio.timeout(subject.patience_s):
             while await subject.busy():  # noqa: ASYNC110 - a server must be polled
@@ -147,12 +147,12 @@ async def cancel(subject: Subject) -> tuple[Outcome, str]:
 
 
 async def errors(subject: Subject) -> tuple[Outcome, str]:
-    """A missing model raises ModelNotFound, which names the provider and lane; no other model answers."""
+    """A chat with a missing model raises ModelNotFound with the provider and the lane, and no other model answers."""
     error = await replace(subject, model=NO_MODEL).refusal(max_tokens=2)
     if error is None:
-        raise Broken("a missing model answered")
+        raise BrokenPromise("a chat with a missing model was answered")
     if not isinstance(error, ModelNotFound):
-        raise Broken(f"a missing model raised {type(error).__name__}, not ModelNotFound")
+        raise BrokenPromise(f"a missing model raised {type(error).__name__}, not ModelNotFound")
     return "works", ""
 
 
@@ -160,11 +160,11 @@ async def context_limit(subject: Subject) -> tuple[Outcome, str]:
     """A prompt longer than the model's context raises ContextTooLong."""
     size = subject.info.context_length
     if size is None or size > MOST_TRIED:
-        return "open", f"its context is {size or 'not known'}"
+        return "open", f"not checked: the context is {size or 'unknown'}"
     error = await subject.refusal(messages=[{"role": "user", "content": "word " * (size + 100)}], max_tokens=2)
     if not isinstance(error, ContextTooLong):
         outcome = f"raised {type(error).__name__}" if error else "was answered"
-        raise Broken(f"a prompt that is too long {outcome} instead of raising ContextTooLong")
+        raise BrokenPromise(f"a prompt that is too long {outcome} instead of raising ContextTooLong")
     return "works", ""
 
 
@@ -179,7 +179,7 @@ async def schema(subject: Subject) -> tuple[Outcome, str]:
     except (ValueError, TypeError):
         obeyed = False
     if not obeyed and subject.declares("schema"):
-        raise Broken("the answer does not follow the schema")
+        raise BrokenPromise("the answer does not follow the schema")
     return ("works", "") if subject.declares("schema") else ("open", "obeyed" if obeyed else "ignored")
 
 
@@ -198,14 +198,14 @@ async def tools(subject: Subject) -> tuple[Outcome, str]:
         return "works" if subject.declares("tools") else "open", "accepted; this model called none"
     arguments = "".join(piece.arguments for piece in pieces if piece.index == pieces[0].index)
     if pieces[0].name != "weather":
-        raise Broken("the first piece of a call does not name the tool")
+        raise BrokenPromise("the first piece of a call does not name the tool")
     if deltas[-1].finish_reason not in ("tool_calls", "length"):
-        raise Broken(f"an answer with a tool call has the finish reason {deltas[-1].finish_reason!r}")
+        raise BrokenPromise(f"an answer with a tool call has the finish reason {deltas[-1].finish_reason!r}")
     if deltas[-1].finish_reason == "tool_calls":
         try:
             json.loads(arguments or "{}")
         except ValueError:
-            raise Broken("the joined arguments of a call are not JSON") from None
+            raise BrokenPromise("the joined arguments of a call are not JSON") from None
     return "works" if subject.declares("tools") else "open", f"called, in {len(pieces)} pieces"
 
 
@@ -226,21 +226,22 @@ async def prefill(subject: Subject) -> tuple[Outcome, str]:
     if not subject.declares("prefill"):
         error = await subject.refusal(resume=PARTIAL_ANSWER, max_tokens=8)
         if error is None:
-            raise Broken("it does not declare `prefill`, but accepts a partial answer")
+            raise BrokenPromise("it does not declare `prefill`, but accepts a partial answer")
         return _not_offered(subject, "prefill", error)
     text = joined_text(await subject.answer(resume=PARTIAL_ANSWER, max_tokens=8))
     if text.startswith((PARTIAL_ANSWER.strip(), " ")):
-        raise Broken("the partial answer, or the white space at its end, is repeated")
+        raise BrokenPromise("the partial answer, or the white space at its end, is repeated")
     return "works", ""
 
 
 async def embed(subject: Subject) -> tuple[Outcome, str]:
-    """Vectors have length 1, one number of dimensions, and the order of their inputs; no inputs give no vectors."""
+    """All vectors have length 1 and the same number of dimensions, in the order of the inputs. No inputs give no
+    vectors."""
     provider = subject.provider
     able = [info.name for info in subject.listed if "embed" in info.capabilities]
     if not isinstance(provider, Embeds):
         if able:
-            raise Broken(f"{able[0]!r} declares `embed`, but the provider has no `embed` method")
+            raise BrokenPromise(f"{able[0]!r} declares `embed`, but the provider has no `embed` method")
         return "refused", "the provider has no `embed` method"
     model = subject.embedding_model if not able or subject.embedding_model in able else able[0]
     try:
@@ -248,32 +249,32 @@ async def embed(subject: Subject) -> tuple[Outcome, str]:
     except LlmError as error:
         check_error(error)
         if able:
-            raise Broken(f"{model!r} declares `embed`, but fails: {error.code}") from None
+            raise BrokenPromise(f"{model!r} declares `embed`, but fails: {error.code}") from None
         return ("refused", error.message) if not error.retryable else ("open", error.message)
     if any(abs(hypot(*vector) - 1) > 1e-3 for vector in (first, second)) or len(first) != len(second):
-        raise Broken("the vectors do not all have length 1, or differ in their dimensions")
+        raise BrokenPromise("the vectors do not all have length 1, or differ in their dimensions")
     again = await provider.embed(["A cat.", QUESTION], model)
     if sum(a * b for a, b in zip(second, again[0], strict=True)) < 0.99:
-        raise Broken("the vectors are not in the order of their inputs")
+        raise BrokenPromise("the vectors are not in the order of their inputs")
     if await provider.embed([], model):
-        raise Broken("no inputs give vectors")
+        raise BrokenPromise("no inputs give vectors")
     return ("works" if able else "open"), f"{len(first)} dimensions"
 
 
 async def count(subject: Subject) -> tuple[Outcome, str]:
-    """The count of a prompt's tokens is the number that the model reads."""
+    """The provider counts as many tokens in a prompt as the model reads."""
     provider: object = subject.provider
     if not isinstance(provider, CountsTokens):
         return "refused", "the provider does not count tokens"
     counted = await provider.count_tokens(request(), subject.model)
     usage = (await subject.answer(max_tokens=2))[-1].usage
     if usage is not None and usage.prompt_tokens != counted:
-        raise Broken(f"the provider counted {counted} tokens, but the model read {usage.prompt_tokens}")
+        raise BrokenPromise(f"the provider counted {counted} tokens, but the model read {usage.prompt_tokens}")
     return "works", f"{counted} tokens"
 
 
 async def health(subject: Subject) -> tuple[Outcome, str]:
-    """A server that answers is healthy; it may report its version."""
+    """A server that answers counts as healthy."""
     provider: object = subject.provider
     version = await provider.version() if isinstance(provider, ReportsVersion) else None
     detail = f"version {version}" if version else ""
@@ -299,14 +300,14 @@ CHECKS: dict[str, Check] = {
     "embed": embed,
     "count": count,
 }
-"""All checks by name, in the order in which they run: the first reads the declared abilities for the others."""
+"""All checks by name, in the order in which they run. The first check reads the abilities that the model declares."""
 
 
 def _not_offered(subject: Subject, ability: str, error: LlmError) -> tuple[Outcome, str]:
     if subject.declares(ability):
-        raise Broken(f"it declares `{ability}`, but refuses it: {error.message}")
+        raise BrokenPromise(f"it declares `{ability}`, but refuses it: {error.message}")
     if not isinstance(error, BadRequest) or error.retryable:
-        raise Broken(f"it refuses `{ability}` by {type(error).__name__} instead of BadRequest: {error.message}")
+        raise BrokenPromise(f"it refuses `{ability}` by {type(error).__name__} instead of BadRequest: {error.message}")
     return "refused", error.message
 
 
@@ -323,11 +324,11 @@ async def check_provider(
     """Run all checks, one after the other. A failed check does not raise.
 
     Args:
-        only: the names of the checks to run; `models` always runs first.
+        only: the names of the checks to run; None for all. `models` always runs first.
         name: the provider's name in the report.
-        embedding_model: the model that embeds, if it is not `model`.
-        busy: returns how many requests the server runs now, if you can find out.
-        patience_s: the longest time for one answer.
+        embedding_model: the model for the check of embeddings; `model` if None.
+        busy: returns how many requests the server runs now; None if that cannot be measured.
+        patience_s: the longest time for one answer, in seconds.
     """
     subject = Subject(provider, model, embedding_model or model, patience_s, busy)
     wanted = [check for check in CHECKS if only is None or check in {"models", *only}]
@@ -338,7 +339,7 @@ async def check_provider(
 async def _run(name: str, check: Check, subject: Subject) -> CheckResult:
     try:
         outcome, detail = await check(subject)
-    except Broken as broken:
+    except BrokenPromise as broken:
         outcome, detail = "failed", str(broken)
     except LlmError as error:
         outcome, detail = "failed", f"{type(error).__name__}: {error}"

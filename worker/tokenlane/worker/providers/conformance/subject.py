@@ -1,4 +1,4 @@
-"""The subject of the checks: a provider and one of its models, and how the checks ask it for answers."""
+"""The provider and model that are checked, and the requests that the checks send to them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from tokenlane.worker.providers.protocol import LlmProvider
 QUESTION = "What is the capital of France? Answer in one sentence."
 
 
-class Broken(Exception):
-    """A promise is broken; the message says how, without quoting the model."""
+class BrokenPromise(Exception):
+    """The provider breaks a promise. The message explains how, without quoting the model."""
 
 
 @dataclass
 class Subject:
-    """A provider and one of its models.
+    """The checked provider and model.
 
     Args:
-        busy: returns how many requests the server runs, if the caller can find out.
+        patience_s: the longest time for one answer, in seconds.
+        busy: returns how many requests the server runs now; None if that cannot be measured.
         info: the provider's description of the model.
     """
 
@@ -45,24 +46,24 @@ class Subject:
         """The deltas of an answer, which must keep the promises of every answer.
 
         Raises:
-            Broken: the answer breaks a promise.
+            BrokenPromise: the answer breaks a promise.
             LlmError: the provider raised it.
         """
         deltas: list[TokenDelta] = []
         await self._receive(deltas, resume, options)
         if not deltas or deltas[-1].finish_reason is None:
-            raise Broken("the last delta has no finish_reason, so the answer may be incomplete")
+            raise BrokenPromise("the last delta has no finish_reason, so the answer may be incomplete")
         if any(delta.finish_reason is not None for delta in deltas[:-1]):
-            raise Broken("a delta before the last has a finish_reason")
+            raise BrokenPromise("a delta before the last has a finish_reason")
         if any(not delta.model for delta in deltas):
-            raise Broken("a delta does not name its model")
+            raise BrokenPromise("a delta does not name its model")
         return deltas
 
     async def refusal(self, resume: str | None = None, **options: Any) -> LlmError | None:
-        """The error that ends the answer, if it ends in an error.
+        """The error with which the provider refuses a request; None if it answers.
 
         Raises:
-            Broken: deltas came before the error, or it is not an `LlmError` that names its provider and lane.
+            BrokenPromise: deltas came before the error, or the error is not an `LlmError` with its provider and lane.
         """
         deltas: list[TokenDelta] = []
         try:
@@ -70,10 +71,10 @@ class Subject:
         except LlmError as error:
             check_error(error)
             if deltas:
-                raise Broken(f"the refusal ({error.code}) came only after deltas") from None
+                raise BrokenPromise(f"the refusal ({error.code}) came only after deltas") from None
             return error
         except Exception as error:
-            raise Broken(f"{type(error).__name__} was raised, which is not an LlmError") from None
+            raise BrokenPromise(f"{type(error).__name__} was raised, which is not an LlmError") from None
         return None
 
     async def _receive(self, deltas: list[TokenDelta], resume: str | None, options: dict[str, Any]) -> None:
@@ -84,11 +85,11 @@ class Subject:
 
 
 def check_error(error: LlmError) -> None:
-    """Raise Broken unless the error has a message and names its provider and lane."""
+    """Raise BrokenPromise unless the error has a message and names its provider and lane."""
     if not (error.provider and error.lane):
-        raise Broken(f"the error {error.code!r} does not name its provider and lane")
+        raise BrokenPromise(f"the error {error.code!r} does not name its provider and lane")
     if not error.message:
-        raise Broken(f"the error {error.code!r} has no message")
+        raise BrokenPromise(f"the error {error.code!r} has no message")
 
 
 def request(**options: Any) -> ChatRequest:

@@ -1,1 +1,1 @@
-"""What a model server means by refusing: HTTP statuses, errors of its own, contexts, pages that cannot be read."""
+"""Translates the error answers of model servers to the errors that agents get."""

@@ -8,9 +8,9 @@ from tokenlane.routing.contract.errors import BadRequest
 
 
 class TooManyTexts(BadRequest):
-    """The model server accepts less in one call: send fewer or shorter texts at once.
+    """The model server accepts fewer texts in one call: send fewer or shorter texts at once.
 
-    `most`: how many texts the model server accepts, if its error says so.
+    `most` is the number of texts that the model server accepts, if its error names it.
     """
 
     most: int | None = None
@@ -31,10 +31,10 @@ _MARKS = (
 )
 
 
-def too_many(words: bytes) -> TooManyTexts | None:
-    """The error, if the server's words report too many texts."""
-    match = next(filter(None, (pattern.search(words) for pattern in _LIMITS)), None)
-    if match is None and not any(mark in words for mark in _MARKS):
+def too_many_texts_error(body: bytes) -> TooManyTexts | None:
+    """The error for a refusal with this body; None if it is not about too many texts."""
+    match = next(filter(None, (pattern.search(body) for pattern in _LIMITS)), None)
+    if match is None and not any(mark in body for mark in _MARKS):
         return None
     error = TooManyTexts()
     error.most = int(match[1]) or None if match else None

@@ -1,4 +1,4 @@
-"""Recognises each server's error for a request that does not fit the context, and reads the numbers in it."""
+"""Recognises each server's error for a request that does not fit the context, and reads the numbers of tokens in it."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ _TOKENS = (
     re.compile(rb"too long: (\d{1,9})"),
     re.compile(rb"token count \((\d{1,9})"),
 )
-"""The first match comes nearest to the tokens of the whole request. vLLM stops counting when it passes the limit."""
+"""In this order, the first match is nearest to the tokens of the whole request. vLLM stops counting at the limit."""
 
 
-def too_long(words: bytes) -> ContextTooLong | None:
-    """The error with the server's numbers, if its words report a request that does not fit the context."""
-    if not any(mark in words for mark in _MARKS):
+def context_error(body: bytes) -> ContextTooLong | None:
+    """The error for a refusal with this body, with the numbers in it; None if it is not about the context."""
+    if not any(mark in body for mark in _MARKS):
         return None
-    limit = next((int(match[1]) for pattern in _LIMIT if (match := pattern.search(words))), None)
-    tokens = next(filter(None, (pattern.search(words) for pattern in _TOKENS)), None)
+    limit = next((int(match[1]) for pattern in _LIMIT if (match := pattern.search(body))), None)
+    tokens = next(filter(None, (pattern.search(body) for pattern in _TOKENS)), None)
     if tokens is None:
         return context_too_long(limit, None)
     known: Literal["", "at least"] = "at least" if b" at least " in tokens[0] else ""
@@ -75,11 +75,11 @@ def context_too_long(
     known: Literal["", "about", "at least"] = "",
     limit_name: str = "the model's context",
 ) -> ContextTooLong:
-    """The error for a request that does not fit. It names the numbers that are known.
+    """The error for a request that does not fit, with the numbers that are known.
 
     Args:
-        limit: how many tokens fit.
-        tokens: the tokens of the request.
+        limit: the largest number of tokens.
+        tokens: the number of tokens in the request.
         known: how precise `tokens` is; "" if it is exact.
         limit_name: what sets the limit.
     """

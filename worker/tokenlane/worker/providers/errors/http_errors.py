@@ -1,6 +1,6 @@
-"""Turns a model server's error answer into an `LlmError`, whether it came as an HTTP status or inside a stream.
+"""Translates a model server's error to an `LlmError`, whether it comes with an HTTP status or inside a stream.
 
-The model server's error text may quote the prompt, so it goes only into `detail`.
+The error text of a model server may quote the prompt, so it goes only into `detail`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.worker.providers.errors.batch_errors import TooManyTexts, too_many
-from tokenlane.worker.providers.errors.context_errors import too_long
+from tokenlane.worker.providers.errors.batch_errors import TooManyTexts, too_many_texts_error
+from tokenlane.worker.providers.errors.context_errors import context_error
 
 MAX_DETAIL_BYTES = 2048
 PROXY_WANTS_A_USER = (
@@ -32,8 +32,8 @@ PROXY_WANTS_A_USER = (
 LONGEST_RETRY_AFTER_S = 86_400.0
 
 _NO_ROUTE = (b'{"detail":"NotFound"}', b"Unexpectedendpointormethod")
-"""Errors of vLLM's framework and LM Studio for an unknown route, without spaces; those for an unknown model are
-longer."""
+"""Errors for an unknown route, without spaces, from vLLM's framework and LM Studio. Their errors for an unknown model
+are longer."""
 _BUSY = (b"server busy", b"Model is overloaded")
 """Errors of Ollama and TGI, which also send them with other statuses."""
 _LOADING = (b"loading model", b"model is loading", b"is currently loading", b"still loading")
@@ -45,7 +45,7 @@ _NO_TOOLS = (b"does not support tools", b"requires --enable-auto-tool-choice", b
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
 """llama.cpp's error for a text to embed, with status 500."""
 _CANNOT = (b"Jinja Exception", b"Unsupported param", b"parse grammar")
-"""llama.cpp's errors, with status 500, for a request that the model's template or grammar does not accept."""
+"""llama.cpp's errors, with status 500, for a request that the model's template or the grammar parser refuses."""
 _NO_CREDIT = b"insufficient_quota"
 _TOO_LARGE_A_BODY = (
     "The request is too large for the server or a proxy in front of it (HTTP 413): send less at once, or raise that "
@@ -84,20 +84,22 @@ def refusal(status: int, body: bytes, retry_after: str | None = None) -> LlmErro
     """The error for an HTTP response with a status other than 200.
 
     Args:
-        retry_after: the value of the Retry-After header.
+        status: the HTTP status.
+        body: the body, or its beginning.
+        retry_after: the value of the Retry-After header, if the response has one.
     """
-    error = _by_words(status, body) or _by_status(status)
+    error = _by_error_text(status, body) or _by_status(status)
     error.detail = _bounded(body)
     error.retry_after_s = retry_after_s(retry_after)
     return error
 
 
 def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
-    """The error for an answer that cannot be read. It is not retryable: the next answer would have the same form.
+    """The error for an answer that cannot be read. It is not retryable, since the next answer would have the same form.
 
     Args:
-        why: what is wrong with the answer, without quoting it.
-        data: the answer, for the detail.
+        why: a clause that explains what is wrong with the answer, without quotations from it.
+        data: the answer; its beginning becomes the detail.
     """
     return UnreadableAnswer(
         f"The model server's answer cannot be read: {why}. Does the lane's provider match the server?",
@@ -106,10 +108,8 @@ def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
 
 
 def error_of(page: object) -> object | None:
-    """The error in a JSON document or an event, in the format of OpenAI, Ollama, vLLM, FastAPI or Gemini.
-
-    Returns:
-        None if there is no error.
+    """The error in a JSON document or an event, in the format of OpenAI, Ollama, vLLM, FastAPI or Gemini; None if there
+    is no error in it.
     """
     if isinstance(page, list):
         return error_of(page[0]) if page else None
@@ -127,14 +127,14 @@ def error_of(page: object) -> object | None:
 
 
 def refusal_in_stream(error: object) -> LlmError:
-    """The error for an `error` field in an answer with status 200. It is ProviderDown unless the field holds a known
-    status, type or text."""
+    """The error for an `error` field in an answer with status 200. It is ProviderDown unless the field contains a
+    status, a type or a text with a known meaning."""
     body = pydantic_core.to_json(error)
     fields = error if isinstance(error, dict) else {}
     status = _status_of(fields)
     if status is not None:
         return refusal(status, body)
-    meaning = _by_words(400, body) or _without_status(body)
+    meaning = _by_error_text(400, body) or _without_status(body)
     if type(meaning) is ProviderDown and (status := _status_of_type(fields)) is not None:
         return refusal(status, body)
     meaning.detail = _bounded(body)
@@ -144,7 +144,8 @@ def refusal_in_stream(error: object) -> LlmError:
 def _status_of(error: Mapping[str, object]) -> int | None:
     for name in _STATUS_FIELDS:
         status = error.get(name)
-        if isinstance(status, str) and len(status) == 3 and status.isascii() and status.isdigit():  # LiteLLM's
+        # LiteLLM sends the status as text.
+        if isinstance(status, str) and len(status) == 3 and status.isascii() and status.isdigit():
             status = int(status)
         if isinstance(status, int) and 400 <= status <= 599:
             return status
@@ -157,7 +158,7 @@ def _status_of_type(error: Mapping[str, object]) -> int | None:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """The seconds that a Retry-After header asks to wait. The header holds seconds or an HTTP date; None otherwise."""
+    """The seconds to wait, from a Retry-After header with seconds or an HTTP date; None if it has neither."""
     if value is None:
         return None
     value = value.strip()
@@ -176,9 +177,9 @@ def _bounded(body: bytes) -> str:
     return body[:MAX_DETAIL_BYTES].decode("utf-8", "replace")
 
 
-def _by_words(status: int, body: bytes) -> LlmError | None:
-    """The error, if the body describes it better than the status. The body may quote a prompt, so each text counts only
-    with the status with which a server sends it."""
+def _by_error_text(status: int, body: bytes) -> LlmError | None:
+    """The error for a known error text; None if the body has none. The body may quote a prompt, so a text counts only
+    with the status with which servers send it."""
     if status in (400, 500) and _contains(body, _NO_IMAGES):
         return BadRequest(
             "The model server's model does not accept images: send only text, or route this role to a model that does."
@@ -189,13 +190,21 @@ def _by_words(status: int, body: bytes) -> LlmError | None:
             "route this role to a model that supports them."
         )
     if status in (400, 413, 422) or (status == 500 and _TOO_LARGE in body):
-        return too_many(body) or too_long(body) or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
+        return (
+            too_many_texts_error(body)
+            or context_error(body)
+            or (TooManyTexts(_TOO_LARGE_A_BODY) if status == 413 else None)
+        )
     if status == 500 and b'"server_error"' in body and _contains(body, _CANNOT):
         return BadRequest("The model server or its model's template does not accept this request: see the detail.")
     if status == 404 and _contains(b"".join(body.split()), _NO_ROUTE):
         return _no_route()
     if status == 429 and _NO_CREDIT in body:
-        return RateLimited("The account's quota at the model server is used up.", retryable=False)
+        return RateLimited(
+            "The account's quota at the model server is used up: raise it with the server's provider, or route this "
+            "role elsewhere.",
+            retryable=False,
+        )
     if status == 503 and _contains(body, _BUSY):
         return _busy()
     if status == 503 and _contains(body.lower(), _LOADING):
@@ -212,11 +221,11 @@ def _without_status(body: bytes) -> LlmError:
         return _by_status(404)
     if b"Input validation error" in body:  # TGI's
         return _by_status(422)
-    return ProviderDown("The model server reported an error instead of a whole answer.")
+    return ProviderDown("The model server reported an error instead of completing its answer: see the detail.")
 
 
-def _contains(body: bytes, words: tuple[bytes, ...]) -> bool:
-    return any(word in body for word in words)
+def _contains(body: bytes, texts: tuple[bytes, ...]) -> bool:
+    return any(word in body for word in texts)
 
 
 def _busy() -> LlmError:
@@ -231,8 +240,8 @@ def _loading() -> ProviderDown:
 
 def _no_route() -> LlmError:
     return BadRequest(
-        "The server does not have this route: it was started for another kind of work, or is another kind of server "
-        "than the lane's provider expects."
+        "The model server does not have this route: it was started for another kind of work, or is another kind of "
+        "server than the lane's provider expects."
     )
 
 
@@ -250,10 +259,10 @@ def _by_status(status: int) -> LlmError:
         case 408:
             return Timeout("The model server gave up on the request (HTTP 408).")
         case 429:
-            return RateLimited("The model server asks to slow down (HTTP 429).")
+            return RateLimited("The model server refuses more requests for now (HTTP 429).")
         case 501:
             return BadRequest(
-                "The server does not support this (HTTP 501): it was started without it, or its model cannot do it."
+                "The model server does not support this request (HTTP 501), or was started without that feature."
             )
         case _ if 200 < status < 300:
             return UnreadableAnswer(
@@ -273,4 +282,4 @@ def _by_status(status: int) -> LlmError:
 
 
 _SERVER_FAULTS = {424, 499}
-"""TGI's engine failed; a proxy or Ollama gave up on the request."""
+"""Statuses below 500 that report a failure of the server: 424 of TGI's engine, 499 of Ollama or a proxy."""

@@ -1,1 +1,1 @@
-"""HTTP for all providers: the client, time limits for streams, and the errors of the transport."""
+"""HTTP for all providers: the client, time limits for streams, and errors for failed connections."""

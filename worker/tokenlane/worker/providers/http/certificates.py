@@ -1,4 +1,4 @@
-"""Builds the TLS context of a lane, which decides the certificates that it trusts."""
+"""Builds a lane's TLS context, with the certificates that the lane trusts."""
 
 from __future__ import annotations
 
@@ -27,16 +27,13 @@ def tls_context(scheme: str) -> ssl.SSLContext:
 
 @cache
 def _context(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
-    """
-    Args:
-        paths: where this host keeps its certificates; a host without any gets Mozilla's.
-    """
+    """A TLS context that trusts the certificates at these paths, or Mozilla's if this host has none."""
     trusted = paths.cafile or paths.capath
     return ssl.create_default_context(cafile=None if trusted else certifi.where())
 
 
 def _check_certificates(variable: str) -> None:
-    """Check the file because OpenSSL ignores a file that it cannot use, and then trusts no certificate.
+    """Check the file of trusted certificates. OpenSSL itself ignores a file that it cannot use and then trusts nothing.
 
     Raises:
         ConfigError: the variable names a file that cannot be used.
@@ -45,7 +42,7 @@ def _check_certificates(variable: str) -> None:
     if not file:
         return
     try:
-        read_file(Path(file))  # OpenSSL would read an endless file for ever
+        read_file(Path(file))  # bounded, since OpenSSL would never stop reading an endless file
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except OSError as error:
         why = "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"

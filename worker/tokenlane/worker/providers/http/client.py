@@ -1,4 +1,4 @@
-"""The HTTP client of one lane: its session, its credentials, and the errors for its failures."""
+"""The HTTP client of one lane: its session, its credentials, and the errors for failed connections."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from .certificates import tls_context
 from .proxies import proxy_for, web_address
 
 KEEPALIVE_S = 4.0
-"""Servers such as uvicorn close an idle connection after 5 s; a request sent at that moment would be lost."""
+"""How long an idle connection is kept. Servers such as uvicorn close it after 5 s, and a request sent at that moment
+would be lost."""
 CONNECT_RETRY_S = 0.9
 _AT_SOCKET = "http://localhost"
 """The base URL, and so the `Host` header, of requests to a server at a Unix socket."""
 _CODINGS = ("", "identity", "gzip", "deflate")
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError)
-"""What a request may raise apart from `LlmError`; `transport_error` translates it."""
+"""The errors of failed connections. `transport_error` translates them to an `LlmError`."""
 
 _REFUSED = "The model server cannot be reached: is it running, and is the lane's endpoint right?"
 _SLOW_CONNECT = "The model server did not accept the connection in time: is it overloaded, or behind a firewall?"
-_SLOW = "The model server took too long."
+_SLOW = "The model server did not answer in time."
 _LOST = "The connection to the model server was lost before the answer was complete."
-_NONSENSE = "The model server broke the HTTP protocol: is the endpoint a model server?"
+_NONSENSE = "The server at the lane's endpoint does not speak HTTP correctly: is it a model server?"
 _PROXY = "The proxy to the model server refused or failed: check the proxy settings and NO_PROXY."
 _ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
 _TLS = (
@@ -49,7 +50,7 @@ _LOCKED = (
 )
 _NO_TLS = "The model server does not speak TLS at that port: should the endpoint begin with http://?"
 
-# The first match counts. (error, our error, message, retryable)
+# aiohttp's error, our error, its message, and whether a retry may help. The first match counts.
 _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
     (aiohttp.ClientSSLError, ProviderDown, _TLS, False),
     (aiohttp.ConnectionTimeoutError, ProviderDown, _SLOW_CONNECT, True),
@@ -62,11 +63,11 @@ _MEANINGS: tuple[tuple[type[Exception], type[LlmError], str, bool], ...] = (
     (Exception, ProviderDown, _LOST, True),
 )
 _NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-"""Raised before there is a connection to the model server."""
+"""Errors before the connection to the model server is established."""
 
 
 class LaneClient:
-    """Sends the requests of one lane. It follows no redirects, so credentials stay with the lane's host.
+    """Sends the requests of one lane. It follows no redirects, so credentials go only to the lane's host.
 
     Args:
         endpoint: the base URL of all requests.
@@ -82,7 +83,8 @@ class LaneClient:
             raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
         if "@" in url.netloc and lane.api_key is not None:
             raise ConfigError(
-                f"Lane {lane.name!r}: the endpoint names a user, and the lane has an API key: remove one of them."
+                f"Lane {lane.name!r}: the endpoint contains a user name, but the lane also has an API key: remove one "
+                "of them."
             )
         headers = {"Accept-Encoding": "identity", **_credentials(lane)}
         self._base = url.geturl().rstrip("/")
@@ -104,10 +106,10 @@ class LaneClient:
         *,
         connects_again: bool = True,
     ) -> aiohttp.ClientResponse:
-        """Send a request and return the response with its body unread. A failed connect is retried for under a second.
+        """Send a request, and return the response before its body is read.
 
-        If the server closed a kept connection, the request is sent once more: servers such as llama.cpp's close
-        connections after a stream, which the next request may race.
+        A failed connect is retried for `CONNECT_RETRY_S`. A request that was sent just when the server closed an idle
+        connection is sent once more.
 
         Args:
             connects_again: whether to retry a failed connect.
@@ -115,7 +117,8 @@ class LaneClient:
         Raises:
             ProviderDown: the body has an unsupported Content-Encoding.
         """
-        session = self._session = self._session or self._open()  # created late: it belongs to the running event loop
+        # The session is created here, since it belongs to the running event loop.
+        session = self._session = self._session or self._open()
         url, proxy = f"{self._base}{path}", self._proxy
 
         async def ask() -> aiohttp.ClientResponse:
@@ -124,7 +127,7 @@ class LaneClient:
         try:
             response = await ask()
         except aiohttp.ClientError as error:
-            if _hung_up(error):
+            if _closed_without_answer(error):
                 response = await ask()
             elif connects_again and _never_connected(error):
                 response = await _connecting(ask)
@@ -141,7 +144,7 @@ class LaneClient:
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body up to `limit` bytes."""
+    """Read the body, but at most `limit` bytes."""
     body = b""
     while len(body) < limit and (chunk := await response.content.readany()):
         body += chunk
@@ -149,7 +152,7 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def transport_error(error: Exception) -> LlmError:
-    """The error for a failure of the transport. The failure's text goes into `detail`, since it may quote received
+    """The `LlmError` for a failed connection. The text of `error` goes only into `detail`, since it may quote received
     data."""
     failure = _meaning(error)
     failure.detail = str(error)[:2048]
@@ -171,7 +174,7 @@ def _meaning(error: Exception) -> LlmError:
 
 
 def _unreached(error: Exception) -> str:
-    """A message for a failed connect; "" if the reason is unknown."""
+    """A message with the reason why a connect failed; empty if the reason is unknown."""
     why = why_unreached(error.os_error) if isinstance(error, aiohttp.ClientConnectorError) else ""
     if not why:
         return ""
@@ -183,7 +186,7 @@ def _unreached(error: Exception) -> str:
 def _session(
     headers: Mapping[str, str], connect_timeout_s: float, tls: ssl.SSLContext, socket: Path | None
 ) -> aiohttp.ClientSession:
-    """A session that keeps no cookies: they have no use, and could fill memory."""
+    """A session without cookies, which model servers do not need and which could fill the memory."""
     # The worker's slots already limit the connections. 0 removes aiohttp's limit of 100.
     connector = (
         aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
@@ -200,13 +203,15 @@ def _credentials(lane: LaneSettings) -> dict[str, str]:
         return {}
     key = lane.api_key.get_secret_value()
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"Lane {lane.name!r}: its API key holds characters that no HTTP header can carry.")
+        raise ConfigError(
+            f"Lane {lane.name!r}: its API key contains characters that an HTTP header cannot contain: check the key."
+        )
     return {"Authorization": f"Bearer {key}"}
 
 
 async def _connecting(ask: Callable[[], Awaitable[aiohttp.ClientResponse]]) -> aiohttp.ClientResponse:
     """Retry a request until it connects, and return the response."""
-    # Created only when needed: it costs as much as sending a request.
+    # Created only here, since creating it costs as much as sending a request.
     again = AsyncRetrying(
         retry=retry_if_exception(_never_connected),
         wait=wait_exponential(multiplier=0.05, max=0.4),
@@ -220,7 +225,7 @@ def _never_connected(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError)
 
 
-def _hung_up(error: Exception) -> bool:
-    """Whether the server closed the connection before it answered."""
+def _closed_without_answer(error: Exception) -> bool:
+    """Whether the server closed the connection before it sent an answer."""
     closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
     return closed and not isinstance(error, aiohttp.ClientConnectorError)

@@ -1,4 +1,4 @@
-"""The time limits for each part of a streamed answer, from the lane's settings and a few constants."""
+"""The time limits for the parts of a streamed answer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import Timeout
 from tokenlane.worker.providers.answers.reader import AnswerReader
 
-# After the finish reason only the usage is missing. After the last event only the end of the body is missing, which
-# makes the connection reusable. Neither is worth a failure or a long wait.
+# After the finish reason only the usage is missing. After the last event only the end of the body is missing, after
+# which the connection can be reused. Neither justifies an error or a long wait.
 USAGE_GRACE_S = 5.0
 CLOSE_GRACE_S = 0.2
-# At a stop word most servers end the answer too, and then send the usage.
+# Most servers also end the answer at a stop word, and then send the usage.
 STOPPED_GRACE_S = 1.0
 
 
 class Deadlines:
-    """The time limits of one answer, by the loop's clock. `until`: when the next piece must have arrived."""
+    """The time limits of one answer. The next piece must arrive before `until`, by the event loop's clock."""
 
     def __init__(self, lane: LaneSettings, answer: AnswerReader) -> None:
         self._lane = lane
@@ -31,7 +31,7 @@ class Deadlines:
         self.until = min(self._start + lane.first_token_timeout_s, self._ends_at)
 
     def advance(self) -> None:
-        """Move `until` if the answer has begun and another event has arrived."""
+        """Move `until` forward if a new event has arrived since the answer began."""
         answer = self._answer
         if answer.events == self._events or not answer.begun:
             return
@@ -42,7 +42,7 @@ class Deadlines:
         self.until = min(now + self._next_piece_s(), self._ends_at, self._leave_at)
 
     def leaving(self) -> bool:
-        """Whether a stop word ended the answer, and the time for the server to end it has passed."""
+        """Whether to close the stream: a stop word ended the answer, but the server did not end it in time."""
         return self._answer.stopped and self._now() >= self._leave_at
 
     def overdue(self) -> Timeout:

@@ -1,4 +1,5 @@
-"""The base class of all HTTP providers: fetches JSON documents, and streams answers with a time limit on each wait."""
+"""The base class of all HTTP providers. It fetches JSON documents, and streams answers with a time limit on each
+wait."""
 
 from __future__ import annotations
 
@@ -59,11 +60,11 @@ class HttpProvider:
     stream_type: ClassVar[str]
     """The content type of the server's streams."""
     health_path: ClassVar[str]
-    """A path that costs the server nothing, and answers 200 only if the server works."""
+    """The path of a cheap page that has status 200 only if the server works."""
     version_at: ClassVar[tuple[str, str] | None] = None
-    """The path and the field of the server's version."""
+    """The path of the page with the server's version, and the field that holds it."""
     keeps_alive: ClassVar[bool] = True
-    """Whether a connection can be used again after a stream."""
+    """Whether a connection can be reused after a stream."""
 
     def __init__(self, lane: LaneSettings) -> None:
         endpoint = lane.endpoint or self.default_endpoint
@@ -99,8 +100,8 @@ class HttpProvider:
         return version[:64] if isinstance(version, str) else None
 
     @contextmanager
-    def _placed(self, model: str | None = None) -> Iterator[None]:
-        """Add the lane, its provider and the model to errors raised inside the block."""
+    def _naming_lane(self, model: str | None = None) -> Iterator[None]:
+        """Add the lane, its provider and the model to errors that the block raises."""
         try:
             yield
         except LlmError as error:
@@ -109,16 +110,15 @@ class HttpProvider:
 
     @contextmanager
     def _expecting(self, path: str) -> Iterator[None]:
-        """Raise ProviderDown if the code inside the block cannot read a JSON document: it comes from another kind of
-        server."""
+        """Raise ProviderDown if the block cannot read a JSON document, which then comes from another kind of server."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self._no_page(path) from None
 
     async def _deltas(self, path: str, content: bytes, answer: AnswerReader) -> AsyncGenerator[TokenDelta, None]:
-        """POST a request, and yield the deltas of its answer within the time limit of each phase. Once the answer is
-        complete, a failure only ends the stream."""
+        """POST a request, and yield the deltas of its answer, within the time limits of `Deadlines`. If the connection
+        fails after the finish reason, the answer counts as complete."""
         frames, deadlines, received = Frames(), Deadlines(self._lane, answer), 0
         try:
             with WaitTimeout() as timeout:
@@ -147,19 +147,19 @@ class HttpProvider:
         return {**_JSON, "Accept": self.stream_type, **({} if self.keeps_alive else {"Connection": "close"})}
 
     async def _check_stream(self, response: aiohttp.ClientResponse) -> None:
-        """Raise the error for the response unless it may be an answer. The content type does not decide, since proxies
-        change it, and some servers answer with one JSON document."""
+        """Raise an error if the response cannot be an answer. Apart from HTML the content type does not count, since
+        proxies change it and some servers answer with one JSON document."""
         await self._check_status(response)
         if response.headers.get("content-type", "").lower().startswith("text/html"):
             page = await read_body(response, MAX_DETAIL_BYTES)
-            raise unreadable("it is a page of HTML, such as a web server, a login or a proxy sends", page)
+            raise unreadable("it is an HTML page, as from a web server, a login or a proxy", page)
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         if response.status != 200:
             raise self._refused(response, await read_body(response, MAX_ERROR_BYTES))
 
     def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
-        """The error for an HTTP response with a status other than 200."""
+        """The error for a response with a status other than 200."""
         error = refusal(response.status, body, response.headers.get("retry-after"))
         if isinstance(error, Unauthorized):
             error.message = self._unauthorized(response.status)
@@ -187,11 +187,11 @@ class HttpProvider:
         """GET a JSON document, or POST `question` as JSON to get one.
 
         Args:
-            model: the model that the question is about, which the server may not have.
+            model: the model that the question concerns, if any. The server may not have it.
 
         Raises:
-            ProviderDown: the server does not know the path, does not answer, or does not answer with JSON.
-            LlmError: the server refused.
+            ProviderDown: the server does not have the path, does not answer, or does not answer with JSON.
+            LlmError: the server refused the request.
         """
         body = await self._exchange(path, question, timeout_s or PAGE_TIMEOUT_S, most_bytes, model=model)
         with self._expecting(path):
@@ -209,9 +209,9 @@ class HttpProvider:
             raise self._no_page(path)
         return value
 
-    async def _takes(self, path: str, question: object) -> bool | None:
-        """Whether the server accepts this question, which costs a token; None if it fails for another reason. A server
-        refuses at once, so a server that does not answer in time is busy and accepts."""
+    async def _accepts(self, path: str, question: object) -> bool | None:
+        """Whether the server accepts this question, whose answer is one token; None if it fails for another reason.
+        Refusals come at once, so no answer within `REFUSAL_S` means that the server accepts the question."""
         try:
             async with asyncio.timeout(REFUSAL_S):
                 await self._page(path, question)
@@ -223,28 +223,28 @@ class HttpProvider:
             return None
         return True
 
-    async def _work(self, path: str, question: object, model: str) -> Any:
-        """POST a question that the model must work on, and return the answer. It may take as long as a first token.
+    async def _ask_model(self, path: str, question: object, model: str) -> Any:
+        """POST a question that runs the model, and return the answer. The time limit is that for a first token.
 
         Raises:
             LlmError: as for a chat; ProviderDown if the answer is not JSON.
         """
         timeout_s = self._lane.first_token_timeout_s
-        with self._placed(model):
+        with self._naming_lane(model):
             page = await self._page(path, question, model=model, timeout_s=timeout_s, most_bytes=MAX_ANSWER_BYTES)
             if (error := error_of(page)) is not None:
                 raise refusal_in_stream(error)
             return page
 
     async def _lines(self, path: str, question: object, stall_s: float) -> AsyncGenerator[dict[str, Any], None]:
-        """POST a question, and yield the JSON objects of its answer, one per line. The answer may take any time, but
-        each wait at most `stall_s`.
+        """POST a question, and yield the JSON objects of its answer, one per line. Only the wait for each chunk is
+        limited, to `stall_s`.
 
         Raises:
             LlmError: the model server refused, stalled, or sent something other than JSON lines.
         """
         lines = LineReader()
-        with self._placed():
+        with self._naming_lane():
             try:
                 async with asyncio.timeout(stall_s):
                     response = await self._http.send("POST", path, to_json(question), _JSON)
@@ -272,16 +272,17 @@ class HttpProvider:
         model: str | None = None,
         connects_again: bool = True,
     ) -> bytes:
-        """Send one request (GET without a question), and return the whole body of its answer.
+        """POST the question, or GET the page if there is no question, and return the body of the answer.
 
         Args:
-            model: the model that the question is about. Without it, HTTP 404 means that the server lacks the path.
+            model: the model that the question concerns. If it is None, HTTP 404 means that the server does not have the
+                path.
 
         Raises:
             LlmError: the answer did not arrive in time, is larger than `most_bytes`, or its status is not 200.
         """
         method, content, headers = ("GET", None, None) if question is None else ("POST", to_json(question), _JSON)
-        with self._placed(model):
+        with self._naming_lane(model):
             try:
                 async with (
                     asyncio.timeout(timeout_s),

@@ -1,4 +1,4 @@
-"""Chooses the proxy for a model server, as the environment's HTTP_PROXY, HTTPS_PROXY and NO_PROXY say."""
+"""Chooses the proxy for a model server by HTTP_PROXY, HTTPS_PROXY and NO_PROXY in the environment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tokenlane.config.exit_codes import ConfigError
 
 
 def proxy_for(url: SplitResult) -> str | None:
-    """The URL of the environment's proxy for this URL; always None for loopback.
+    """The URL of the proxy for this URL; None if it needs none, as loopback addresses never do.
 
     Raises:
-        ConfigError: the variable is not a proxy's address, or its proxy speaks neither HTTP nor HTTPS.
+        ConfigError: the variable does not hold a proxy's address, or names a proxy that is neither HTTP nor HTTPS.
     """
     if _is_loopback(url.hostname or "") or proxy_bypass(url.netloc.rpartition("@")[2]):
         return None
@@ -24,7 +24,7 @@ def proxy_for(url: SplitResult) -> str | None:
         return None
     variable = f"{kind.upper()}_PROXY"
     proxy = web_address(address if "://" in address else f"http://{address}")
-    if proxy is None:  # not quoted: it may hold a password
+    if proxy is None:  # the message does not quote the address, which may hold a password
         raise ConfigError(
             f"The environment variable {variable} is not a proxy's address: set it to http://HOST:PORT or "
             "http://USER:PASSWORD@HOST:PORT (special characters as %XX), or name the model server's host in NO_PROXY."

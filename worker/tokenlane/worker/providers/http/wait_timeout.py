@@ -1,4 +1,4 @@
-"""A cheap time-out for the many short waits of a stream."""
+"""A cheap timeout for the many short waits of a stream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class WaitTimeout:
-    """Limits each wait of one stream, with a single timer.
+    """Limits each wait of one stream with a single timer.
 
-    `asyncio.timeout` sets and cancels a timer for each wait, which costs as much as parsing a token. This timer stays
-    set. When it fires, it checks whether the current wait is overdue, and if not, sets itself again.
+    `asyncio.timeout` sets and cancels a timer for each wait, which costs as much as parsing a token. The timer of this
+    class stays set. When it fires before the current wait is overdue, it sets itself again.
     """
 
     def __init__(self) -> None:

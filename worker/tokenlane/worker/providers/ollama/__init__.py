@@ -1,1 +1,1 @@
-"""Ollama, by its own API."""
+"""The provider for Ollama's native API."""

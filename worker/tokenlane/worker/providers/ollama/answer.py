@@ -11,10 +11,10 @@ from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_s
 from tokenlane.worker.providers.parsing.shape import OLLAMA_LINE, Shape, count_of, names_of
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
-from .names import same_tag
+from .names import same_model_name
 
 _NO_ANSWER = {"load", "unload"}
-"""The `done_reason` of a request that only loads or unloads the model."""
+"""The `done_reason` of an answer to a request that only loads or unloads the model."""
 
 
 class OllamaAnswerReader(AnswerReader):
@@ -23,7 +23,7 @@ class OllamaAnswerReader(AnswerReader):
     shape: ClassVar[Shape] = OLLAMA_LINE
 
     def take(self, event: Event) -> TokenDelta | None:
-        """The delta in this line, if it holds one.
+        """The delta in this line; None if it has no content.
 
         Raises:
             LlmError: the line is an error, comes from another model, or does not belong to a chat stream.
@@ -41,12 +41,12 @@ class OllamaAnswerReader(AnswerReader):
             if error is not None:
                 raise refusal_in_stream(error)
         model = line.get("model")
-        if model and model != self._asked and not same_tag(model, self._asked):
+        if model and model != self._requested and not same_model_name(model, self._requested):
             raise wrong_model(model)
         if message is None and not done:
-            raise unreadable(f"it holds a line without `message`; its fields are {names_of(line)}")
+            raise unreadable(f"it has a line without `message`; its fields are {names_of(line)}")
         logprobs = line.get("logprobs")
-        if message and len(message) == 2 and self._passes and not (done or logprobs) and "role" in message:
+        if message and len(message) == 2 and self._text_passes and not (done or logprobs) and "role" in message:
             text = message.get("content")
             if text and isinstance(text, str):
                 self.delivered = self._has_text = True
@@ -57,7 +57,7 @@ class OllamaAnswerReader(AnswerReader):
         return delta
 
     def _tool_calls(self, piece: dict[str, Any]) -> Iterator[ToolCallDelta]:
-        # Each call arrives whole. Old servers do not number calls, and new servers count from 0 again in each line.
+        # Each line has complete calls. Old servers do not number the calls, and new servers number from 0 in each line.
         for call in piece.get("tool_calls") or ():
             if isinstance(call.get("function"), dict):
                 call = {**call, "function": {**call["function"], "arguments": call["function"].get("arguments") or {}}}

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.requests.options import ELSEWHERE, as_json, extra_of, refuse_ignored, stops_of
-from tokenlane.worker.providers.requests.turns import with_text
+from tokenlane.worker.providers.requests.turns import add_text
 
 _OPTIONS = {
     "temperature": "temperature",
@@ -31,9 +31,9 @@ _IMAGE = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 def ollama_body(request: ChatRequest, model: str) -> bytes:
     """The request as JSON, with only the options that the agent set. Answers are always streamed.
 
-    The body has Ollama refuse a prompt that does not fit the context, instead of truncating its beginning, and end an
-    answer at the limit of the context, instead of dropping the prompt. `extra` is added unchanged, and its `options`
-    are merged with ours; it may not set model, messages or streaming.
+    The body tells Ollama to refuse a prompt that does not fit the context instead of truncating it, and to end an
+    answer at the limit of the context instead of dropping parts of the prompt. `extra` is added unchanged, except that
+    its `options` are merged with the request's. `extra` must not set model, messages or streaming.
 
     Raises:
         BadRequest: Ollama does not support an option, or JSON cannot hold a value.
@@ -94,13 +94,11 @@ def _format(request: ChatRequest) -> dict[str, JsonValue]:
 
 def _messages(messages: list[Message]) -> Iterator[JsonValue]:
     called: dict[str, JsonValue] = {}
-    """The names of the called tools, by the ids of the calls. Ollama wants the name with each result."""
+    """The name of the called tool by the id of the call. Ollama needs the name with each result."""
     for message in messages:
         if message.name and message.role != "tool":
-            raise BadRequest(
-                f"Ollama does not support the `name` of a speaker in a turn of the {message.role}: leave it out."
-            )
-        text, images = _content(message.content if not message.refusal else with_text(message.content, message.refusal))
+            raise BadRequest(f"Ollama does not support `name` in a turn of the {message.role}: leave it out.")
+        text, images = _content(message.content if not message.refusal else add_text(message.content, message.refusal))
         turn: dict[str, JsonValue] = {
             "role": "system" if message.role == "developer" else message.role,
             "content": text,
@@ -141,7 +139,8 @@ def _content(content: str | list[dict[str, JsonValue]] | None) -> tuple[str, lis
                 raise BadRequest('`image_url` must be an object: {"url": "data:image/..."}.')
             case _:
                 raise BadRequest(
-                    "Ollama accepts two kinds of parts: `type` text with `text`, and `type` image_url with `image_url`."
+                    "Ollama accepts only parts of type text (with the field `text`) and image_url (with the field "
+                    "`image_url`)."
                 )
     return "\n".join(texts), images
 
@@ -153,7 +152,9 @@ def _tool_call(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
         try:
             arguments = from_json(arguments)
         except ValueError:
-            raise BadRequest("The arguments of a tool call in `messages` must be JSON for Ollama.") from None
+            raise BadRequest(
+                "Ollama requires that the arguments of a tool call in `messages` are valid JSON."
+            ) from None
     return {
         **({"id": call["id"]} if "id" in call else {}),
         "function": {"name": function.get("name"), "arguments": arguments},
@@ -163,5 +164,5 @@ def _tool_call(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
 def _function(call: dict[str, JsonValue]) -> dict[str, JsonValue]:
     function = call.get("function")
     if not isinstance(function, dict):
-        raise BadRequest("A tool call in `messages` has no `function`.")
+        raise BadRequest("A tool call in `messages` has no `function`: give its name and arguments.")
     return function

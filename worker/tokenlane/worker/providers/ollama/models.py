@@ -12,10 +12,10 @@ from tokenlane.worker.providers.http.provider import HttpProvider
 from .names import full_name
 
 STALL_S = 900.0
-"""The longest silence during a pull. Ollama sends nothing while it verifies a large model."""
+"""The longest wait for progress of a pull. Ollama reports none while it verifies a large model."""
 LOAD_S = 900.0
 KEEP_LOADED = -1
-"""For ever: a model loaded by a command stays until it is unloaded, or until Ollama needs its memory."""
+"""Ollama's value for "for ever": the model stays loaded until it is unloaded or Ollama needs its memory."""
 MAX_STATUS = 64
 
 
@@ -23,10 +23,10 @@ class OllamaModels(HttpProvider):
     """Pulls, verifies, loads and unloads models. Ollama checks its downloads, and resumes interrupted ones."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch the model; see `Pulls.pull`."""
+        """Download the model; see `Pulls.pull`."""
         layers: dict[str, tuple[int, int]] = {}
         done = False
-        with self._placed(model):
+        with self._naming_lane(model):
             async with aclosing(self._lines("/api/pull", {"model": model}, STALL_S)) as lines:
                 async for line in lines:
                     if "error" in line:
@@ -40,14 +40,14 @@ class OllamaModels(HttpProvider):
                 raise Interrupted("Ollama interrupted the pull: pull again to resume it.", retryable=True)
 
     async def verify(self, model: str) -> str:
-        """The digest of the model's manifest, which holds the digests of its layers. Ollama checked those when it
-        downloaded them."""
+        """The digest of the model's manifest, which lists the digests of the model's layers. Ollama checked the layers
+        when it downloaded them."""
         page = await self._page("/api/tags")
         with self._expecting("/api/tags"):
             digests = {full_name(entry["name"]): str(entry["digest"]) for entry in page["models"] or ()}
         digest = digests.get(full_name(model))
         if digest is None:
-            with self._placed(model):
+            with self._naming_lane(model):
                 raise ModelNotFound("Ollama does not have this model: pull it first.")
         return f"sha256:{digest.removeprefix('sha256:')}"
 
@@ -61,7 +61,7 @@ class OllamaModels(HttpProvider):
 
     async def _keep(self, model: str, keep_alive: int) -> None:
         # Without a prompt, Ollama only loads or unloads the model. This works for embedding models too.
-        # `shift` must be the same as in chats, which would otherwise reload the model.
+        # `shift` must have the same value as in chats: a chat with another value would reload the model.
         question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
         await self._page("/api/generate", question, model=model, timeout_s=LOAD_S)
 

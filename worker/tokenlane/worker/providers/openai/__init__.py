@@ -1,1 +1,1 @@
-"""Model servers that speak OpenAI's dialect."""
+"""The providers for model servers with OpenAI's dialect."""

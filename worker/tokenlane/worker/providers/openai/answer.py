@@ -17,34 +17,34 @@ from tokenlane.worker.providers.parsing.shape import OPENAI_CHUNK, Shape, count_
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 _WITHOUT_CHOICES = {"choices", "usage", "x_groq", "timings", "prompt_progress"}
-"""A chunk with one of these fields may be without content."""
+"""A chunk without content has one of these fields."""
 
 
 class OpenAiAnswerReader(AnswerReader):
     """Turns the events of one answer into deltas. OpenAI's separate `refusal` field counts as text.
 
     Args:
-        same_model: compares the model that the answer names with the requested model, in that order.
+        same_model: whether the model named in the answer (first argument) is the requested model (second argument).
     """
 
     shape: ClassVar[Shape] = OPENAI_CHUNK
 
     def __init__(
         self,
-        asked: str,
+        requested: str,
         filters: Sequence[TextFilter] = (),
         same_model: Callable[[str, str], bool] = same_model,
         *,
         logprobs: bool = False,
     ) -> None:
-        super().__init__(asked, filters, logprobs=logprobs)
+        super().__init__(requested, filters, logprobs=logprobs)
         self._same_model = same_model
         self._choice: int | None = None
         self._message = False
-        """The content came as a whole message, not as pieces."""
+        """Whether a complete message has arrived, in addition to pieces or instead of them."""
 
     def take(self, event: Event) -> TokenDelta | None:
-        """The delta in this event, if it holds one.
+        """The delta in this event; None if it has no content.
 
         Raises:
             LlmError: the event is an error, comes from another model, or does not belong to a chat stream.
@@ -62,8 +62,8 @@ class OpenAiAnswerReader(AnswerReader):
         return self._read(data) if data else None
 
     def _named(self, data: bytes, name: str) -> TokenDelta | None:
-        """The delta in an event with a name. Unknown names are ignored, as the standard requires, unless the event
-        holds content or an error."""
+        """The delta in an event with a name. Events with unknown names are ignored, as the standard requires, unless
+        they have content or an error."""
         try:
             value = from_json(data)
         except ValueError:
@@ -79,7 +79,7 @@ class OpenAiAnswerReader(AnswerReader):
 
     def _delta(self, value: Any) -> TokenDelta | None:
         if not isinstance(value, dict):
-            self._not_a_chunk(value)
+            self._refuse_other_json(value)
         chunk: dict[str, Any] = value
         if chunk.get("error"):
             raise refusal_in_stream(error_of(chunk))
@@ -96,7 +96,7 @@ class OpenAiAnswerReader(AnswerReader):
         if len(choices) > 1 or choice.get("index") != self._choice:
             self._check_choice(choices)
         piece = choice.get("delta")
-        plain = piece and len(piece) == 1 and self._passes
+        plain = piece and len(piece) == 1 and self._text_passes
         if plain and not (choice.get("finish_reason") or choice.get("logprobs") or choice.get("error")):
             text = piece.get("content")
             if text and isinstance(text, str):
@@ -117,23 +117,23 @@ class OpenAiAnswerReader(AnswerReader):
         tokens = self._logprobs(logprobs) if logprobs else ()
         delta = self._piece(piece, tokens) if piece else None
         if delta is None and choice.get("message"):
-            return self._piece(self._unsent(choice["message"]), tokens)
+            return self._piece(self._without_pieces(choice["message"]), tokens)
         if delta is None and choice.get("text"):  # from the completions API
             return self._piece({"content": choice["text"]}, tokens)
         return delta
 
-    def _unsent(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The content of a whole message without the parts that pieces already brought. Some servers send pieces and
-        the whole message, some only the message.
+    def _without_pieces(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A complete message without the content that has already arrived in pieces. Some servers send pieces and then
+        the complete message, some only the message.
 
         Raises:
-            UnreadableAnswer: this is the second message, which may continue or repeat the first.
+            UnreadableAnswer: it is the second message, and it is unclear whether it continues or repeats the first.
         """
         text, thought = text_of(message)
         reasoning = thought + reasoning_of(message)
         calls = {name: message[name] for name in ("tool_calls", "function_call") if message.get(name)}
         if self._message and (text or reasoning or calls):
-            raise unreadable("it has `choices[0].message` more than once, which may be pieces or repetitions")
+            raise unreadable("it has `choices[0].message` more than once, and these may be pieces or repetitions")
         self._message = True
         return {
             **message,
@@ -163,23 +163,27 @@ class OpenAiAnswerReader(AnswerReader):
             raise refusal_in_stream(error)
         if usage := (chunk.get("x_groq") or {}).get("usage"):
             self._count(_usage(usage))
-        if not self._strange and not _WITHOUT_CHOICES & chunk.keys() and chunk.get("object") != "chat.completion.chunk":
-            self._strange = f"it holds events without `choices`; their fields are {names_of(chunk)}"
+        if (
+            not self._unexpected
+            and not _WITHOUT_CHOICES & chunk.keys()
+            and chunk.get("object") != "chat.completion.chunk"
+        ):
+            self._unexpected = f"it has events without `choices`, whose fields are {names_of(chunk)}"
 
     def _check_choice(self, choices: list[dict[str, Any]]) -> None:
-        """Check that all choices have the same index, whichever it is, since the request asks for one answer."""
+        """Check that all choices have the same index, since the request asks for one answer. Any index will do."""
         for choice in choices:
             index = choice.get("index")
             if index is not None and self._choice not in (None, index):
-                raise unreadable("it has several `choices`, but the request asked for one")
+                raise unreadable("it has several `choices`, but the request requested for one")
             self._choice = index if index is not None else self._choice
 
     def _check_model(self, model: str) -> None:
-        if not self._same_model(model, self._asked):
+        if not self._same_model(model, self._requested):
             raise wrong_model(model)
         self._model = model
 
-    def _not_a_chunk(self, chunk: object) -> NoReturn:
+    def _refuse_other_json(self, chunk: object) -> NoReturn:
         error = error_of(chunk)
         if error is not None:
             raise refusal_in_stream(error)
@@ -198,7 +202,7 @@ def _usage(usage: dict[str, Any]) -> Usage:
 
 
 def _usage_from_timings(timings: dict[str, Any]) -> Usage:
-    """The usage from llama.cpp's `timings`, whose `prompt_n` does not include cached tokens."""
+    """The usage in llama.cpp's `timings`, in which `prompt_n` excludes cached tokens."""
     cached = count_of(timings.get("cache_n"))
     return Usage(
         prompt_tokens=cached + count_of(timings.get("prompt_n")),

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.requests.options import as_json, extra_of
-from tokenlane.worker.providers.requests.turns import with_text
+from tokenlane.worker.providers.requests.turns import add_text
 
 _OPTIONS = (
     "temperature",
@@ -38,14 +38,14 @@ def chat_body(
 ) -> bytes:
     """The request as JSON, with only the options that the agent set. Answers are always streamed, with usage.
 
-    `extra` is added unchanged, but may not set model, messages or streaming.
+    `extra` is added unchanged, but must not set model, messages or streaming.
 
     Args:
-        names: the model server's names for options that it names differently.
-        more: more fields for this model server.
+        names: the model server's names for options, where they differ from ours.
+        more: additional fields for this model server.
 
     Raises:
-        BadRequest: `extra` sets a field that it may not set, or a number is not finite.
+        BadRequest: `extra` sets a field that it must not set, or a number is not finite.
     """
     messages: dict[str, JsonValue] = {"messages": messages_of(request)}
     return streamed_body(request, model, options_of(request, names), {**messages, **(more or {})})
@@ -72,19 +72,20 @@ def prompt_of(request: ChatRequest) -> dict[str, JsonValue]:
 
 
 def messages_of(request: ChatRequest) -> list[JsonValue]:
-    """The messages in OpenAI's format."""
+    """The messages in OpenAI's format, without fields that are null."""
     turns = [message.model_dump(exclude_unset=True) for message in request.messages]
-    # Null fields are left out, but not `content`: some servers require it next to tool calls.
+    # `content` is kept even if it is null, since some servers require it in turns with tool calls.
     return [{name: value for name, value in turn.items() if value is not None or name == "content"} for turn in turns]
 
 
 def thought_and_refusal(message: Message, thoughts: Literal["reasoning", "reasoning_content"]) -> Message:
-    """The turn in the format of servers of open models: its reasoning in the field `thoughts`, a refusal as text."""
+    """The turn in the format that servers of open models read: its reasoning in the field named by `thoughts`, and a
+    refusal as text."""
     if not (message.thought or message.refusal):
         return message
     turn = message.model_dump(exclude_unset=True, exclude={"reasoning", "reasoning_content", "refusal"})
     if message.thought:
         turn[thoughts] = message.thought
     if message.refusal:
-        turn["content"] = with_text(message.content, message.refusal)
+        turn["content"] = add_text(message.content, message.refusal)
     return Message.model_validate(turn)

@@ -1,4 +1,4 @@
-"""Pulls and verifies model files on the worker's host, in a child process that can be stopped."""
+"""Pulls and verifies model files on the worker's host, in a child process that can be killed at any moment."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _END_S = 2.0
 class HubModels(HttpProvider):
     """Pulls repositories of the Hugging Face hub (or of HF_ENDPOINT) into this host's hub cache, and verifies them.
 
-    A model is named `OWNER/NAME` or `OWNER/NAME@REVISION`. Its digest covers its files: see `Manifest.digest`.
+    A model is named `OWNER/NAME` or `OWNER/NAME@REVISION`. Its digest covers all its files: see `Manifest.digest`.
     """
 
     kind: ClassVar[Literal["hub", "gguf"]] = "hub"
     """`hub`: a model is a repository. `gguf`: a model is one GGUF file in a repository, at a URL or in a package."""
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch the model; see `Pulls.pull`. The last step names the model's path."""
+        """Download the model; see `Pulls.pull`. The last step names the path of its files."""
         last = Progress(step="asking the hub")
         yield last
         async with aclosing(self._files("pull", model)) as lines:
@@ -41,7 +41,7 @@ class HubModels(HttpProvider):
                     yield last
 
     async def verify(self, model: str) -> str:
-        """The digest of the model's files, which are all read again; see `Verifies.verify`."""
+        """The digest of the model's files, computed by reading all of them; see `Verifies.verify`."""
         async with aclosing(self._files("verify", model)) as lines:
             async for line in lines:
                 if "done" in line:
@@ -49,10 +49,10 @@ class HubModels(HttpProvider):
         raise AssertionError("the process always reports how it ended")
 
     async def _files(self, action: Literal["pull", "verify"], model: str) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines that the process prints.
+        """Run the child process, and yield the lines that it prints.
 
         Raises:
-            LlmError: the process reported this error, or was ended.
+            LlmError: the child process reported this error, or was killed.
         """
         command = (
             sys.executable,
@@ -67,7 +67,7 @@ class HubModels(HttpProvider):
         ending = asyncio.create_task(_end_with(child), name="tokenlane files")
         assert child.process.stdout is not None
         try:
-            with self._placed(model):
+            with self._naming_lane(model):
                 async for text in child.process.stdout:
                     line = from_json(text)
                     if "error" in line:
@@ -75,7 +75,7 @@ class HubModels(HttpProvider):
                     yield line
                     if "done" in line:
                         return
-                raise ProviderDown("The process that fetches files was ended: pull again to resume.")
+                raise ProviderDown("The process that downloads the files was killed: pull again to resume.")
         finally:
             ending.cancel()
             await asyncio.wait({ending})
@@ -83,6 +83,7 @@ class HubModels(HttpProvider):
 
 
 async def _end_with(child: Child) -> None:
-    """End the child's guard process when the child has ended: under uvloop the guard holds the output pipe open."""
+    """End the child's guard process when the child has ended, since under uvloop the guard keeps the output pipe
+    open."""
     await child.process.wait()
     await child.end(0)

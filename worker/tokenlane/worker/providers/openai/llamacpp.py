@@ -11,8 +11,8 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
-from tokenlane.worker.providers.answers.text_filters import Continuation
-from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continued, image_urls
+from tokenlane.worker.providers.answers.text_filters import ContinuationFilter
+from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continue_answer, image_urls
 
 from .body import options_of, prompt_of, streamed_body
 from .host_files import HubModels
@@ -44,19 +44,19 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
     version_at: ClassVar[tuple[str, str] | None] = ("/props", "build_info")
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = "reasoning_content"
     option_names: ClassVar[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
-    keeps_alive: ClassVar[bool] = (
-        False  # the server closes it after a stream without notice, which the next request may race
-    )
+    # After a stream the server closes the connection without notice, and would miss a request sent at that moment.
+    keeps_alive: ClassVar[bool] = False
 
     def __init__(self, lane: LaneSettings) -> None:
         super().__init__(lane)
         self._probed: tuple[object, ...] = ()
         self._more: tuple[str, ...] = ()
-        """The abilities of the probed model that only a request can show."""
+        """The abilities of the probed model that are known only from a request."""
 
     async def models(self) -> list[ModelInfo]:
-        """The server's one model. `/props` shows what the server was started for; asking for a vector shows whether it
-        embeds. It is asked only once, or a server that sleeps when idle would never sleep.
+        """The server's only model. `/props` shows most of its abilities; a request for a vector shows whether it
+        embeds. That request is sent only once per model, since it would keep awake a server that sleeps when it is
+        idle.
         """
         try:
             models = await super().models()
@@ -68,7 +68,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
                 names = ("model_path", "build_info", "chat_template", "total_slots")
                 server = tuple(props.get(name) for name in names)
         except LlmError:
-            self._probed = ()  # the server may come back with another model
+            self._probed = ()  # the server may restart with another model
             raise
         if not any(server) or server != self._probed:
             await self._probe(server)
@@ -80,8 +80,8 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         ]
 
     async def _probe(self, server: tuple[object, ...]) -> None:
-        continues = await self._continues()
-        embeds = await self._takes("/v1/embeddings", {"input": "a", "encoding_format": "float"})
+        continues = await self._can_continue()
+        embeds = await self._accepts("/v1/embeddings", {"input": "a", "encoding_format": "float"})
         self._more = tuple(name for name, can in {"prefill": continues, "embed": embeds}.items() if can)
         self._probed = () if embeds is None else server
 
@@ -98,16 +98,16 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         return len(await self._field("/tokenize", "tokens", list, question))
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
-        """See `OpenAiChatProvider`. A partial answer is continued as plain text after the rendered prompt, since the
-        chat API of some versions repeats it."""
+        """See `OpenAiChatProvider`. A partial answer is appended to the rendered prompt and continued as plain text,
+        since the chat API of some versions repeats it in the answer."""
         if resume is None:
             return await super()._prepared(request, model, resume)
         if any(image_urls(request)):
-            raise self._cannot_continue(" behind images")
+            raise self._cannot_continue(" after images")
         if request.tools or request.logprobs:
-            # As plain text, a tool call would arrive as text, and logprobs have another format.
+            # In plain text a tool call would arrive as text, and logprobs in another format.
             raise self._cannot_continue(" with tools or logprobs")
-        asked, begun = continued(request, resume)
+        asked, begun = continue_answer(request, resume)
         prompt = await self._rendered(asked)
         if not prompt.endswith(begun.rstrip()):
             raise self._cannot_continue(" with this model's template")
@@ -115,7 +115,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             name: value for name, value in options_of(request, self.option_names).items() if name not in _CHAT_ONLY
         }
         body = streamed_body(request, model, options, {"prompt": prompt})
-        return "/v1/completions", body, self._reader(request, model, [Continuation(begun, echoed=False)])
+        return "/v1/completions", body, self._reader(request, model, [ContinuationFilter(begun, echoed=False)])
 
     async def _rendered(self, request: ChatRequest) -> str:
         question = prompt_of(request)
@@ -124,7 +124,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             question["chat_template_kwargs"] = kwargs
         return await self._field("/apply-template", "prompt", str, question)
 
-    async def _continues(self) -> bool:
+    async def _can_continue(self) -> bool:
         """Whether the model's template leaves a partial answer open."""
         try:
             return (await self._rendered(PREFILL_PROBE)).endswith("Once upon")
@@ -140,7 +140,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         if request.required_tool is not None:
             changes["tool_choice"] = "required"
             changes["tools"] = [tool for tool in request.tools or () if _named(tool) == request.required_tool]
-        # Builds before b10434 only read it as an argument of the template.
+        # Builds before b10434 read the effort only as an argument of the template.
         if request.reasoning_effort is not None:
             extra = request.extra or {}
             given, effort = extra.get("chat_template_kwargs"), request.reasoning_effort
@@ -177,6 +177,6 @@ def _named(tool: Mapping[str, JsonValue]) -> JsonValue:
 
 
 class BuiltinProvider(LlamaCppProvider):
-    """The built-in server, whose endpoint only its parent process knows."""
+    """The built-in model's server. Only the worker that started it knows its endpoint, so there is no default."""
 
     default_endpoint: ClassVar[str | None] = None

@@ -22,7 +22,7 @@ from .provider import OpenAiProvider
 
 POLL_S = 0.5
 STALL_S = 900.0
-"""The longest time without progress. LM Studio reports none while it checks a large model, and may hang doing so."""
+"""The longest time without progress. LM Studio reports no progress while it checks a large model, and may hang then."""
 LOAD_S = 900.0
 _MODELS = "/api/v1/models"
 _DOWNLOAD = "/api/v1/models/download"
@@ -32,7 +32,8 @@ _INSTANCE = re.compile(r":\d+")
 
 
 class _LmStudioReader(OpenAiAnswerReader):
-    """Reports an empty answer as ContextTooLong: LM Studio may send one without an error if the prompt does not fit."""
+    """Treats an empty answer as ContextTooLong, since LM Studio may send one instead of an error if the prompt does not
+    fit."""
 
     def last(self) -> TokenDelta:
         last = super().last()
@@ -46,10 +47,10 @@ class _LmStudioReader(OpenAiAnswerReader):
 
 
 class LmStudioProvider(OpenAiProvider):
-    """An LM Studio server, 0.4 or newer. It answers 200 to any path, so only the content of an answer counts.
+    """An LM Studio server, 0.4 or newer. It answers any path with status 200, so only the content of an answer counts.
 
-    LM Studio checks its downloads, but does not report a model's hash. A download cannot be cancelled: pulling again
-    joins it.
+    LM Studio checks its downloads, but does not report a model's hash. Its API cannot cancel a download; a second pull
+    waits for the same download.
     """
 
     alternatives: ClassVar[Mapping[str, str]] = {
@@ -71,7 +72,7 @@ class LmStudioProvider(OpenAiProvider):
             return [self._listed(entry) for entry in entries]
 
     async def capacity(self) -> int:
-        """The requests that a loaded model runs at once. If the server does not say, 4, the default since 0.4."""
+        """The number of requests that a loaded model runs at once; 4, the default, if the server does not report it."""
         entries = await self._field(_MODELS, "models", list)
         with self._expecting(_MODELS):
             limits = [
@@ -87,10 +88,10 @@ class LmStudioProvider(OpenAiProvider):
         await self._field(_MODELS, "models", list)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
-        """Fetch the model, named as in its catalogue or by its URL at Hugging Face; see `Pulls.pull`."""
+        """Download the model, named as in LM Studio's catalogue or by its Hugging Face URL; see `Pulls.pull`."""
         clock = asyncio.get_running_loop().time
         moved, moved_at = -1, clock()
-        with self._placed(model):
+        with self._naming_lane(model):
             job = await self._do(_DOWNLOAD, {"model": model}, model)
             while True:
                 state, done = str(job.get("status", "")), int(job.get("downloaded_bytes") or 0)
@@ -114,7 +115,7 @@ class LmStudioProvider(OpenAiProvider):
                 job = {**job, **await self._do(f"{_DOWNLOAD}/status/{job['job_id']}", None, model)}
 
     async def load(self, model: str) -> None:
-        """Load the model unless it is loaded; see `Loads.load`. Loading it twice would start a second instance."""
+        """Load the model unless it is loaded, since LM Studio would then load a second instance; see `Loads.load`."""
         if not await self._instances(model):
             await self._do("/api/v1/models/load", {"model": model}, model, timeout_s=LOAD_S)
 
@@ -130,12 +131,12 @@ class LmStudioProvider(OpenAiProvider):
             for entry in entries:
                 if entry["key"] == model:
                     return [str(instance["id"]) for instance in entry.get("loaded_instances") or ()]
-        with self._placed(model):
+        with self._naming_lane(model):
             raise ModelNotFound("LM Studio does not have this model: pull it first.")
 
     async def _do(self, path: str, question: object, model: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Send a command, and return the server's answer."""
-        with self._placed(model):
+        with self._naming_lane(model):
             page = await self._page(path, question, model=model, timeout_s=timeout_s)
             if not isinstance(page, dict):
                 raise self._no_page(path)
@@ -147,7 +148,7 @@ class LmStudioProvider(OpenAiProvider):
                 )
             if error is not None:
                 raise ProviderDown(
-                    "LM Studio failed: see the detail for the reason.",
+                    "LM Studio reported an error: see the detail.",
                     retryable=False,
                     detail=str(error)[:2048],
                 )

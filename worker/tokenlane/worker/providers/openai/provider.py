@@ -1,4 +1,4 @@
-"""The provider for any server with OpenAI's dialect, and the base of the others."""
+"""The provider for any model server with OpenAI's dialect, and the base class of the more specific providers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from tokenlane.routing.contract.errors import BadRequest, ContextTooLong
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.model_names import same_model
-from tokenlane.worker.providers.answers.text_filters import Continuation, StopWords, TextFilter, Thinking
+from tokenlane.worker.providers.answers.text_filters import (
+    ContinuationFilter,
+    StopWordFilter,
+    TextFilter,
+    ThinkTagFilter,
+)
 from tokenlane.worker.providers.answers.vectors import vectors_in
 from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 from tokenlane.worker.providers.http.provider import HttpProvider
-from tokenlane.worker.providers.requests.options import cut_stops_of, refuse_ignored
+from tokenlane.worker.providers.requests.options import client_side_stops, refuse_ignored
 from tokenlane.worker.providers.requests.prompt_length import check_length
-from tokenlane.worker.providers.requests.turns import continued, with_turns
+from tokenlane.worker.providers.requests.turns import continue_answer, map_turns
 
 from .answer import OpenAiAnswerReader
 from .body import chat_body, thought_and_refusal
@@ -34,22 +39,23 @@ class OpenAiChatProvider(HttpProvider):
     stream_type: ClassVar[str] = "text/event-stream"
     health_path: ClassVar[str] = "/v1/models"
     option_names: ClassVar[Mapping[str, str]] = {}
-    """The server's names for options that it names differently."""
+    """The server's names for options, where they differ from ours."""
     ignored: ClassVar[Mapping[str, str]] = {}
-    """Options that the server would ignore, so they are refused, and an alternative to each."""
+    """Options that the server would ignore, with advice for each. Requests that set one are refused."""
     thoughts: ClassVar[Literal["reasoning", "reasoning_content"] | None] = None
-    """The field of a turn for its reasoning; None to send reasoning and refusals in the agent's fields."""
+    """The field in which the server reads a turn's reasoning; None to send reasoning and refusals as the agent did."""
     continuing: ClassVar[Mapping[str, JsonValue] | None] = None
-    """The options that have the server continue a partial answer in the last message; None if it cannot continue."""
+    """Options that make the server continue a partial answer in the last message; None if it cannot continue
+    answers."""
     echoes: ClassVar[bool] = True
-    """Whether a continued answer may begin with the text that it continues."""
+    """Whether a continued answer may begin with a repetition of the partial answer."""
     reader: ClassVar[type[OpenAiAnswerReader]] = OpenAiAnswerReader
 
     async def chat(
         self, request: ChatRequest, model: str, resume: str | None = None
     ) -> AsyncGenerator[TokenDelta, None]:
         """Stream the answer; see `LlmProvider.chat`."""
-        with self._placed(model):
+        with self._naming_lane(model):
             refuse_ignored(request, self.ignored, self._lane.provider)
             request = self._adapted(self._with_known_turns(request))
             await check_length(self, self._lane, request, model)
@@ -59,7 +65,7 @@ class OpenAiChatProvider(HttpProvider):
                     yield delta
 
     async def models(self) -> list[ModelInfo]:
-        """The models the server lists."""
+        """The models that the server lists."""
         return self._infos(await self._page("/v1/models"))
 
     def _infos(self, page: Any) -> list[ModelInfo]:
@@ -67,21 +73,21 @@ class OpenAiChatProvider(HttpProvider):
             return [self._model_info(entry) for entry in page["data"]]
 
     async def capacity(self) -> int:
-        """4, a cautious guess: the dialect has no way to ask."""
+        """4, a cautious guess, since OpenAI's dialect cannot report it."""
         return 4
 
     def _with_known_turns(self, request: ChatRequest) -> ChatRequest:
-        """The request with its turns in the fields that this server reads.
+        """The request with its turns rewritten to the fields that this server reads.
 
         Raises:
-            BadRequest: a turn holds something that the server would ignore.
+            BadRequest: a turn has content that the server would ignore.
         """
         if (thoughts := self.thoughts) is None:
             return request
-        return with_turns(request, lambda message: thought_and_refusal(message, thoughts))
+        return map_turns(request, lambda message: thought_and_refusal(message, thoughts))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
-        """The request with the changes that this server needs, apart from the names of options.
+        """The request with the changes that this server needs. The names of options are changed later.
 
         Raises:
             BadRequest: the server would ignore an option of the request.
@@ -92,22 +98,22 @@ class OpenAiChatProvider(HttpProvider):
         """The path, body and reader for this request.
 
         Raises:
-            LlmError: the server cannot run the request, or not with this model.
+            LlmError: the server cannot run this request with this model.
         """
-        filters: list[TextFilter] = [Thinking()]
+        filters: list[TextFilter] = [ThinkTagFilter()]
         more: Mapping[str, JsonValue] | None = None
         if resume is not None:
             if self.continuing is None:
                 raise self._cannot_continue()
             more = self.continuing
-            request, begun = continued(request, resume)
-            filters = [Continuation(begun, echoed=self.echoes)]
+            request, begun = continue_answer(request, resume)
+            filters = [ContinuationFilter(begun, echoed=self.echoes)]
         body = chat_body(request, model, self.option_names, more)
         return "/v1/chat/completions", body, self._reader(request, model, filters)
 
     def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
-        if stops := cut_stops_of(request):
-            filters = [*filters, StopWords(stops)]
+        if stops := client_side_stops(request):
+            filters = [*filters, StopWordFilter(stops)]
         return self.reader(model, filters, self._same_model, logprobs=bool(request.logprobs))
 
     def _same_model(self, named: str, asked: str) -> bool:
@@ -116,7 +122,8 @@ class OpenAiChatProvider(HttpProvider):
 
     def _cannot_continue(self, why: str = "") -> BadRequest:
         return BadRequest(
-            f"{self._lane.provider} does not support continuing a partial answer{why}: send the request without one."
+            f"{self._lane.provider} does not support continuing a partial answer{why}: send the request without a "
+            "partial answer."
         )
 
     def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
@@ -125,7 +132,7 @@ class OpenAiChatProvider(HttpProvider):
             provider=self._lane.provider,
             lane=self._lane.name,
             context_length=entry.get("max_model_len"),
-            # The list does not say what a model can do: the name is the only hint.
+            # The list does not show a model's abilities. Its name is the only hint.
             capabilities=("embed",) if "embed" in entry["id"].lower() else ("chat",),
         )
 
@@ -150,6 +157,6 @@ class OpenAiProvider(OpenAiChatProvider):
             return await self._embedded(question, inputs, model)
 
     async def _embedded(self, question: JsonValue, inputs: Sequence[str], model: str) -> list[list[float]]:
-        page = await self._work("/v1/embeddings", question, model)
-        with self._placed(model):
+        page = await self._ask_model("/v1/embeddings", question, model)
+        with self._naming_lane(model):
             return vectors_in(page, len(inputs), model, self._same_model)

@@ -13,7 +13,7 @@ from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
 from tokenlane.worker.providers.requests.options import ELSEWHERE, stops_of
-from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continued, image_urls, with_text, with_turns
+from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, add_text, continue_answer, image_urls, map_turns
 
 from .body import prompt_of, thought_and_refusal
 from .host_files import HubModels
@@ -25,10 +25,10 @@ _VISION_TAG = "image-text-to-text"
 
 
 class TgiProvider(HubModels, OpenAiChatProvider):
-    """A TGI server: one model, which batches requests. It has no embeddings.
+    """A TGI server, which serves one model and batches requests. It does not embed.
 
-    TGI ignores the model's name in a request and repeats it in the answer. So the provider asks for the real name
-    before a request, unless it did so a moment ago.
+    TGI ignores the model that a request names, and repeats that name in its answer. So before a request the provider
+    asks for the name of the served model, at most once every `_CHECK_AGAIN_S`.
     """
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
@@ -48,13 +48,13 @@ class TgiProvider(HubModels, OpenAiChatProvider):
     _checked_at = 0.0
 
     async def models(self) -> list[ModelInfo]:
-        """The server's one model, from `/info`, since the list of models has no limits."""
+        """The server's only model, from `/info`, since the list of models does not show the context."""
         info = await self._page("/info")
         with self._expecting("/info"):
             can = ["chat", "schema", "tools"]
             if info.get("model_pipeline_tag") == _VISION_TAG:
                 can.append("vision")
-            if await self._continues(info["model_id"]):
+            if await self._can_continue(info["model_id"]):
                 can.append("prefill")
             return [
                 ModelInfo(
@@ -79,7 +79,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         await self._check_model(request, model)
         if resume is not None:
-            begun, _ = continued(request, resume)
+            begun, _ = continue_answer(request, resume)
             # If the template alters the text, TGI would silently begin a new turn.
             if not await self._ends_with(begun, model):
                 raise self._cannot_continue(" with this model's template")
@@ -94,9 +94,12 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         if serves != model:
             raise wrong_model(str(serves))
         if self._info.get("model_pipeline_tag") != _VISION_TAG and any(image_urls(request)):
-            raise BadRequest("This model does not accept images; TGI would put their URLs into the prompt.")
+            raise BadRequest(
+                "This model does not accept images, and TGI would put their URLs into the prompt: send only text, or "
+                "route this role to a model that accepts images."
+            )
 
-    async def _continues(self, model: str) -> bool:
+    async def _can_continue(self, model: str) -> bool:
         """Whether the model's template leaves a partial answer open."""
         try:
             return await self._ends_with(PREFILL_PROBE, model)
@@ -114,18 +117,18 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         return page
 
     def _with_known_turns(self, request: ChatRequest) -> ChatRequest:
-        return with_turns(request, _turn)
+        return map_turns(request, _turn)
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         if len(stops_of(request)) > _MOST_STOPS:
-            raise BadRequest(f"TGI accepts at most {_MOST_STOPS} stop words.")
+            raise BadRequest(f"TGI accepts at most {_MOST_STOPS} stop words: send fewer.")
         match request.response_format:
             case None:
                 return request
             case {"type": "text"}:
                 return request.model_copy(update={"response_format": None})
             case _ if request.tools:
-                raise BadRequest("TGI accepts tools or a response_format, not both.")
+                raise BadRequest("TGI accepts either `tools` or `response_format`: leave one of them out.")
             case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
                 return request.model_copy(update={"response_format": {"type": "json", "value": schema}})
             case _:
@@ -133,14 +136,19 @@ class TgiProvider(HubModels, OpenAiChatProvider):
 
 
 def _turn(message: Message) -> Message:
-    """The turn for TGI. TGI has no field for reasoning, so the reasoning goes before the text, where the model wrote
-    it. TGI ignores tool calls in a turn with content."""
+    """The turn in the fields that TGI reads.
+
+    TGI has no field for reasoning, so the reasoning goes before the text, where the model wrote it.
+
+    Raises:
+        BadRequest: the turn has both content and tool calls, which TGI would ignore.
+    """
     message = thought_and_refusal(message, "reasoning")
     if not (message.reasoning or message.tool_calls):
         return message
     turn = message.model_dump(exclude_unset=True, exclude={"reasoning"})
     if message.reasoning:
-        turn["content"] = with_text(message.content, before=f"<think>\n{message.reasoning}\n</think>\n\n")
+        turn["content"] = add_text(message.content, before=f"<think>\n{message.reasoning}\n</think>\n\n")
     if message.tool_calls and turn.pop("content", None):
         raise BadRequest(
             "TGI accepts either text (or reasoning) or tool calls in one turn, not both: leave the text out, or route "

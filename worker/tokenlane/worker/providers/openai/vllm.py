@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.contents import reasoning_of
-from tokenlane.worker.providers.answers.text_filters import Continuation, TextFilter
+from tokenlane.worker.providers.answers.text_filters import ContinuationFilter, TextFilter
 from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 from tokenlane.worker.providers.requests.turns import PIXEL
 
@@ -28,8 +28,8 @@ _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters"
 
 
 class _VllmReader(OpenAiAnswerReader):
-    """Reads reasoning as text in a continued answer, where vLLM's parser waits for an end of the reasoning that is not
-    repeated, and so takes all text for reasoning."""
+    """Reads the reasoning in a continued answer as text. The end of the reasoning is part of the partial answer, so
+    vLLM's parser never sees it and takes the whole continuation for reasoning."""
 
     continues = False
 
@@ -41,11 +41,12 @@ class _VllmReader(OpenAiAnswerReader):
 
 
 class VllmProvider(HubModels, OpenAiProvider):
-    """A vLLM server: one model and its adapters, which batches requests."""
+    """A vLLM server, which serves one model with its adapters and batches requests."""
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8000"
     alternatives: ClassVar[Mapping[str, str]] = {
-        "load": "start its server with the model, `vllm serve MODEL`; what was pulled on its host is not fetched again",
+        "load": "start its server with the model, `vllm serve MODEL`; files that were pulled on its host are not "
+        "downloaded again",
         "unload": "stop its server",
     }
     health_path: ClassVar[str] = "/health"
@@ -64,13 +65,13 @@ class VllmProvider(HubModels, OpenAiProvider):
         super().__init__(lane)
         self._probed: tuple[object, ...] = ()
         self._can: dict[str, bool] = {}
-        """The abilities of the probed model, as far as known."""
+        """The abilities of the probed model that are known so far."""
         self._roots: dict[str, str | None] = {}
         """The model behind each name that the server lists."""
 
     async def models(self) -> list[ModelInfo]:
-        """The model and its adapters. The server's routes show what it was started for; a request shows whether it has
-        tools."""
+        """The model and its adapters. The server's routes show whether it chats or embeds; short requests show whether
+        it supports tools and images."""
         page = await self._page("/v1/models")
         models = self._infos(page)
         try:
@@ -86,7 +87,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         return [model.model_copy(update={"capabilities": can, "loaded": True}) for model in models]
 
     async def capacity(self) -> int:
-        """64. vLLM batches and queues any number of requests, so the lane sets the limit."""
+        """64. vLLM itself has no limit, since it batches and queues any number of requests."""
         return 64
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
@@ -94,8 +95,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         return await self._field("/tokenize", "count", int, {"model": model, **prompt_of(request)})
 
     async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
-        """The abilities that the server does not list: tools, if it has a tool parser, and vision. Each is tried once
-        per model."""
+        """The abilities that the server does not list: tools and vision. Each is tried once per model."""
         model = tuple(base.get(name) for name in ("id", "root", "max_model_len"))
         if model != self._probed:
             self._probed, self._can = model, {}
@@ -106,24 +106,26 @@ class VllmProvider(HubModels, OpenAiProvider):
         }
         can = self._can
         unknown = [name for name in questions if name not in can]
-        answers = await gather_or_cancel(*(self._takes(_CHAT, questions[name]) for name in unknown))
+        answers = await gather_or_cancel(*(self._accepts(_CHAT, questions[name]) for name in unknown))
         can |= {name: takes for name, takes in zip(unknown, answers, strict=True) if takes is not None}
         return tuple(name for name in questions if can.get(name))
 
     def _adapted(self, request: ChatRequest) -> ChatRequest:
         for name in sorted(request.extra or ()):
             if name.startswith("guided_"):
-                raise BadRequest(f"vLLM ignores `{name}`: use response_format, or `structured_outputs` in `extra`.")
+                raise BadRequest(
+                    f"vLLM ignores `{name}` in `extra`: use response_format, or `structured_outputs` in `extra`."
+                )
         return request
 
     def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
         answer = super()._reader(request, model, filters)
         if isinstance(answer, _VllmReader):
-            answer.continues = any(isinstance(each, Continuation) for each in filters)
+            answer.continues = any(isinstance(each, ContinuationFilter) for each in filters)
         return answer
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
-        if model not in self._roots:  # the server got this name after we last listed its models
+        if model not in self._roots:  # the server may have added this name since we last listed its models
             with suppress(LlmError):
                 self._infos(await self._page("/v1/models"))
         return await super()._prepared(request, model, resume)

@@ -1,7 +1,7 @@
-"""Splits a stream into events by its content, not its content type: server-sent events, or bare JSON values.
+"""Splits a stream into events. Its first bytes show whether it holds server-sent events or bare JSON values.
 
-Proxies, and servers that fail early, send the wrong content type. A server that does not stream sends one JSON
-document. Whichever format arrives, it holds the same values.
+The content type does not count, since proxies and failing servers send a wrong one. A server that does not stream sends
+one JSON document, with the same fields as an event.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ class Frames:
 
     @property
     def strange(self) -> bytes:
-        """The first skipped lines that are neither events nor JSON. Comments, which keep a connection open, do not
-        count."""
+        """The first lines that were skipped because they are neither events nor JSON. Comments do not count."""
         return self._read.strange if isinstance(self._read, SseReader) else b""
 
     def rest(self) -> list[Event]:
-        """The event that the end of the stream completes, since servers leave out the last blank line. A truncated
+        """The event that the end of the stream completes, since servers may leave out the last blank line. A truncated
         event is dropped."""
         return self._read.rest()
 

@@ -9,9 +9,9 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
 class LineReader:
-    """Turns chunks of bytes into whole lines, which stay bytes: the JSON parser decodes them.
+    """Turns chunks of bytes into complete lines. They stay bytes, since the JSON parser decodes them.
 
-    Lines end in LF or CR LF. Empty lines are dropped, and so is a last line without a line ending.
+    Lines end in LF or CR LF. Empty lines are dropped. A last line without a line ending is left to `rest`.
     """
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -27,7 +27,7 @@ class LineReader:
         """
         size = len(chunk)
         if 1 < size <= self._max_bytes and chunk.find(b"\n") == size - 1 and not (self._held or b"\r" in chunk):
-            return [chunk[:-1]]  # one whole line, as nearly all are
+            return [chunk[:-1]]  # the fast path: nearly every chunk is one complete line
         *lines, last = chunk.split(b"\n")
         if lines and self._held:
             lines[0] = b"".join([*self._held, lines[0]])
@@ -49,8 +49,8 @@ class LineReader:
 
 
 class JsonValues:
-    """Turns chunks of bytes into JSON values: one value per line, or one value over many lines, whose last line begins
-    with the closing bracket. Any other line is returned as a value, which its reader then refuses."""
+    """Turns chunks of bytes into JSON values: either one value per line, or one value of many lines, the last of which
+    begins with the closing bracket. The values are not checked."""
 
     def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_bytes = max_bytes

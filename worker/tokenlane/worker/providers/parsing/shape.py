@@ -1,4 +1,4 @@
-"""Finds the field of a server's JSON that has the wrong type, and names its path and type, never its value."""
+"""Finds the field with the wrong type in a server's JSON, and names its path and type, never its value."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def wrong_field(value: object, shape: Shape, path: str = "") -> str | None:
     """The first field with the wrong type, as "`choices[0].delta` is a number"; None if all types are right."""
     part = next((each for each in (shape if isinstance(shape, tuple) else (shape,)) if _fits(value, each)), None)
     if part is None:
-        return f"{f'`{path}`' if path else 'all of it'} is {kind_of(value)}"
+        return f"{f'`{path}`' if path else 'the value'} is {kind_of(value)}"
     inner: list[tuple[object, Shape, str]] = []
     if isinstance(part, Mapping) and isinstance(value, dict):
         prefix = f"{path}." if path else ""
@@ -84,7 +84,7 @@ def _fits(value: object, shape: Shape) -> bool:
 
 
 def count_of(value: Any) -> int:
-    """A number of tokens. It is 0 for null, a negative number or infinity, by which servers say that they do not know.
+    """A number of tokens; 0 for null, negative numbers and infinity, which servers send if they do not know the number.
 
     Raises:
         TypeError: the value is not a number.

@@ -10,15 +10,15 @@ from tokenlane.routing.contract.errors import UnreadableAnswer
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _LINE_BYTES = 64
-"""The memory that a line of an event takes in addition to its text."""
+"""The memory, in bytes, that Python needs for a line in addition to its text."""
 _IGNORED_FIELDS = (b"", b"id", b"retry")
-"""Comments, which begin with a colon, and the fields for clients that reconnect."""
+"""The names of comments (empty, since they begin with a colon) and of the fields for clients that reconnect."""
 _STRANGE_BYTES = 2048
 
 
 Event: TypeAlias = tuple[bytes, str]
-"""The data and the name of an event. The data stays bytes: the JSON parser decodes it. A named tuple would take ten
-times as long to create, and each token is an event."""
+"""The data and the name of an event. The data stays bytes, since the JSON parser decodes it. A plain tuple is created
+ten times faster than a named one, and each token is an event."""
 MESSAGE = "message"
 """The default name of an event."""
 
@@ -27,8 +27,8 @@ class SseReader:
     """Turns chunks of bytes into events.
 
     Lines end in LF, CR LF or CR. Comments and unknown fields are dropped, as the standard requires; `id` and `retry`
-    are dropped too. Unlike in the standard, a line that is a JSON object is an event, because servers send errors that
-    way.
+    are dropped too. Against the standard, a line that is a JSON object counts as an event, since servers send errors
+    that way.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -40,7 +40,7 @@ class SseReader:
         self._data_bytes = 0
         self._name = ""
         self.strange = b""
-        """The first of the dropped lines, without comments."""
+        """The first dropped lines, without comments."""
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.

@@ -1,1 +1,1 @@
-"""Prepares requests for all dialects: checks their options and length, and rewrites their turns."""
+"""Prepares requests for all dialects: checks options and length, and rewrites the turns of the conversation."""

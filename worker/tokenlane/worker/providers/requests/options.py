@@ -17,13 +17,14 @@ _NOT_EXTRA = {"model", "messages", "stream", "stream_options"}
 
 
 def refuse_ignored(request: ChatRequest, ignored: Mapping[str, str], provider: str) -> None:
-    """Refuse options that the server would silently ignore.
+    """Refuse a request with an option that the model server would silently ignore.
 
     Args:
-        ignored: these options, and an alternative to each. `parallel_tool_calls` is refused only if it is False.
+        ignored: the names of such options, with advice for each. `parallel_tool_calls` is refused only if it is False.
+        provider: the name of the provider or model server in the message.
 
     Raises:
-        BadRequest: the request sets one of these options.
+        BadRequest: the request sets such an option.
     """
     for name, alternative in ignored.items():
         value = getattr(request, name)
@@ -36,9 +37,9 @@ def stops_of(request: ChatRequest) -> list[str]:
     return [request.stop] if isinstance(request.stop, str) else request.stop or []
 
 
-def cut_stops_of(request: ChatRequest) -> list[str]:
-    """The stop words before which tokenlane ends the text. There are none if `extra` has vLLM's options to keep the
-    stop word in the text, or to ignore stop words for a number of tokens."""
+def client_side_stops(request: ChatRequest) -> list[str]:
+    """The stop words at which tokenlane itself ends the text. The list is empty if `extra` has one of vLLM's options
+    that keep the stop word in the text or ignore stop words for a number of tokens."""
     extra = request.extra or {}
     return [] if extra.get("include_stop_str_in_output") or extra.get("min_tokens") else stops_of(request)
 
@@ -47,7 +48,7 @@ def extra_of(request: ChatRequest) -> dict[str, JsonValue]:
     """The request's `extra`, which goes into the body unchanged.
 
     Raises:
-        BadRequest: it sets a field that the request sets elsewhere, or asks for more than one answer.
+        BadRequest: `extra` sets a field that the request has already, or asks for several answers.
     """
     extra = request.extra or {}
     for name in sorted(_NOT_EXTRA & extra.keys()):
@@ -68,4 +69,6 @@ def as_json(body: dict[str, JsonValue]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
-        raise BadRequest("The request holds a number that is not finite, which JSON does not allow.") from None
+        raise BadRequest(
+            "The request contains a number that is not finite (NaN or infinity), which JSON does not allow."
+        ) from None

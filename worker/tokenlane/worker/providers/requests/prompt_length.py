@@ -1,4 +1,4 @@
-"""Refuses a prompt that is longer than its lane accepts, before the model server gets it."""
+"""Refuses a prompt that is longer than its lane accepts, before it goes to the model server."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from tokenlane.routing.contract.prompt_size import MEDIA_TOKENS, count_media, es
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.providers.errors.context_errors import context_too_long
 from tokenlane.worker.providers.protocol import CountsTokens, LlmProvider
-from tokenlane.worker.providers.requests.turns import with_turns
+from tokenlane.worker.providers.requests.turns import map_turns
 
 
 async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatRequest, model: str) -> None:
-    """Compare the prompt with the lane's `max_input_tokens`, if it has one.
+    """Compare the prompt's length with the lane's `max_input_tokens`, if it is set.
 
-    A server that can count tokens counts them, unless the prompt is so short that it fits in any case. Otherwise the
-    count is estimated from the prompt's size, as in the agent.
+    If the model server can count tokens, it is asked, unless the prompt is so short that it fits in any case. Otherwise
+    the count is estimated from the prompt's size, as agents do.
 
     Raises:
-        ContextTooLong: the prompt is longer; the error names the limit and the number of tokens.
+        ContextTooLong: the prompt is longer than the limit. The error names both numbers.
     """
     limit = lane.max_input_tokens
     if limit is None:
@@ -33,14 +33,12 @@ async def check_length(provider: LlmProvider, lane: LaneSettings, request: ChatR
 
 
 async def _counted(provider: LlmProvider, request: ChatRequest, model: str) -> int | None:
-    """The tokens as the server counts them; None if it cannot count. Tokenizers count only text, so the tokens of
-    images are estimated."""
+    """The number of tokens that the model server counts; None if it cannot count. Tokenizers count only text, so the
+    tokens of images are estimated."""
     if not isinstance(provider, CountsTokens):
         return None
     try:
-        return await provider.count_tokens(with_turns(request, _text_alone), model) + MEDIA_TOKENS * count_media(
-            request
-        )
+        return await provider.count_tokens(map_turns(request, _text_alone), model) + MEDIA_TOKENS * count_media(request)
     except BadRequest:
         raise
     except LlmError:
