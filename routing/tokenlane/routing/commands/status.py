@@ -14,9 +14,11 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
+from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.finding import Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import find_problems
+from tokenlane.routing.watch.redis_health import examine_memory
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 
 from .pool_session import pool_session
@@ -47,8 +49,8 @@ def status(
     pool: PoolName = None,
 ) -> None:
     """Show waiting and running requests, and the lanes, workers and routers that serve them."""
-    snapshot = pool_session(redis, pool, take_snapshot)
-    problems = find_problems(snapshot, max_wait)
+    snapshot, memory = pool_session(redis, pool, _look)
+    problems = (*(() if not memory.is_problem else (memory,)), *find_problems(snapshot, max_wait))
     fails = any(problem.severity == "fail" for problem in problems)
     if as_json:
         show_json(as_document(snapshot, problems))
@@ -57,6 +59,10 @@ def status(
     else:
         show(*_parts(snapshot, problems))
     raise typer.Exit(FAILED if check and fails else OK)
+
+
+async def _look(pool: Pool) -> tuple[Snapshot, Finding]:
+    return await take_snapshot(pool), await examine_memory(pool)
 
 
 def as_document(snapshot: Snapshot, problems: tuple[Finding, ...]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ class Hits(Value):
 
 class AttemptsReport(Value):
     """The worker's attempts. `ended`: the number of attempts for each `KIND:STATE`, where STATE is the request's state
-    after the attempt; `errors`: the number of failed attempts for each error code."""
+    after the attempt; `errors`: the number of failed attempts for each error code; `failing`: the number of attempts
+    that the model server failed since the newest completed attempt, for each error code."""
 
     ended: Mapping[str, Count] = {}
     errors: Mapping[str, Count] = {}
+    failing: Mapping[str, Count] = {}
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
 

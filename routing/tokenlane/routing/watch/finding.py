@@ -65,6 +65,8 @@ class Code(StrEnum):
     )
     UNSERVED = "unserved", "requests that no available lane may serve wait until their deadline"
     WAITS_LONG = "waits_long", "the lanes cannot keep up with the requests"
+    REQUESTS_REFUSED = "requests_refused", "agents get QueueFull while their role, or an agent, is at its limit"
+    ROLE_FAILS = "role_fails", "no request of the role is answered"
     ROUTE_UNKNOWN = "route_unknown", "a route entry that matches no lane serves nothing; its name may be misspelt"
     VERSIONS = "versions", "workers of one pool should run one version; agents may be older"
     ENVIRONMENT = "environment", "a variable with a wrong name is ignored silently"
@@ -86,6 +88,7 @@ class Code(StrEnum):
         "lane_degraded",
         "some workers' model servers cannot work; the others serve the lane",
     )
+    LANE_FAILS = "lane_fails", "the lane takes work, and its model server fails every request"
     LANE_TAKEN = "lane_taken", "a lane is one endpoint, so a second endpoint needs another lane name"
     ONLY_TOY = "only_toy", "the built-in model's answers are useless for real work"
 

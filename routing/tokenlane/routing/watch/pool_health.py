@@ -1,4 +1,4 @@
-"""Checks a pool's routers, lanes, queues, keys and routes from one snapshot, for `status --check` and `doctor`."""
+"""Checks a pool's routers, lanes, keys and routes from one snapshot, for `status --check` and `doctor`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.cli.sentences import counted
 from tokenlane.config.settings.values import TOY_PROVIDER
-from tokenlane.routing.decide.candidates import candidates
+from tokenlane.routing.contract.errors import ModelNotFound, RateLimited, Unauthorized
 from tokenlane.routing.decide.unknown_places import unknown_places
 
 from .finding import Code, Finding, Severity
-from .snapshot import LaneStatus, QueueStatus, Snapshot
+from .queue_health import examine_queues, examine_waits
+from .snapshot import LaneStatus, Snapshot
+
+_FAILURES_IN_A_ROW = 3
+"""From how many failures in a row a lane counts as failing."""
 
 HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` prints on a host that has them"
 
@@ -23,7 +27,9 @@ def find_problems(snapshot: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
     Args:
         max_wait_s: how many seconds the oldest request of a role may wait.
     """
-    return tuple(finding for finding in (*examine_pool(snapshot), *_waits(snapshot, max_wait_s)) if finding.is_problem)
+    return tuple(
+        finding for finding in (*examine_pool(snapshot), *examine_waits(snapshot, max_wait_s)) if finding.is_problem
+    )
 
 
 def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
@@ -36,36 +42,13 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
     if not snapshot.lanes:
         advice = "start `tokenlane worker` on the host of a model server"
         yield Finding(Code.NO_LANE, "fail", "no lane is connected, so no request is answered", advice)
-    yield from _unserved(snapshot)
+    yield from examine_queues(snapshot)
     yield from map(_lane, snapshot.lanes)
+    yield from _failing(snapshot)
     yield from _keys(snapshot)
     yield from _toy(snapshot)
     yield from _routes(snapshot)
     yield from _shared_model_servers(snapshot)
-
-
-def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
-    lanes = [lane for lane in snapshot.views if lane.state.accepts_work]
-    for queue in snapshot.queues:
-        # A request may wait for patience_ms for a worker that is about to connect. Then a router refuses it.
-        if queue.oldest_ms < snapshot.policy.patience_ms:
-            continue
-        if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
-            yield Finding(
-                Code.UNSERVED,
-                "fail",
-                f"role {queue.role!r}, priority {queue.priority}{_wanted(queue)}: "
-                f"{counted(queue.waiting, 'request waits', 'requests wait')}, the oldest for "
-                f"{queue.oldest_ms / 1000:.0f} s, and no lane that takes work may serve them",
-                "start a worker for a lane of the role's route, or change the route",
-                queue.role,
-            )
-
-
-def _wanted(queue: QueueStatus) -> str:
-    wanted = {"provider": queue.needs.provider, "model": queue.needs.model}
-    text = ", ".join(f"{name} {value!r}" for name, value in wanted.items() if value)
-    return f" ({text})" if text else ""
 
 
 _UNREADY = {
@@ -97,6 +80,31 @@ def _lane(lane: LaneStatus) -> Finding:
         )
         return Finding(Code.LANE_CLOSED, "fail", observed, advice, lane.name)
     return Finding(Code.LANE, "ok", f"{lane.state}, last heartbeat {beat} ago", subject=lane.name)
+
+
+_FIXES = {
+    Unauthorized.code: "correct the API key that api_key_env names on {host}, and restart the worker",
+    ModelNotFound.code: "compare the models of the lane with those of the model server (`tokenlane models list`)",
+    RateLimited.code: "lower the lane's --capacity on {host}, or raise the limits of the model server's account",
+}
+_USUAL_FIX = "read the worker's log on {host}, and check the model server"
+
+
+def _failing(snapshot: Snapshot) -> Iterator[Finding]:
+    """The workers of open lanes whose last requests all failed."""
+    for lane in snapshot.lanes:
+        for worker in lane.workers if lane.state.accepts_work else ():
+            failing = worker.report.attempts.failing
+            if worker.state == "silent" or sum(failing.values()) < _FAILURES_IN_A_ROW:
+                continue
+            causes = ", ".join(f"{count} {code}" for code, count in sorted(failing.items(), key=lambda it: -it[1]))
+            observed = (
+                f"lane {lane.name!r} ({lane.endpoint}): the last {sum(failing.values())} requests of worker "
+                f"{worker.name!r} failed ({causes})"
+            )
+            fix = _FIXES.get(max(failing, key=lambda code: failing[code]), _USUAL_FIX)
+            advice = fix.format(host=worker.host or "its host")
+            yield Finding(Code.LANE_FAILS, "fail", observed, advice, lane.name)
 
 
 def _hosts(lane: LaneStatus) -> str:
@@ -154,14 +162,3 @@ def _shared_model_servers(snapshot: Snapshot) -> Iterator[Finding]:
             )
             advice = "serve it with one lane, or divide its capacity between them with --capacity"
             yield Finding(Code.MODEL_SERVER_SHARED, "warn", observed, advice, lanes[0].name)
-
-
-def _waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
-    for role in snapshot.roles:
-        if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
-            waiting, oldest_s = counted(role.waiting, "request waits", "requests wait"), role.oldest_ms / 1000
-            observed = (
-                f"role {role.role!r}, priority {role.priority}: {waiting}, the oldest for {oldest_s:.0f} s; "
-                f"the limit (--max-wait) is {max_wait_s:g} s"
-            )
-            yield Finding(Code.WAITS_LONG, "fail", observed, "add lanes, or raise --max-wait", role.role)

@@ -15,6 +15,8 @@ from tokenlane.routing.store.pool import Pool
 from .finding import Code, Finding, Severity
 
 _MEBI = 1024 * 1024
+_NEARLY_FULL, _FULL = 0.9, 0.98
+"""Shares of maxmemory. A server that refuses large requests has some memory left, and takes small ones."""
 _TRIES = 5
 _SETTINGS = ("timeout", "client-output-buffer-limit", "save")
 
@@ -54,6 +56,15 @@ async def ask_server(pool: Pool) -> RedisFacts:
             if isinstance(server_time, tuple):
                 ahead_ms = 1000 * (server_time[0] + server_time[1] / 1e6 - here - took / 2)
     return RedisFacts(info, settings, round_trip_ms, ahead_ms)
+
+
+async def examine_memory(pool: Pool) -> Finding:
+    """Check whether the pool's server has memory left for new requests.
+
+    Raises:
+        PoolUnavailable: the server does not answer.
+    """
+    return _memory(_texts(await pool.commands.ask_about("INFO", "memory")))
 
 
 def _texts(reply: object) -> dict[str, str]:
@@ -129,9 +140,13 @@ def _memory(info: Mapping[str, str]) -> Finding:
     if limit == 0:
         return Finding(code, "ok", f"{used / _MEBI:.0f} MiB used, no limit set")
     observed = f"{used / _MEBI:.0f} of {limit / _MEBI:.0f} MiB used"
-    if used >= limit:
+    if used > _FULL * limit:
         return Finding(code, "fail", observed, "raise maxmemory, or lower the policy's depth")
-    return Finding(code, "warn", observed, "raise maxmemory") if used > 0.9 * limit else Finding(code, "ok", observed)
+    return (
+        Finding(code, "warn", observed, "raise maxmemory")
+        if used > _NEARLY_FULL * limit
+        else Finding(code, "ok", observed)
+    )
 
 
 def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Finding:

@@ -26,13 +26,14 @@ WorkerState = LaneState | Literal["silent"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Requests per second over the last minute: accepted, and ended in each way."""
+    """Requests per second over the last minute: accepted, refused because of a limit, and ended in each way."""
 
     accepted: float = 0.0
     completed: float = 0.0
     failed: float = 0.0
     cancelled: float = 0.0
     expired: float = 0.0
+    refused: float = 0.0
 
 
 @dataclass(frozen=True)

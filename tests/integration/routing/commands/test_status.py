@@ -20,6 +20,8 @@ from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.routing.contract.envelope import Needs
+from tokenlane.routing.contract.errors import QueueFull
+from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.finding import Code, Finding
@@ -177,3 +179,25 @@ async def test_check(at_work: Pool) -> None:
     assert (code, out.split(":")[0], len(out.splitlines())) == (exits.FAILED, "waits_long", 1)
     code, out = await checked("--json", "--max-wait", "0")
     assert (code, [it["code"] for it in json.loads(out)["problems"]]) == (exits.FAILED, ["waits_long"])
+
+
+async def test_check_sees_a_full_server(at_work: Pool) -> None:
+    """A server without free memory refuses requests."""
+    await raw(at_work).config_set("maxmemory", 1)
+    try:
+        code, out, _ = await status(at_work.server.url, "--check", "--json")
+    finally:
+        await raw(at_work).config_set("maxmemory", 0)
+    problems = {it["code"]: it["severity"] for it in json.loads(out)["problems"]}
+    assert (code, problems["memory"]) == (exits.FAILED, "fail")
+
+
+async def test_check_sees_refused_requests(at_work: Pool) -> None:
+    """A role at its limit refuses requests; the finding stays for a minute."""
+    await at_work.policies.write(Policy(depth=2))
+    with pytest.raises(QueueFull):
+        await life.submit(at_work)
+    code, out, _ = await status(at_work.server.url, "--check", "--json")
+    document = json.loads(out)
+    assert (code, [it["code"] for it in document["problems"]]) == (exits.FAILED, ["requests_refused"])
+    assert [role["rates"]["refused"] > 0 for role in document["roles"]] == [False, True]

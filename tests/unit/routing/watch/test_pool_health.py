@@ -8,6 +8,7 @@ from tests.lanes import lane_view
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import PoolKeyMismatch
+from tokenlane.routing.contract.worker_report import AttemptsReport, WorkerReport
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
@@ -215,3 +216,56 @@ def test_lanes_of_no_known_model_server_share_none() -> None:
     """What announced no endpoint is nobody's other half."""
     nowhere = replace(LANE, endpoint="")
     assert codes(with_lanes(nowhere, replace(nowhere, name="gpu1"), queues=())) == []
+
+
+WORKING = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 0, 0, 0, None)
+
+
+def with_failures(**failures: int) -> Snapshot:
+    """A pool whose worker reports these attempts, by error code, since its newest completed one."""
+    report = WorkerReport(attempts=AttemptsReport(failing=failures))
+    worker = replace(WORKING, report=report, error=LastError(max(failures, default=""), 9_000))
+    return with_lanes(replace(LANE, workers=(worker,)), queues=())
+
+
+def test_a_lane_whose_requests_all_fail() -> None:
+    """From the third failure in a row, the finding names the errors and how many there were of each."""
+    assert codes(with_failures(unauthorized=2)) == []
+    (finding,) = find_problems(with_failures(unauthorized=2, provider_down=1), 60)
+    assert (finding.code, finding.severity, finding.subject) == ("lane_fails", "fail", LANE.name)
+    assert "2 unauthorized" in finding.observed
+    assert "1 provider_down" in finding.observed
+
+
+def test_a_closed_lane_reports_no_failures() -> None:
+    """A lane that takes no work has a finding that says why."""
+    (lane,) = with_failures(provider_down=9).lanes
+    down = replace(lane, state=LaneState.DOWN, why="It refuses connections.")
+    assert codes(with_lanes(down, queues=())) == ["lane_down"]
+
+
+def test_a_worker_that_vanished_reports_no_failures() -> None:
+    """Its last report says nothing about the lane's other workers."""
+    (lane,) = with_failures(provider_down=9).lanes
+    silent = replace(lane.workers[0], state="silent")
+    assert codes(with_lanes(replace(lane, workers=(silent, WORKING)), queues=())) == []
+
+
+def test_refused_requests() -> None:
+    """Requests that the pool refused in the last minute are a failure of their role."""
+    seen = replace(WELL, roles=(replace(ROLE, rates=Rates(accepted=1, completed=1, refused=0.5)),))
+    (finding,) = find_problems(seen, 60)
+    assert (finding.code, finding.severity, finding.subject) == ("requests_refused", "fail", "coder")
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        (Rates(failed=0.05), ["role_fails"]),
+        (Rates(failed=0.02), []),
+        (Rates(failed=0.05, completed=0.01), []),
+    ],
+)
+def test_a_role_whose_requests_all_fail(rates: Rates, expected: list[str]) -> None:
+    """Three failures and no completed request in a minute, for example of a model that no lane has."""
+    assert codes(replace(WELL, roles=(replace(ROLE, rates=rates),))) == expected

@@ -23,6 +23,20 @@ def test_totals_are_of_all_attempts() -> None:
     assert totals.report() == AttemptsReport(
         ended={"chat:completed": 2, "chat:requeued": 1},
         errors={"rate_limited": 1},
+        failing={"rate_limited": 1},
         prompt_tokens=16,
         completion_tokens=8,
     )
+
+
+def test_failures_in_a_row() -> None:
+    """Failures of the model server count by code until an attempt completes; those of requests and stops do not."""
+    totals = AttemptTotals()
+    for it in (event("failed", "unauthorized"), event("requeued", "rate_limited"), event("failed", "unauthorized")):
+        totals.count(it)
+    assert totals.report().failing == {"unauthorized": 2, "rate_limited": 1}
+    for it in (event("failed", "bad_request"), event("cancelled", "cancelled"), event("failed", "context_too_long")):
+        totals.count(it)
+    assert totals.report().failing == {"unauthorized": 2, "rate_limited": 1}
+    totals.count(event("completed"))
+    assert totals.report().failing == {}

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from typing import get_args
 
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.answers import Usage
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.errors import (
+    BadRequest,
+    ContextTooLong,
+    EntryDeleted,
+    Interrupted,
+    LlmError,
+    NoToolCall,
+    PoolKeyMismatch,
+    RequestLost,
+    SchemaMismatch,
+)
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt
-from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped
+from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped, StopReason
 
 from .outcome import Answered, AttemptOutcome, RequestOutcome
 
 logger = logging.getLogger(__name__)
+
+_FAULTS_OF_REQUESTS = (
+    BadRequest,
+    ContextTooLong,
+    NoToolCall,
+    SchemaMismatch,
+    RequestLost,
+    EntryDeleted,
+    PoolKeyMismatch,
+    Interrupted,
+)
+_NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *(error.code for error in _FAULTS_OF_REQUESTS)}
+"""Codes of attempts that ended without the model server having failed."""
 
 
 def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: RequestOutcome) -> AttemptEnded:
@@ -76,6 +100,7 @@ class AttemptTotals:
     def __init__(self) -> None:
         self._ended: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._failing: Counter[str] = Counter()
         self._prompt_tokens = self._completion_tokens = 0
 
     def count(self, event: AttemptEnded) -> None:
@@ -83,6 +108,10 @@ class AttemptTotals:
         self._ended[f"{event.envelope.kind}:{event.request_outcome}"] += 1
         if event.code and event.code != "broken_off":  # an earlier attempt failed, perhaps on another lane
             self._errors[event.code] += 1
+        if event.request_outcome == "completed":
+            self._failing.clear()
+        elif event.code and event.code not in _NOT_THE_SERVERS_FAULT:
+            self._failing[event.code] += 1
         self._prompt_tokens += event.usage.prompt_tokens
         self._completion_tokens += event.usage.completion_tokens
 
@@ -91,6 +120,7 @@ class AttemptTotals:
         return AttemptsReport(
             ended=dict(self._ended),
             errors=dict(self._errors),
+            failing=dict(self._failing),
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
         )

@@ -14,7 +14,7 @@
 --       router: {host/name, ms time of the last beat, policy revision that it follows or nil if it stands by, number of
 --       internal errors that its process has survived}
 --       clients: {number of clients, number of those that have been silent for 6 s}
---       rates: {ms that the counts cover, counts}; count: {role, priority, 'accepted' or an ending, number of requests}
+--       rates: {ms that the counts cover, counts}; count: {role, priority, 'accepted', 'refused' or an ending, number of requests}
 --       keys: {ids of the pool's keys, of its retiring keys, of its prepared keys}
 
 local SILENT_MS = 6000

@@ -1,0 +1,84 @@
+"""Checks the requests of a pool's roles from one snapshot: whether they wait, are refused or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tokenlane.config.cli.sentences import counted
+from tokenlane.routing.decide.candidates import candidates
+from tokenlane.routing.decide.policy import RolePolicy
+
+from .finding import Code, Finding
+from .snapshot import QueueStatus, RoleStatus, Snapshot
+
+_FAILURES_A_MINUTE = 3
+"""From how many failures in a minute, without a completed request, a role counts as failing."""
+
+
+def examine_queues(snapshot: Snapshot) -> Iterator[Finding]:
+    """Check for requests that no lane may serve, that were refused, and for roles whose requests all fail."""
+    yield from _unserved(snapshot)
+    for role in snapshot.roles:
+        yield from _refused(snapshot, role)
+        yield from _failing(snapshot, role)
+
+
+def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
+    lanes = [lane for lane in snapshot.views if lane.state.accepts_work]
+    for queue in snapshot.queues:
+        # A request may wait for patience_ms for a worker that is about to connect. Then a router refuses it.
+        if queue.oldest_ms < snapshot.policy.patience_ms:
+            continue
+        if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
+            yield Finding(
+                Code.UNSERVED,
+                "fail",
+                f"role {queue.role!r}, priority {queue.priority}{_wanted(queue)}: "
+                f"{counted(queue.waiting, 'request waits', 'requests wait')}, the oldest for "
+                f"{queue.oldest_ms / 1000:.0f} s, and no lane that accepts work may serve them",
+                "start a worker for a lane of the role's route, or change the route",
+                queue.role,
+            )
+
+
+def _wanted(queue: QueueStatus) -> str:
+    wanted = {"provider": queue.needs.provider, "model": queue.needs.model}
+    text = ", ".join(f"{name} {value!r}" for name, value in wanted.items() if value)
+    return f" ({text})" if text else ""
+
+
+def _refused(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
+    if not role.rates.refused:
+        return
+    policy, limits = snapshot.policy, snapshot.policy.roles.get(role.role, RolePolicy()).limits
+    refused = counted(max(1, round(60 * role.rates.refused)), "request was", "requests were")
+    observed = (
+        f"role {role.role!r}, priority {role.priority}: {refused} refused in the last minute; the limits are "
+        f"{limits.depth or policy.depth} requests of the role (depth) and {limits.in_flight or policy.in_flight} of an "
+        "agent (in_flight)"
+    )
+    advice = "add lanes, or raise the limits with `tokenlane policy apply`"
+    yield Finding(Code.REQUESTS_REFUSED, "fail", observed, advice, role.role)
+
+
+def _failing(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
+    failed = round(60 * role.rates.failed)
+    if failed >= _FAILURES_A_MINUTE and not role.rates.completed:
+        observed = (
+            f"role {role.role!r}, priority {role.priority}: {failed} requests failed in the last minute, and none "
+            "completed"
+        )
+        advice = f"read their error codes with `redis-cli XREVRANGE '{{{snapshot.pool}}}:failed' + - COUNT 10`"
+        yield Finding(Code.ROLE_FAILS, "fail", observed, advice, role.role)
+
+
+def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
+    """Check whether the oldest request of any role waits for more than `max_wait_s` seconds."""
+    for role in snapshot.roles:
+        if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
+            waiting, oldest_s = counted(role.waiting, "request waits", "requests wait"), role.oldest_ms / 1000
+            observed = (
+                f"role {role.role!r}, priority {role.priority}: {waiting}, the oldest for {oldest_s:.0f} s; "
+                f"the limit (--max-wait) is {max_wait_s:g} s"
+            )
+            yield Finding(Code.WAITS_LONG, "fail", observed, "add lanes, or raise --max-wait", role.role)
