@@ -1,1 +1,1 @@
-"""Settings as values, the embedded server, and the root of the command line."""
+"""Settings, the embedded Redis server, and the root of the command line."""

@@ -1,4 +1,4 @@
-"""`python -m tokenlane.config`: the command line, for processes that start another verb."""
+"""Runs the command line as `python -m tokenlane.config`, for processes that start another verb."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exit codes of commands, and the errors that end a command with one message for the person who ran it."""
+"""The exit codes of commands, and the errors that end a command with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import ClassVar
 
 OK = 0
 FAILED = 1
-USAGE = 2  # wrong arguments or settings: the same command cannot succeed
+USAGE = 2  # wrong arguments or settings: running the same command again cannot succeed
 NOTHING_FOUND = 3  # `probe` found no model server that can chat
 CANCELLED = 130  # Ctrl-C
-CLOSED_PIPE = 141  # the reader of standard output went away: 128 + SIGPIPE, as in shells
+CLOSED_PIPE = 141  # nobody reads standard output any more; 128 + SIGPIPE, as in shells
 
 
 class UserError(Exception):
-    """Ends a command and prints its message: what happened, where, and what to do next.
+    """An error that ends a command. The command prints the message: what happened, where, and what to do next.
 
     Args:
-        facts: fields of the `--json` document that differ from the defaults; see `ErrorReport`.
+        facts: fields of the `--json` document to change from their defaults; `ErrorReport` describes the fields.
     """
 
     exit_code: ClassVar[int] = FAILED
@@ -28,7 +28,7 @@ class UserError(Exception):
         self._facts = facts or {}
 
     def document(self) -> dict[str, object]:
-        """Return what `--json` prints."""
+        """Return the error as `--json` prints it."""
         return {
             "code": self.code,
             "message": str(self),
@@ -50,7 +50,7 @@ class ConfigError(UserError):
 
 
 class ClosedPipe(UserError):
-    """Nobody reads standard output any more. Nothing is printed."""
+    """Nobody reads standard output any more. The command prints nothing and exits."""
 
     exit_code: ClassVar[int] = CLOSED_PIPE
     code: ClassVar[str] = "closed_pipe"

@@ -1,1 +1,1 @@
-"""The root of the command line, and what all verbs share: options, output, failures."""
+"""The root of the command line, and the options, output and error reports that all verbs share."""

@@ -1,4 +1,4 @@
-"""A progress bar for downloads on a terminal."""
+"""Shows the progress of downloads on a terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from tokenlane.config.cli.output import console
 
 @contextmanager
 def download_bar(*, stderr: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A function that shows a description, the bytes done and their total, None where unknown. The bar appears with
-    its first call."""
+    """Yield a function that updates a progress bar. The bar appears with the first call.
+
+    The function takes a description, the bytes received so far, and the total number of bytes, or None if unknown.
+    """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     progress = Progress(*columns, TimeRemainingColumn(), console=console(stderr=stderr), transient=stderr)
     download = progress.add_task("", total=None)

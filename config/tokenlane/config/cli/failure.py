@@ -1,4 +1,4 @@
-"""Reports why a command failed: a line for people on standard error, and with `--json` an object on standard output."""
+"""Reports why a command failed: a message on standard error, and with `--json` an object on standard output."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """Return the error as one for the person who ran the command; None if it is a bug of tokenlane."""
+    """Return the `UserError` that reports this error; None if the error is a bug in tokenlane."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    # typer and rich turn a closed pipe into an exit.
+    # typer and rich turn a closed pipe into a SystemExit.
     cause = error.__context__ if isinstance(error, SystemExit) else error
     if isinstance(cause, BrokenPipeError):
         return ClosedPipe()
@@ -28,12 +28,12 @@ def as_user_error(error: BaseException) -> UserError | None:
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Whether a command's arguments ask for JSON."""
+    """Whether a command's arguments contain the option `--json`."""
     return "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
 def report(error: UserError, *, json: bool) -> None:
-    """Print an error, unless it is that nobody reads standard output."""
+    """Print an error; nothing for `ClosedPipe`."""
     if isinstance(error, ClosedPipe):
         return
     if json:
@@ -43,7 +43,7 @@ def report(error: UserError, *, json: bool) -> None:
 
 
 def discard_output(descriptor: int = _STDOUT) -> None:
-    """Send buffered and later output to nowhere: at exit the interpreter would complain that it cannot be written."""
+    """Discard buffered and later output, so that the interpreter does not report at exit that it cannot write it."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, descriptor)
     os.close(devnull)

@@ -1,4 +1,4 @@
-"""The lines that let another shell use a pool; they hold the pool's password and keys."""
+"""The commands that connect another shell to a pool. They contain the pool's password and keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REDIS_PORT = 6379
 
 @dataclass(frozen=True, repr=False)
 class Invitation:
-    """A pool, with the URL at which others reach it."""
+    """An invitation to a pool. `url` is the URL of its Redis server for other users or hosts."""
 
     url: str
     pool: str
@@ -27,7 +27,7 @@ class Invitation:
 
     @property
     def exports(self) -> str:
-        """The line that every other shell needs. A secret."""
+        """The command that sets the variables for the pool in a shell. A secret."""
         settings = {"TOKENLANE_REDIS_URL": self.url}
         if self.keys.keys:
             settings["TOKENLANE_POOL_KEY"] = self.keys.reveal()
@@ -36,18 +36,19 @@ class Invitation:
         return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
 
     def text(self) -> str:
-        """Return all lines, with the hosts they are for."""
+        """Return the commands for an agent and for a worker, with explanations."""
         host, agent, note = "another host", "an agent", ""
         if self._on_loopback:
             host, agent = "this host", "an agent of another user"
-            # Without backquotes: a shell that does not know comments would run what is between them.
+            # No backquotes: an interactive zsh does not know comments, and would run the command between them.
             note = (
-                "# The pool listens at a loopback address. Another host needs: tokenlane up --listen ADDRESS, or an "
-                f"SSH tunnel to port {urlsplit(self.url).port or _REDIS_PORT} of this host.\n\n"
+                "# The pool listens on a loopback address, which other hosts cannot reach. To let them in, start the "
+                "pool with tokenlane up --listen ADDRESS, or open an SSH tunnel to port "
+                f"{urlsplit(self.url).port or _REDIS_PORT} of this host.\n\n"
             )
         install_agent, install_worker = install_command("cli"), install_command("worker")
         return (
-            f"These lines hold secrets: whoever has them can use the pool.\n\n{note}"
+            f"These commands contain secrets: whoever has them can use the pool.\n\n{note}"
             f"On {host}, for {agent} (in a checkout: {install_agent}):\n\n{self.exports}\n{AGENT}\n\n"
             f"On a GPU host, next to its model server (in a checkout: {install_worker}):\n\n{self.exports}\n{WORKER}\n"
         )

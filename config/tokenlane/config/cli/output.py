@@ -1,4 +1,4 @@
-"""Prints what verbs show: rich tables on a terminal, aligned text elsewhere, JSON for programs."""
+"""Prints the output of verbs: rich tables on a terminal, aligned text elsewhere, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenlane.config.cli.plain_text import json_text, one_line, running_text
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headings. `styles`: the rich style of cells with a certain text."""
+    """Rows of cells under headings. `styles` has the rich style for cells with certain texts."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -25,13 +25,13 @@ class Table:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a rich console. With NO_COLOR it styles nothing; rich alone would keep bold and dim."""
+    """Return a rich console that prints without any style if NO_COLOR is set; rich alone would keep bold and dim."""
     plain = Console(stderr=stderr, highlight=False, color_system=None)
     return plain if plain.no_color else Console(stderr=stderr, highlight=False)
 
 
 def show(*parts: str | Table) -> None:
-    """Print lines and tables, with an empty line between two parts."""
+    """Print texts and tables, separated by empty lines."""
     terminal = console() if sys.stdout.isatty() else None
     for number, part in enumerate(parts):
         if number:
@@ -50,7 +50,7 @@ def show_json(document: Mapping[str, object]) -> None:
 
 
 def note(text: str, *, err: bool = False) -> None:
-    """Print the progress of a verb that runs for long. If that fails, as on a closed terminal, the verb goes on."""
+    """Print progress of a long-running verb. If printing fails, as on a closed terminal, the verb continues."""
     try:
         typer.echo(running_text(text), err=err)
     except OSError:
@@ -58,7 +58,7 @@ def note(text: str, *, err: bool = False) -> None:
 
 
 def age(milliseconds: int | None) -> str:
-    """Format a time span: `0.3 s`, `12 s`, `5 min`, `2 h`; `-` for None."""
+    """Return a time span as text, such as `0.3 s`, `12 s`, `5 min` or `2 h`; `-` for None."""
     if milliseconds is None:
         return "-"
     seconds = milliseconds / 1000
@@ -81,6 +81,6 @@ def _rich(table: Table) -> RichTable:
     for heading in table.headings:
         rich_table.add_column(heading, overflow="fold")
     for row in table.rows:
-        # Text, not markup: a model's name may hold brackets.
+        # Text and not markup, since names of models may contain brackets.
         rich_table.add_row(*(Text(one_line(cell), style=table.styles.get(cell, "")) for cell in row))
     return rich_table

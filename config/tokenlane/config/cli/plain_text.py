@@ -1,8 +1,8 @@
-r"""Makes text from models, servers and other hosts safe to print: it cannot steer a terminal.
+r"""Makes text from models, servers and other hosts safe to print, so that it cannot control the terminal.
 
-Control characters move the cursor and set colours or the title; direction marks such as U+202E make a name read as
-another; line separators, invisible characters and lone surrogates go too. Running text keeps the two joiners that
-emoji and several scripts need.
+Control characters move the cursor and change colours or the window's title. Direction marks such as U+202E make a name
+look like another. Line separators, invisible characters and lone surrogates are removed too. `running_text` keeps the
+two joiners that emoji and some scripts need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STEERS = re.compile(
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats log lines, which may quote servers and other hosts, so that they steer no terminal."""
+    """Formats log lines so that text from servers and other hosts in them cannot control the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return running_text(super().format(record))
@@ -31,12 +31,12 @@ def one_line(text: str) -> str:
 
 
 def running_text(text: str) -> str:
-    """Return text with its line ends and tabs, without characters that steer a terminal."""
+    """Return text without the characters that control a terminal, except line ends and tabs."""
     return _STEERS.sub("", text)
 
 
 def escaped(document: str, *, toml: bool = False) -> str:
-    """Return a JSON or TOML document with escapes for characters that steer a terminal."""
+    """Return a JSON or TOML document in which the characters that control a terminal are escaped."""
 
     def code(match: re.Match[str]) -> str:
         return f"\\U{ord(match[0]):08x}" if toml else json.dumps(match[0])[1:-1]
@@ -45,5 +45,5 @@ def escaped(document: str, *, toml: bool = False) -> str:
 
 
 def json_text(document: Mapping[str, object], indent: int | None = None) -> str:
-    """Return a document as JSON, safe for a terminal."""
+    """Return a document as JSON that is safe to print on a terminal."""
     return escaped(json.dumps(document, indent=indent, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The options `--redis` and `--pool`, which name the pool of a verb."""
+"""The options `--redis` and `--pool`, by which a verb selects its pool."""
 
 from __future__ import annotations
 
@@ -6,5 +6,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-RedisUrl: TypeAlias = Annotated[str | None, typer.Option(help="The pool's Redis URL.")]
+RedisUrl: TypeAlias = Annotated[
+    str | None, typer.Option(help="The URL of the pool's Redis server, such as redis://HOST:6379.")
+]
 PoolName: TypeAlias = Annotated[str | None, typer.Option(help="The pool's name.")]

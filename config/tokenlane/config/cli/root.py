@@ -1,15 +1,15 @@
-"""The root of the command line: lists the verbs, loads the called one, and ends the process with its exit code.
+"""The root of the command line: lists the verbs, runs the requested verb, and exits with its exit code.
 
-A verb is an entry point of the group `tokenlane.commands`, `module:function`: a plain synchronous function with
-parameters annotated for typer, or a `typer.Typer` with verbs of its own. It is imported when it is called, so
-`tokenlane --help` imports no component: the verbs' one-line helps stand here. To add a verb, write
-`tokenlane.<component>.commands.<verb>`, name it in pyproject.toml and give it a line in `VERBS`.
+A verb is an entry point `module:function` in the group `tokenlane.commands`: a synchronous function with parameters
+annotated for typer, or a `typer.Typer` with subcommands. A verb is imported when it runs. `tokenlane --help` imports no
+verb, since `VERBS` has their help lines. To add a verb, write `tokenlane.<component>.commands.<verb>`, register it in
+pyproject.toml and add it to `VERBS`.
 
-Verbs that read llm.toml get the options `--config` and `--llm` here. They apply to whatever the verb reads with
-`tokenlane.config.settings.load`, and to the commands it starts.
+Verbs that read llm.toml get the options `--config` and `--llm` from this module. The options apply to all settings that
+the verb loads with `tokenlane.config.settings.load`, and to the commands that it starts.
 
-A verb ends by returning (0), by `raise typer.Exit(code)`, by a `UserError`, whose message is all that is printed, or
-by Ctrl-C (130).
+A verb ends by returning (exit code 0), by `raise typer.Exit(code)`, by a `UserError`, whose message is printed without
+a traceback, or by Ctrl-C (130).
 """
 
 from __future__ import annotations
@@ -42,48 +42,48 @@ _COMPLETION = ("--install-completion", "--show-completion")
 
 
 class Verb(NamedTuple):
-    """What the root knows of a verb without importing it."""
+    """The root's information about a verb, available without importing the verb."""
 
     help: str
     extras: str  # the extras that install what the verb imports
-    configured: bool = True  # reads llm.toml
+    configured: bool = True  # whether the verb reads llm.toml
 
 
 VERBS = {
     "chat": Verb("Ask a question and stream the answer.", "cli"),
     "embed": Verb("Turn texts into vectors.", "cli"),
     "models": Verb("List, pull, verify, load and unload the models of lanes.", "cli"),
-    "demo": Verb("Start everything, stream answers from a small real model, stop everything.", "worker,builtin"),
-    "up": Verb("Start a pool and a worker on this machine, until Ctrl-C.", "worker,builtin"),
-    "invite": Verb("Print the lines that let another host into the pool, secrets included.", "cli"),
+    "demo": Verb("Start a pool and a worker, stream answers from a small model, and stop again.", "worker,builtin"),
+    "up": Verb("Run a pool and a worker on this machine until Ctrl-C.", "worker,builtin"),
+    "invite": Verb("Print the commands that connect another host to the pool, including secrets.", "cli"),
     "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker"),
-    "probe": Verb("Look for model servers, and say what to do if there is none.", "worker"),
-    "status": Verb("Show what waits, what runs, and who serves it; --check for monitors.", "cli"),
-    "config": Verb("Show the settings in force and their sources; init writes a file.", "cli"),
+    "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
+    "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
+    "config": Verb("Show the settings in force and their sources; `init` writes an llm.toml.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
-    "key": Verb("Show, make and change the keys that seal the pool.", "cli"),
-    "doctor": Verb("Check a pool's server, clock, key, lanes and versions, and say what to do.", "cli"),
-    "router": Verb("Route requests to lanes (workers do so too).", "cli"),
-    "simulate": Verb("Imitate a model server, for tests and measurements.", "bench", configured=False),
-    "bench": Verb("Measure tokenlane on this machine.", "bench", configured=False),
+    "key": Verb("Show, create and rotate the keys that encrypt the pool's requests.", "cli"),
+    "doctor": Verb("Check a pool's server, clock, keys, lanes and versions, and suggest repairs.", "cli"),
+    "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli"),
+    "simulate": Verb("Simulate a model server, for tests and measurements.", "bench", configured=False),
+    "bench": Verb("Measure the overhead of tokenlane on this machine.", "bench", configured=False),
 }
 
 
 class Root(TyperGroup):
-    """Lists verbs from their help lines, and loads one when it is called."""
+    """Lists the verbs without importing them, and imports the verb that runs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return name, command and remaining arguments as the base class does, with the verb loaded."""
+        """Import the verb, and return its name, its command and the remaining arguments."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else _load(_installed()[name]), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; with `--json`, print an error of its arguments as JSON too."""
+        """Run the verb. With `--json`, also print errors in its arguments as JSON."""
         arguments = list(ctx.args)
         try:
             return super().invoke(ctx)
         except TyperException as error:
-            if failure.wants_json(arguments):  # typer prints it for people
+            if failure.wants_json(arguments):  # typer prints the error on standard error
                 typer.echo(json_text({"error": ConfigError(error.format_message()).document()}))
             raise
 
@@ -92,7 +92,7 @@ def main() -> None:
     """Run the command line and exit."""
     arguments = list(repeat_option(sys.argv[1:]))
     _prepare_typer(arguments)
-    if logging.lastResort is not None:  # the handler of verbs that set up no logging
+    if logging.lastResort is not None:  # used by verbs that do not configure logging
         logging.lastResort.setFormatter(PlainFormatter())
     app = typer.Typer(cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
@@ -101,7 +101,7 @@ def main() -> None:
         app.command(name, help=VERBS[name].help if name in VERBS else f"From {installed[name].value}.")(_stub)
     try:
         if sys.stdout is None:
-            raise UserError("There is no standard output to write to.")
+            raise UserError("Standard output is closed: redirect it to a file or to /dev/null.")
         try:
             with _installing_completion(arguments):
                 app(args=arguments)
@@ -117,7 +117,7 @@ def main() -> None:
 def _end(error: UserError, *, json: bool) -> NoReturn:
     try:
         failure.report(error, json=json and sys.stdout is not None)
-    except OSError as unwritten:  # standard output takes no error either
+    except OSError as unwritten:  # the error cannot be written to standard output either
         error = failure.as_user_error(unwritten) or error
         failure.report(error, json=False)
     if sys.stdout is not None:
@@ -126,14 +126,14 @@ def _end(error: UserError, *, json: bool) -> NoReturn:
 
 
 def _prepare_typer(arguments: Sequence[str]) -> None:
-    # NO_COLOR, a convention of terminal programs, and typer's variable are not settings of tokenlane.
+    # NO_COLOR, a convention of terminal programs, and the variable of typer are not settings of tokenlane.
     if os.environ.get("NO_COLOR"):  # noqa: TID251 - see above
         from typer import rich_utils
 
         rich_utils.COLOR_SYSTEM = None  # typer alone would keep bold and dim
     option, given, _ = arguments[0].partition("=") if arguments else ("", "", "")
     if option in _COMPLETION and (given or len(arguments) > 1):
-        # Then typer uses the named shell, not the shell it detects.
+        # With this variable typer uses the shell in the arguments, not the shell that it detects.
         os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # noqa: TID251 - see above
 
 
@@ -145,8 +145,8 @@ def _installing_completion(arguments: Sequence[str]) -> Iterator[None]:
         if not arguments or not arguments[0].startswith(_COMPLETION[0]) or error.filename is None:
             raise
         raise UserError(
-            f"Completion cannot be installed: {error.filename}: {error.strerror or error}. "
-            "`tokenlane --show-completion SHELL` prints it, to be put where your shell reads it."
+            f"Completion cannot be installed: {error.filename}: {error.strerror or error}. Print it with "
+            "`tokenlane --show-completion SHELL`, and add it to your shell's startup file."
         ) from None
 
 
@@ -155,7 +155,7 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _load(verb: EntryPoint) -> Any:
-    # Imports rich, which `tokenlane --version` does without.
+    # This imports rich, which `tokenlane --version` does not need.
     from tokenlane.config.cli.strict_options import prepare, with_subcommands
 
     try:
@@ -184,8 +184,8 @@ def _command(name: str, function: Any) -> Any:
 def _take_config(config: Path | None) -> None:
     if config is None:
         return
-    if str(config) == "-":  # the commands that the verb starts have another standard input
-        raise ConfigError("--config takes a file: only `policy apply` and `policy diff` read standard input.")
+    if str(config) == "-":  # commands that the verb starts have a different standard input
+        raise ConfigError("--config needs a file: only `policy apply` and `policy diff` read standard input.")
     from tokenlane.config.settings.environment import take_command_line
 
     take_command_line(config)
@@ -200,23 +200,28 @@ def _take_llm(llm: list[str] | None) -> None:
 def _configuration(
     config: Annotated[
         Path | None,
-        typer.Option(help="The llm.toml to read.", callback=_take_config, expose_value=False, dir_okay=False),
+        typer.Option(
+            help="The settings file to read instead of ./llm.toml.",
+            callback=_take_config,
+            expose_value=False,
+            dir_okay=False,
+        ),
     ] = None,
     llm: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE ...",
-            help="Settings that win over llm.toml, as in: --llm provider=vllm model=phi3:8b",
+            help="Settings that override llm.toml, as in: --llm provider=vllm model=phi3:8b",
             callback=_take_llm,
             expose_value=False,
         ),
     ] = None,
 ) -> None:
-    """The options of every verb that reads llm.toml."""
+    """Take the options of every verb that reads llm.toml."""
 
 
 def _stub() -> None:
-    raise AssertionError("a verb is loaded before it is called")
+    raise AssertionError("Root.resolve_command loads a verb before it runs")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Puts sentences together: numbers with their nouns, texts with their full stops, observations with their advice."""
+"""Composes sentences: numbers with nouns, texts with full stops, observations with advice."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ _MARKS = (".", "?", "!")
 
 
 def counted(number: int, singular: str, plural: str) -> str:
-    """Return the number with the words for it: `1 request waits`, `0 requests wait`."""
+    """Return a number with the words that agree with it, such as `1 request waits` or `0 requests wait`."""
     return f"{number} {singular if number == 1 else plural}"
 
 
 def sentence(text: str) -> str:
-    """Return text with a full stop, unless it ends with a mark."""
+    """Return text with a full stop, unless it already ends with a full stop, question mark or exclamation mark."""
     return text if text.endswith(_MARKS) else f"{text}."
 
 
 def joined(observed: str, advice: str) -> str:
-    """Return an observation and its advice as one text: one sentence, or two if the observation ends with a mark."""
+    """Return an observation and its advice as one sentence, or as two if the observation is a complete sentence."""
     if observed.endswith(_MARKS):
         return f"{observed} {advice[:1].upper()}{advice[1:]}".rstrip()
     return "; ".join(filter(None, (observed, advice)))

@@ -1,1 +1,1 @@
-"""The verbs `config` and `invite`."""
+"""The verbs `tokenlane config` and `tokenlane invite`."""

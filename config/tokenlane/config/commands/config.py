@@ -1,4 +1,4 @@
-"""`tokenlane config` shows the settings in force and their sources; `config init` writes a first llm.toml."""
+"""`tokenlane config` shows the settings in force and their sources; `config init` writes an llm.toml to start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenlane.config.cli import output
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.paths import DASH
 from tokenlane.config.settings.environment import PREFIX, SECRETS, secret_in, unknown_variables
-from tokenlane.config.settings.load import NoPool, find_pool, given_keys, lane_options, read
+from tokenlane.config.settings.load import NoPool, find_pool, keys_from_environment, lane_options, read
 from tokenlane.config.settings.merged import Setting, Settings
 from tokenlane.config.settings.values import masked_url
 
@@ -30,14 +30,14 @@ class _Row(NamedTuple):
 @config.callback()
 def show(
     context: typer.Context,
-    lane: Annotated[str | None, typer.Option(help="Show only this lane of the file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    lane: Annotated[str | None, typer.Option(help="Show only this lane of llm.toml.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the settings in force, each with its source; secrets are hidden."""
+    """Show the settings in force and where each comes from. Secrets are hidden."""
     if context.invoked_subcommand is not None:
         return
     settings = read(lane_options(lane=lane))
-    given_keys()  # raises if they cannot be used
+    keys_from_environment()  # raises an error if they are malformed
     rows = list(_rows(settings))
     unknown = unknown_variables(settings)
     if as_json:
@@ -46,19 +46,19 @@ def show(
         return
     cells = [(row.key, _text(row.value), row.source) for row in rows]
     styles = {row.source: "dim" if row.source.startswith("default") else "green" for row in rows}
-    file = str(settings.file or "none; `tokenlane config init` writes one")
+    file = str(settings.file or "none (`tokenlane config init` writes an llm.toml)")
     output.show(
         f"file: {file}",
         output.Table(("setting", "value", "source"), cells, styles),
-        *(f"unknown: {variable}, which nothing reads.{near}" for variable, near in unknown.items()),
+        *(f"unknown variable: {variable}.{near}" for variable, near in unknown.items()),
     )
 
 
 @config.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it; - for standard output.")] = Path("llm.toml"),
+    path: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")] = Path("llm.toml"),
 ) -> None:
-    """Write an llm.toml that explains every setting and sets none. An existing file is not overwritten."""
+    """Write an llm.toml that explains every setting and sets none. Existing files are not overwritten."""
     template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")
     if path == DASH:
         typer.echo(template, nl=False)
@@ -68,11 +68,11 @@ def init(
             try:
                 file.write(template)
                 file.flush()
-            except OSError:  # leave no half-written file
+            except OSError:  # do not leave a half-written file
                 path.unlink()
                 raise
     except FileExistsError:
-        raise ConfigError(f"{path} exists already: remove it first, or name another file.") from None
+        raise ConfigError(f"{path} already exists: remove it, or write to another file.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
     typer.echo(f"wrote {path}; `tokenlane config` shows the settings in force")
@@ -84,7 +84,7 @@ def _rows(settings: Settings) -> Iterator[_Row]:
         try:
             url = Setting(find_pool().url, "the running `tokenlane up`")
         except NoPool:
-            url = Setting(None, "default: that of this user's `tokenlane up`; none runs")
+            url = Setting(None, "default (your `tokenlane up`, which is not running)")
     yield _row("redis.url", url)
     yield _row("redis.pool", settings.get("redis", "pool", default="main"))
     yield _row("redis.key_file", settings.get("redis", "key_file"))

@@ -1,4 +1,4 @@
-"""`tokenlane invite`: the lines that let another host into the pool."""
+"""`tokenlane invite` prints the commands that connect another host to the pool."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tokenlane.config.settings.values import RedisSettings
 
 
 def invite(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Print the lines to paste on another host, for an agent and for a worker. They hold the password and the keys."""
-    url, keys = _as_others_reach_it(find_pool(redis))
+    """Print commands to paste on another host, for an agent and a worker. They contain the pool's password and keys."""
+    url, keys = _public_url_and_keys(find_pool(redis))
     invitation = Invitation(url, pool_name(pool), keys)
     if as_json:
         lines = {"exports": invitation.exports, "agent": AGENT, "worker": WORKER}
@@ -31,13 +31,13 @@ def invite(
         typer.echo(invitation.text(), nl=False)
 
 
-def _as_others_reach_it(redis: RedisSettings) -> tuple[str, KeyRing]:
+def _public_url_and_keys(redis: RedisSettings) -> tuple[str, KeyRing]:
     if not redis.url.startswith("unix://"):
         return redis.url, redis.keys
     up = running_up()
     if up is None or up.url != redis.url or up.public_url is None:
         raise ConfigError(
-            "This pool's Redis has a socket of this host, and no address for others: start it with "
-            "`tokenlane up --listen HOST`, or name the address with --redis redis://…"
+            "Other hosts cannot reach this pool: its Redis server listens only on a socket of this host. Start the "
+            "pool with `tokenlane up --listen ADDRESS`, or name its address with --redis redis://HOST:6379."
         )
     return up.public_url, redis.keys if redis.keys.keys else socket_keys(redis.url)

@@ -1,1 +1,1 @@
-"""Settings from llm.toml, environment and command line as frozen values, and the messages for wrong settings."""
+"""Reads settings from llm.toml, the environment and the command line, and explains what is wrong with them."""

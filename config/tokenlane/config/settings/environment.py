@@ -1,22 +1,24 @@
-"""Environment variables as settings, and the variables with our prefix that nothing reads.
+"""Reads settings from environment variables, and finds `TOKENLANE_` variables that tokenlane does not know.
 
-`TOKENLANE_<SECTION>__<KEY>` sets a key of llm.toml, as in TOKENLANE_OLLAMA__ENDPOINT. The short names are:
+`TOKENLANE_<SECTION>__<KEY>` sets a key of llm.toml, for example TOKENLANE_OLLAMA__ENDPOINT. Common settings have short
+names:
 
     TOKENLANE_REDIS_URL   [redis] url: the pool's Redis
     TOKENLANE_POOL        [redis] pool: the pool's name (default: main)
-    TOKENLANE_POOL_KEY    the pool's keys, newest first (default: [redis] key_file, else the file next to the socket)
+    TOKENLANE_POOL_KEY    the pool's keys, newest first (default: those in [redis] key_file, else those in the file next
+                          to the Redis socket)
     TOKENLANE_LANE        the lane's name (default: <hostname>-<provider>)
     TOKENLANE_PROVIDER    the kind of model server (default: builtin)
-    TOKENLANE_ENDPOINT    the model server's URL (default: the provider's)
-    TOKENLANE_MODEL       the models the lane serves, comma separated
-    TOKENLANE_CAPACITY    requests the lane serves at once
-    TOKENLANE_API_KEY     the model server's bearer token; a variable only, since arguments show in process lists
-    TOKENLANE_CONFIG      the file to read
-    TOKENLANE_LLM         the value of `--llm`, for a command without that option
-    SC_DEBUG              `llm`: log requests and answers, prompts included
+    TOKENLANE_ENDPOINT    the model server's URL (default: the provider's default)
+    TOKENLANE_MODEL       the models that the lane serves, separated by commas
+    TOKENLANE_CAPACITY    how many requests the lane serves at once
+    TOKENLANE_API_KEY     the model server's bearer token; there is no option for it, since process lists show arguments
+    TOKENLANE_CONFIG      the llm.toml to read
+    TOKENLANE_LLM         the value of `--llm`, for commands without that option
+    SC_DEBUG              `llm`: log requests and answers, including prompts
 
-A variable that is set but empty is refused: somebody meant to fill in an empty TOKENLANE_REDIS_URL, and the default
-may be another pool.
+A variable that is set but empty is an error: whoever set an empty TOKENLANE_REDIS_URL meant to fill it in, and the
+default may be another pool.
 """
 
 from __future__ import annotations
@@ -41,15 +43,15 @@ PREFIX = "TOKENLANE_"
 SHORT_NAMES = ("REDIS_URL", "POOL", "LANE", "PROVIDER", "ENDPOINT", "MODEL", "CAPACITY", "CONFIG", "LLM")
 SECRETS = ("API_KEY", "POOL_KEY")
 _SEPARATOR = "__"
-_READ_ELSEWHERE = ("HOME",)  # by `up_registry`
-_FOR_TESTS = f"{PREFIX}TEST_"  # `make test-live` sets these to what it installed
+_READ_ELSEWHERE = ("HOME",)  # `up_registry` reads it
+_FOR_TESTS = f"{PREFIX}TEST_"  # `make test-live` sets variables with this prefix
 
 
 def short_names() -> dict[str, str]:
-    """Return the short names that are set, secrets left out, as in `{"REDIS_URL": "redis://gpu-hub"}`.
+    """Return the values of the short names that are set, except secrets, such as `{"REDIS_URL": "redis://gpu-hub"}`.
 
     Raises:
-        ConfigError: a short name, or a secret, is set but empty.
+        ConfigError: a short name or a secret is set but empty.
     """
     for name in (*SHORT_NAMES, *SECRETS):
         if os.environ.get(PREFIX + name) == "":
@@ -58,21 +60,24 @@ def short_names() -> dict[str, str]:
 
 
 def secret_in(variable: str) -> SecretStr | None:
-    """Return the value of a variable that holds a key; None if the variable is not set, or empty."""
+    """Return the key in an environment variable; None if the variable is empty or not set."""
     value = os.environ.get(variable)
     return SecretStr(value) if value else None
 
 
 def debugging(subject: str) -> bool:
-    """Whether SC_DEBUG, a comma-separated list, contains this subject."""
+    """Whether the comma-separated list in SC_DEBUG contains this subject."""
     return subject in (name.strip() for name in os.environ.get("SC_DEBUG", "").split(","))
 
 
 def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> None:
-    """Apply `--config` and `--llm` to the rest of this process and to the commands it starts.
+    """Apply `--config` and `--llm` to the rest of this process and to the commands that it starts.
+
+    Args:
+        llm: assignments, each `key=value`.
 
     Raises:
-        ConfigError: a text of `llm` is not `key=value`; or `config` is relative, and the current directory was deleted.
+        ConfigError: an assignment is malformed, or `config` is relative and the current directory was deleted.
     """
     if config is not None:
         os.environ[f"{PREFIX}CONFIG"] = str(config if config == DASH else absolute(config, "--config"))
@@ -83,10 +88,10 @@ def take_command_line(config: File | None = None, llm: Sequence[str] = ()) -> No
 
 
 def section_variables(short: Mapping[str, str]) -> list[Layer]:
-    """The settings of sections: those of short names, then the stronger `TOKENLANE_<SECTION>__<KEY>`.
+    """Return the settings of sections: a layer from short names, and a stronger one from `TOKENLANE_<SECTION>__<KEY>`.
 
     Raises:
-        ConfigError: a variable names an unknown section or key.
+        ConfigError: a variable names an unknown section or key, or its value is wrong.
     """
     names = {("redis", "url"): "REDIS_URL", ("redis", "pool"): "POOL"}
     texts = [(path, short[name]) for path, name in names.items() if name in short]
@@ -94,7 +99,7 @@ def section_variables(short: Mapping[str, str]) -> list[Layer]:
 
 
 def lane_variables(short: Mapping[str, str]) -> dict[str, Setting]:
-    """The settings of this process's lane that short names give.
+    """Return the settings of this process's lane that come from short names.
 
     Raises:
         ConfigError: a value is wrong.
@@ -104,11 +109,12 @@ def lane_variables(short: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def unknown_variables(settings: Settings) -> dict[str, str]:
-    """Return the variables with our prefix that nothing reads, each with ` Did you mean …?` or an empty text. They are
-    no errors: other programs may use the prefix too.
+    """Return the `TOKENLANE_` variables that nothing reads, each with ` Did you mean …?`, or with an empty text.
+
+    They are not errors, since other programs may use the prefix too.
 
     Args:
-        settings: the settings in force; a variable named by an `api_key_env` is read.
+        settings: the settings in force. They may name more variables in `api_key_env`.
     """
     keys = {setting.value for path, setting in settings.leaves.items() if path[-1] == "api_key_env"}
     keys |= {setting.value for key, setting in settings.options.items() if key == "api_key_env"}
@@ -123,7 +129,7 @@ def unknown_variables(settings: Settings) -> dict[str, str]:
 
 
 def long_names() -> list[str]:
-    """The names `<SECTION>__<KEY>` of all keys but those in tables by name, such as `[lanes.NAME]`."""
+    """Return `<SECTION>__<KEY>` for every key, except keys in tables that users name, such as `[lanes.NAME]`."""
     return [
         f"{name}{_SEPARATOR}{key}".upper()
         for name, section in document_type()()

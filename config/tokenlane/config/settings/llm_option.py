@@ -1,6 +1,6 @@
-"""The option `--llm key=value …`: which arguments belong to it, and the key and value of each.
+"""Parses the option `--llm key=value …`.
 
-A key is that of this process's lane (`provider`, `model`, `endpoint`, …), or `SECTION.KEY` of llm.toml
+A key is a setting of this process's lane (`provider`, `model`, `endpoint`, …), or a key of llm.toml with its section
 (`vllm.timeout_ms`, `lanes.gpu0.capacity`).
 """
 
@@ -13,13 +13,15 @@ from itertools import islice
 from tokenlane.config.exit_codes import ConfigError
 
 OPTION = "--llm"
-# Models' names hold what other names do not: `phi3:8b`, `hf.co/org/name:Q4`.
+# Names of models may contain characters that other names must not: `phi3:8b`, `hf.co/org/name:Q4`.
 _ASSIGNMENT = re.compile(r"(models\.[^\s=]+|[A-Za-z][A-Za-z0-9_.@-]*)=(.*)", re.DOTALL)
 
 
 def repeat_option(arguments: Iterable[str]) -> Iterator[str]:
-    """Put `--llm` in front of each `key=value` that follows another: a typer option takes one value. Arguments after
-    `--` stay as they are."""
+    """Insert `--llm` before every further `key=value` after `--llm key=value`, since a typer option takes one value.
+
+    Arguments after `--` stay as they are.
+    """
     follows = False
     rest = iter(arguments)
     for argument in rest:
@@ -38,18 +40,18 @@ def repeat_option(arguments: Iterable[str]) -> Iterator[str]:
 
 
 def parse_assignment(text: str) -> tuple[tuple[str, ...], str]:
-    """Return the path and the value of a `key=value`.
+    """Return the path and the value of an assignment `key=value`.
 
-    In a dotted key the section comes first and the section's key last. What stands between is a name, which may hold
-    dots, and quotes as in TOML. Only `roles.NAME.limits.KEY` has one level more.
+    A dotted key begins with a section and ends with a key of that section. The part between them is a name, which may
+    contain dots and may be quoted as in TOML. `roles.NAME.limits.KEY` has one level more.
 
     Raises:
         ConfigError: the text is not `key=value`.
     """
     match = _ASSIGNMENT.fullmatch(text)
     if match is None:
-        # The text is not quoted: a value whose key was forgotten may be a secret.
-        raise ConfigError(f"{OPTION} takes key=value, as in: {OPTION} provider=vllm model=phi3:8b")
+        # The error does not quote the text: it may be a secret whose key was forgotten.
+        raise ConfigError(f"{OPTION} takes key=value, as in `{OPTION} provider=vllm model=phi3:8b`.")
     section, *rest = match[1].split(".")
     if len(rest) < 2:
         return (section, *rest), match[2]

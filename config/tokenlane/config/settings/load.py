@@ -1,12 +1,11 @@
-"""Reads settings from the command line, the environment and llm.toml. Only command lines, the worker's settings and a
-client without a URL call it; libraries take values. Every function raises `ConfigError` if a setting is wrong.
+"""Loads settings from the command line, the environment and llm.toml.
 
-Each source wins over the sources below it:
+Only command lines, the worker's settings and clients without a URL load settings; libraries receive them as values.
+Every function raises `ConfigError` if a setting is wrong. The sources, strongest first:
 
-1. `--llm` and a verb's options,
+1. `--llm` and the options of the verb,
 2. the environment: `TOKENLANE_<SECTION>__<KEY>`, then the short names (see `environment`),
-3. llm.toml: the file of `--config`, else of TOKENLANE_CONFIG, else ./llm.toml, else the file in the user's
-   configuration directory,
+3. the first of these files: `--config`, TOKENLANE_CONFIG, ./llm.toml, llm.toml in the user's configuration directory,
 4. the defaults.
 """
 
@@ -44,17 +43,17 @@ _TIMEOUTS = {
 
 
 class NoPool(ConfigError):
-    """No setting names a Redis server, and no `tokenlane up` of this user runs."""
+    """No setting names a Redis server, and this user has no `tokenlane up` running."""
 
 
 def read(options: Mapping[str, Setting] | None = None) -> Settings:
-    """Read all sources.
+    """Load the settings from all sources.
 
     Args:
-        options: what a verb's options set for this process's lane; see `lane_options`.
+        options: settings of this process's lane from the verb's options; see `lane_options`.
 
     Raises:
-        ConfigError: a setting is wrong; the message has each wrong key with its place and what is allowed.
+        ConfigError: a setting is wrong. The message lists each wrong key, where it is set, and what is allowed.
     """
     short = short_names()
     file = _find_file(short.get("CONFIG"))
@@ -64,27 +63,32 @@ def read(options: Mapping[str, Setting] | None = None) -> Settings:
 
 
 def find_pool(explicit: str | None = None) -> RedisSettings:
-    """Return the pool's Redis: `explicit`, else the configured server, else that of this user's running `tokenlane up`.
+    """Return the Redis server of the pool.
+
+    Args:
+        explicit: the URL in the option `--redis`. Without it the configured server counts, and without that the server
+            of this user's running `tokenlane up`.
 
     Raises:
-        NoPool: none of the three names a server.
+        NoPool: there is no URL, no configured server and no running `tokenlane up`.
     """
     if configured := configured_redis(explicit):
         return configured
     up = running_up()
     if up is None:
         raise NoPool(
-            "No pool to talk to. Start one here with `tokenlane up`, or name one with --redis redis://host:6379, "
-            "TOKENLANE_REDIS_URL, or url in the section [redis] of llm.toml."
+            "No pool is configured, and you have no `tokenlane up` running. Start a pool here with `tokenlane up`, or "
+            "name one with --redis redis://HOST:6379, TOKENLANE_REDIS_URL, or `url` in [redis] of llm.toml."
         )
-    return RedisSettings(up.url, given_keys())
+    return RedisSettings(up.url, keys_from_environment())
 
 
 def configured_redis(explicit: str | None = None, *, only_command_line: bool = False) -> RedisSettings | None:
-    """Return the Redis that `explicit`, `--llm`, the environment or the file names, or None.
+    """Return the Redis server that settings name; None if no setting names a server.
 
     Args:
-        only_command_line: ignore environment and file.
+        explicit: the URL in the option `--redis`, which overrides the settings.
+        only_command_line: ignore the environment and llm.toml.
 
     Raises:
         ConfigError: `explicit` and `--llm` name different servers.
@@ -92,21 +96,21 @@ def configured_redis(explicit: str | None = None, *, only_command_line: bool = F
     settings = read()
     setting = settings.get("redis", "url")
     if explicit is not None and setting.source == _LLM and setting.value != explicit:
-        raise ConfigError("--redis and --llm redis.url name different servers: leave out one of them.")
+        raise ConfigError("--redis and --llm redis.url name different servers: remove one of the two.")
     configured = None if only_command_line and setting.source != _LLM else setting.value
     url = configured if explicit is None else explicit
     return None if url is None else RedisSettings(str(url), pool_keys(settings))
 
 
 def pool_keys(settings: Settings | None = None) -> KeyRing:
-    """Return the keys in TOKENLANE_POOL_KEY, else the keys in the file that [redis] names, else no keys."""
+    """Return the keys in TOKENLANE_POOL_KEY, else those in `key_file` of [redis], else an empty ring."""
     file = _key_file(settings or read())
-    given = given_keys()
+    given = keys_from_environment()
     return given if given.keys or file is None else read_key_file(file)
 
 
-def given_keys() -> KeyRing:
-    """Return the keys in TOKENLANE_POOL_KEY; no keys if it is not set. Errors do not quote them."""
+def keys_from_environment() -> KeyRing:
+    """Return the keys in TOKENLANE_POOL_KEY; an empty ring if it is not set. Errors do not quote the keys."""
     text = secret_in(f"{PREFIX}POOL_KEY")
     try:
         return KeyRing.parse(text.get_secret_value()) if text else KeyRing()
@@ -115,7 +119,7 @@ def given_keys() -> KeyRing:
 
 
 def pool_name(explicit: str | None = None) -> str:
-    """Return the pool's name: `explicit`, else the configured name, else `main`."""
+    """Return the pool's name: `explicit` from the option `--pool`, else the configured name, else `main`."""
     name = str(read().get("redis", "pool", default="main").value) if explicit is None else explicit
     if not is_name(name):
         raise ConfigError(f"Pool name {name!r}: {NAME_RULE}.")
@@ -123,17 +127,17 @@ def pool_name(explicit: str | None = None) -> str:
 
 
 def cache_settings() -> CacheSettings | None:
-    """Return where this host caches vectors, and how many bytes of them; None if the cache is off."""
+    """Return the file of this host's embedding cache and its size limit; None if the cache is off."""
     megabytes = read().document.embeddings.cache_mb
     if megabytes == 0:
         return None
-    # Hosts may share a home directory, but not the file's lock: each has a file of its name.
+    # Hosts that share a home directory do not share file locks, so each host has its own file.
     file = f"vectors-{socket.gethostname()}.sqlite3"
     return CacheSettings(data_dir() / file, (megabytes or _CACHE_MB) * 1024 * 1024)
 
 
 class LaneOptions(TypedDict, total=False):
-    """The options by which a verb describes its process's lane."""
+    """A verb's options that describe the lane of this process."""
 
     lane: str | None
     provider: str | None
@@ -143,7 +147,7 @@ class LaneOptions(TypedDict, total=False):
 
 
 def lane_options(**options: Unpack[LaneOptions]) -> dict[str, Setting]:
-    """Return a verb's options as settings of its process's lane."""
+    """Return a verb's options as settings of this process's lane."""
     given: dict[str, object] = {**options, "models": list(options.get("models", ())) or None}
     given["name"] = given.pop("lane", None)
     sources = {"name": "--lane", "models": "--model"}
@@ -153,37 +157,38 @@ def lane_options(**options: Unpack[LaneOptions]) -> dict[str, Setting]:
 
 
 def lane_settings(**options: Unpack[LaneOptions]) -> LaneSettings:
-    """Return this process's lane; `options` win over all other sources.
+    """Return the settings of this process's lane. `options` override all other sources.
 
     Raises:
-        ConfigError: several lanes are configured and none is named.
+        ConfigError: several lanes are configured, and no setting says which one this process serves.
     """
     settings = read(lane_options(**options))
     return _lane(settings, settings.lane_name())
 
 
 def pool_settings(**options: Unpack[LaneOptions]) -> list[LaneSettings]:
-    """Return every lane that this host serves: the named lane, else all configured lanes.
+    """Return the settings of every lane that this host serves: the lane that `options` describe, else all lanes.
 
     Raises:
-        ConfigError: several lanes are configured, and `options` describe a lane without its name.
+        ConfigError: several lanes are configured, and `options` do not say which one they describe.
     """
     settings = read(lane_options(**options))
     return _lanes(settings, settings.lanes_served())
 
 
 def provider_and_model() -> tuple[str | None, str | None]:
-    """Return the provider and the model that `--llm` names, for a verb that asks and serves no lane."""
+    """Return the provider and the model in `--llm`, for verbs that send requests and serve no lane."""
     named = {key: setting.value for key, setting in read().options.items()}
     provider, models = named.get("provider"), named.get("models")
     return (str(provider) if provider else None, str(models[0]) if isinstance(models, list) and models else None)
 
 
 def configured_model_servers() -> list[LaneSettings]:
-    """Return the model servers that settings name, as lanes: this host's lanes, then those of providers' sections.
+    """Return the model servers that settings name, each as a lane: those of this host's lanes, then those that only
+    the sections of providers name.
 
-    The provider is `builtin` where settings name only an endpoint; the endpoint is None where they name only a
-    provider. TOKENLANE_API_KEY is for this host's only lane, or for the only model server.
+    A lane with only an endpoint has the provider `builtin`; a lane with only a provider has the endpoint None.
+    TOKENLANE_API_KEY applies if there is one lane or one model server.
 
     Raises:
         ConfigError: TOKENLANE_API_KEY is set and several lanes are configured.
@@ -202,19 +207,20 @@ def configured_model_servers() -> list[LaneSettings]:
 
 
 def names_provider(options: Mapping[str, Setting] | None = None) -> bool:
-    """Whether a setting, and not the default, names the provider of this host's lanes.
+    """Whether any lane of this host has a provider that a setting names, and not the default.
 
     Args:
-        options: what a verb's options set for this process's lane; see `lane_options`.
+        options: settings of this process's lane from the verb's options; see `lane_options`.
     """
     settings = read(options)
     return any(settings.lane(name)["provider"].source != DEFAULT for name in settings.lanes_to_choose())
 
 
 def _lanes(settings: Settings, names: Sequence[str]) -> list[LaneSettings]:
-    if len(names) > 1 and secret_in(f"{PREFIX}API_KEY"):  # several model servers must not get one key
+    if len(names) > 1 and secret_in(f"{PREFIX}API_KEY"):  # one key must not go to several model servers
         raise ConfigError(
-            f"{PREFIX}API_KEY is for one lane, and there are {', '.join(names)}: use api_key_env, or --lane."
+            f"{PREFIX}API_KEY is for one lane, but {len(names)} are configured: {', '.join(names)}. Set api_key_env "
+            "in each lane's section, or choose one lane with --lane."
         )
     return [_lane(settings, name) for name in names]
 
@@ -239,7 +245,7 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
 
 
 def _api_key(variable: object, lane: str, *, shared: bool = True) -> tuple[SecretStr | None, str | None]:
-    """The lane's key and the variable that holds it. `shared`: TOKENLANE_API_KEY is for this lane too."""
+    """Return a lane's API key and the variable that holds it. `shared`: TOKENLANE_API_KEY applies to this lane too."""
     source = f"{PREFIX}API_KEY"
     if shared and (key := secret_in(source)):
         return key, source
@@ -248,7 +254,7 @@ def _api_key(variable: object, lane: str, *, shared: bool = True) -> tuple[Secre
     key = secret_in(variable)
     if key is None:
         raise ConfigError(
-            f"Lane {lane!r}: its api_key_env names {variable}, which is not set, or empty: export {variable}=…"
+            f"Lane {lane!r}: api_key_env names the variable {variable}, which is empty or not set: export {variable}=…"
         )
     return key, variable
 
@@ -262,12 +268,12 @@ def _key_file(settings: Settings) -> File | None:
         return folder / File(str(setting.value)).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"{setting.source}: redis.key_file begins with the home directory of an unknown user: give the whole path."
+            f"{setting.source}: redis.key_file begins with the home directory of an unknown user: use an absolute path."
         ) from None
 
 
 def _find_file(named: str | None) -> File | None:
-    """The file to read: the named file, whether it exists or not, else the nearest that exists."""
+    """Return the llm.toml to read: `named`, whether or not it exists, else the first existing default."""
     if named is not None:
         return File(named)
     user = user_config_path("tokenlane") / "llm.toml"
@@ -275,10 +281,10 @@ def _find_file(named: str | None) -> File | None:
 
 
 def _llm_option(text: str) -> tuple[Layer, dict[str, Setting]]:
-    """The keys of sections, and the keys of this process's lane, that `--llm` sets."""
+    """Return the keys of sections and the keys of this process's lane that `--llm` sets."""
     try:
         assignments = [parse_assignment(part) for part in shlex.split(text)]
     except ValueError as error:
-        raise ConfigError(f"{PREFIX}LLM: {error}; write it as on a command line.") from None
+        raise ConfigError(f"{PREFIX}LLM: {error}. Quote values as in a shell.") from None
     sections = text_layer(((path, value) for path, value in assignments if len(path) > 1), lambda _: _LLM)
     return sections, lane_layer({path[0]: Setting(value, _LLM) for path, value in assignments if len(path) == 1})

@@ -1,7 +1,8 @@
-"""The settings in force: all sources merged, each value with the source it comes from.
+"""The settings in force: all sources merged, and for each value the source that set it.
 
-A `Layer` holds what one source sets, key by key; later layers win. What a process sets for its own lane is in no
-layer: options and flat `--llm` keys win over all layers, short names of the environment over the file alone.
+A `Layer` holds the keys that one source sets, and overrides the layers before it. Settings that a process makes for its
+lane are in no layer: options and `--llm` keys without a section override all layers, and short names of environment
+variables override only the file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path as File
 
 from tokenlane.config.exit_codes import ConfigError
 
-from .schema import Document, LaneSection, document_type, not_a_provider
+from .schema import Document, LaneSection, document_type, provider_error
 from .toml_lines import Path, nested
 from .validation_messages import did_you_mean
 from .values import TOY_PROVIDER, default_lane
@@ -30,7 +31,7 @@ _LANE_DEFAULTS: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and its source: `default`, FILE:LINE, the name of a variable, or an option."""
+    """A value and its source: FILE:LINE, an environment variable, an option, or `default`."""
 
     value: object
     source: str = DEFAULT
@@ -43,13 +44,13 @@ class Settings:
     """The settings in force in this process.
 
     Args:
-        layers: the weakest first, the file's layer before all others; each is valid by itself.
-        options: what the command line sets for the lane that this process serves, its `name` among them.
-        file: the file that was read.
-        short: what short names set for that lane.
+        layers: the layers, each of them valid, from the weakest to the strongest. The first is the file's.
+        options: settings from the command line for the lane that this process serves, including its `name`.
+        file: the file that was read, if any.
+        short: settings from short names of environment variables for that lane.
 
     Attributes:
-        leaves: every value that a layer sets, by its path.
+        leaves: every setting in the layers, by path.
     """
 
     def __init__(
@@ -68,31 +69,31 @@ class Settings:
 
     @cached_property
     def document(self) -> Document:
-        """All layers as one file; only keys that a layer sets are set."""
+        """All layers merged into one document, in which only the keys of a layer are set."""
         return document_type().model_validate(nested((path, setting.value) for path, setting in self.leaves.items()))
 
     def get(self, *path: str, default: object = None) -> Setting:
-        """Return the setting at a path."""
+        """Return the setting at a path; `default` if no layer sets it."""
         return self.leaves.get(path, Setting(default))
 
     @property
     def lanes(self) -> list[str]:
-        """The names of the lanes that have a section."""
+        """The lanes with a section `[lanes.NAME]`."""
         return list(self.document.lanes)
 
     def lanes_served(self) -> list[str]:
-        """Return the lanes that a whole host serves: all of them, unless the process describes one.
+        """Return the lanes that this host serves: all lanes with a section, unless the process describes one lane.
 
         Raises:
-            ConfigError: as `lane_name`; with several lanes, also if the process describes one without its name.
+            ConfigError: as for `lane_name`, also if the process describes one of several lanes without naming it.
         """
         return [self.lane_name()] if self.options or self._short or len(self.lanes) < 2 else self.lanes
 
     def lanes_to_choose(self) -> list[str]:
-        """Return the named lane, else all lanes that have a section, else the lane of `[defaults]`.
+        """Return the lane that the process names, else all lanes with a section, else the lane of `[defaults]`.
 
         Raises:
-            ConfigError: as `lane_name`.
+            ConfigError: as for `lane_name`.
         """
         return [self.lane_name()] if self._of_process("name") or not self.lanes else self.lanes
 
@@ -100,24 +101,25 @@ class Settings:
         """Return the lane that this process serves: the lane it names, the only lane, or the lane of `[defaults]`.
 
         Raises:
-            ConfigError: no lane has that name, or there are several and the process names none.
+            ConfigError: the named lane does not exist, or there are several lanes and the process names none.
         """
         named, lanes = self._of_process("name"), self.lanes
-        listed = f"{self.file or 'The configuration'} has the lanes {', '.join(lanes)}"
+        listed = f"{self.file or 'The configuration'} defines the lanes {', '.join(lanes)}"
         if named is None:
             if len(lanes) > 1:
-                raise ConfigError(f"{listed}: say which one with --lane NAME.")
+                raise ConfigError(f"{listed}: choose one with --lane NAME.")
             return lanes[0] if lanes else default_lane(str(self._provider(None).value))
         name = str(named.value)
         if lanes and name not in lanes:
-            raise ConfigError(f"{listed}, and none called {name!r}.{did_you_mean(name, lanes)}")
+            raise ConfigError(f"{listed}, but no lane {name!r}.{did_you_mean(name, lanes)}")
         return name
 
     def lane(self, name: str) -> dict[str, Setting]:
-        """Return all settings of a lane: each from its process, else its section, its provider's section, the defaults.
+        """Return all settings of a lane. Each comes from the process, else from the lane's section, else from the
+        section of the lane's provider, else from the defaults.
 
         Raises:
-            ConfigError: there is no such provider.
+            ConfigError: the lane's provider does not exist.
         """
         provider = self._provider(name)
         sections: tuple[Path, ...] = (("lanes", name), (str(provider.value),))
@@ -135,13 +137,13 @@ class Settings:
         return settings
 
     def api_key_env(self, endpoint: object, *sections: Path) -> Setting:
-        """Return the variable that holds the key for this endpoint.
+        """Return the variable that holds the API key for this endpoint.
 
-        A key belongs to the endpoint that was in force where the key is set. Where a closer section, or a stronger
-        layer, names another endpoint, the key is not sent there.
+        A key belongs to the endpoint that is in force where the key is set. If a closer section or a stronger layer
+        names another endpoint, that endpoint does not get the key.
 
         Args:
-            sections: the sections that may set it, the closest first.
+            sections: the sections that may name the variable, the closest first.
         """
         keys = (
             self.leaves[*section, "api_key_env"]
@@ -151,8 +153,11 @@ class Settings:
         return next(keys, Setting(None))
 
     def _endpoint_of_key(self, *sections: Path) -> object:
-        """The endpoint for which the first section sets its key: that of the key's layer and the weaker layers, else
-        that of all layers. A lane's key goes by the provider that its section names, not the process's options."""
+        """Return the endpoint that the key of the first section belongs to.
+
+        It is the endpoint in the key's layer and the weaker layers, else the endpoint in all layers. For a lane, the
+        provider of its section counts, and not the provider in the process's options.
+        """
         first, *_ = sections
         layer = max(number for number, layer in enumerate(self._layers) if (*first, "api_key_env") in layer)
         for leaves in (_merged(self._layers[: layer + 1]), self.leaves):
@@ -167,14 +172,14 @@ class Settings:
     def _provider(self, lane: str | None) -> Setting:
         paths = (("lanes", lane or "", "provider"), ("defaults", "provider"))
         provider = self._of_process("provider", *paths) or Setting(TOY_PROVIDER)
-        if wrong := not_a_provider(provider.value):
+        if wrong := provider_error(provider.value):
             raise ConfigError(f"{provider.source}: provider {wrong}")
         return provider
 
     def _of_process(self, key: str, *paths: Path) -> Setting | None:
-        """A key of this process's lane: from the command line, else the first of the paths that is set.
+        """Return a setting of this process's lane: from the command line, else from the first path that is set.
 
-        A short name replaces whatever the file sets at these paths.
+        A short name overrides what the file sets at these paths.
         """
         if key in self.options:
             return self.options[key]

@@ -1,7 +1,8 @@
-"""The sections of llm.toml, their keys, and what each key may hold.
+"""The sections of llm.toml, their keys, and the allowed values of each key.
 
-A file is read strictly: a number is not a text. Environment variables and the command line are texts: there `"4"` is a
-number, and a list has commas. Every key is optional, and None if it is not set.
+In a file every value must have its type: `"4"` is not a number. Environment variables and the command line only have
+texts: there `4` is read as a number, and commas separate the items of a list. Every key is optional, and None if it is
+not set.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, create_model
 from pydantic_core import PydanticCustomError
 
-from .validation_messages import WHOLE, did_you_mean
-from .values import no_host, no_port
+from .validation_messages import COMPLETE, did_you_mean
+from .values import has_impossible_host, has_impossible_port
 
 BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tgi", "vllm")
 """The providers that come with tokenlane."""
@@ -28,33 +29,33 @@ _HOST_AND_PORT = re.compile(r"(?!https?:)[A-Za-z0-9.-]+:[0-9]{1,5}(/[A-Za-z0-9./
 
 
 def _split(value: object, info: ValidationInfo) -> object:
-    """Split a list that is written as text."""
+    """Split a text with commas into a list, if it comes from the environment or the command line."""
     if info.context != TEXTS or not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _installed(value: object) -> object:
-    """Refuse unknown providers, here and not by a description, since distributions may register more."""
-    if wrong := not_a_provider(value):
-        raise PydanticCustomError(WHOLE, "{wrong}", {"wrong": wrong})
+def _known_provider(value: object) -> object:
+    """Refuse unknown providers. A fixed description cannot list them, since installed packages may add providers."""
+    if wrong := provider_error(value):
+        raise PydanticCustomError(COMPLETE, "{wrong}", {"wrong": wrong})
     return value
 
 
 def _possible_url(url: str) -> str:
-    """Refuse a URL with an impossible port, or a model server's URL with an impossible host."""
-    if no_port(url):
-        raise PydanticCustomError(WHOLE, "has an impossible port: use one from 1 to 65535.")
-    if url.startswith("http") and no_host(url):
-        raise PydanticCustomError(WHOLE, "has an impossible host: write its name, or an IPv6 address in [ ].")
+    """Refuse an impossible port, and in the URL of a model server an impossible host."""
+    if has_impossible_port(url):
+        raise PydanticCustomError(COMPLETE, "has an impossible port: use one from 1 to 65535.")
+    if url.startswith("http") and has_impossible_host(url):
+        raise PydanticCustomError(COMPLETE, "has an impossible host: write its name, or an IPv6 address in [ ].")
     return url
 
 
 def _with_scheme(value: object) -> object:
-    """Refuse HOST:PORT, and show the URL that was meant. A value with a user, and so with a password, is not quoted."""
+    """Refuse HOST:PORT without a scheme, and suggest the URL. A value with a user, and so a password, is not quoted."""
     if isinstance(value, str) and _HOST_AND_PORT.fullmatch(value):
         wrong = f"needs a scheme: did you mean http://{value}?"
-        raise PydanticCustomError(WHOLE, "{wrong}", {"wrong": wrong})
+        raise PydanticCustomError(COMPLETE, "{wrong}", {"wrong": wrong})
     return value
 
 
@@ -65,8 +66,8 @@ Url = Annotated[
     str,
     Field(
         pattern=r"^(https?://[^\s/?#]|unix:///[^\s/?#])[^?#]*$",
-        description="a URL, http://HOST:PORT, https://HOST:PORT or unix:///PATH, with no ? and no # in it "
-        "(api_key_env names the variable of a key)",
+        description="http://HOST:PORT, https://HOST:PORT or unix:///PATH, without ? and # "
+        "(for an API key, use api_key_env)",
     ),
     BeforeValidator(_with_scheme),
     AfterValidator(_possible_url),
@@ -78,7 +79,7 @@ RedisUrl = Annotated[
 ]
 Variable = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable, not the key itself"),
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of an environment variable, not its value"),
 ]
 
 _WEEK_MS = 604_800_000
@@ -86,41 +87,41 @@ _MOST = 1_000_000_000
 
 
 def _milliseconds(least: int) -> Any:
-    # Bounded, since the pool's scripts calculate with it and fail beyond 64 bits.
+    # The limit keeps sums of times in the pool's scripts below 64 bits.
     description = f"a whole number of milliseconds, at least {least} and at most {_WEEK_MS} (a week)"
     return Field(ge=least, le=_WEEK_MS, description=description)
 
 
 Milliseconds = Annotated[int, _milliseconds(1)]
 Count = Annotated[int, Field(ge=1, le=_MOST, description=f"a whole number, at least 1 and at most {_MOST}")]
-_TEXT = "a text that is not empty"
+_TEXT = "a non-empty string"
 Text = Annotated[str, Field(min_length=1, description=_TEXT)]
-ProviderName = Annotated[str, BeforeValidator(_installed)]
+ProviderName = Annotated[str, BeforeValidator(_known_provider)]
 YesOrNo = Annotated[bool, Field(description="true or false")]
 Digest = Annotated[
     str,
     Field(
         pattern=r"^sha256:[0-9a-f]{64}$",
-        description="sha256: and 64 digits of 0-9 a-f, as `tokenlane models verify` prints it",
+        description="sha256: and 64 hexadecimal digits, as `tokenlane models verify` prints it",
     ),
 ]
 
 
 class Section(BaseModel):
-    """A table of the file. Unknown keys are errors; no error quotes a value, which may be secret."""
+    """A table of the file. An unknown key is an error. Errors do not quote values, which may be secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Defaults(Section):
-    """`[defaults]`: the provider and model of lanes that name none. Without `[lanes]` it makes one lane."""
+    """`[defaults]`: the provider and model of lanes that set none. Without `[lanes]`, they make the only lane."""
 
     provider: ProviderName | None = None
-    model: Text | None = Field(None, description=f"{_TEXT}: the model's name at that provider")
+    model: Text | None = Field(None, description=f"{_TEXT}: the name of a model")
 
 
 class Provider(Section):
-    """`[ollama]`, `[vllm]`, …: settings of every lane of that provider."""
+    """`[ollama]`, `[vllm]` and so on: settings of all lanes of one provider."""
 
     endpoint: Url | None = None
     timeout_ms: Milliseconds | None = None
@@ -133,7 +134,7 @@ class Provider(Section):
 
 
 class LaneSection(Provider):
-    """`[lanes.NAME]`: one lane. It may set all that its provider's section may, and wins over it."""
+    """`[lanes.NAME]`: one lane. It may set all keys of its provider's section, and overrides them."""
 
     provider: ProviderName | None = None
     models: (
@@ -148,58 +149,68 @@ class LaneSection(Provider):
 
 
 class ProcessLaneSection(LaneSection):
-    """What a process sets for its own lane, outside sections."""
+    """Settings of this process's lane that do not come from a section: options, `--llm` keys and short names."""
 
     name: Name | None = None
-    provider: Text | None = None  # any: a process that serves no lane may name a provider that only other hosts have
+    provider: Text | None = (
+        None  # may be unknown here: a process that serves no lane may name a provider of other hosts
+    )
 
 
 class ModelSection(Section):
-    """`[models."NAME"]`: settings of one model, on every lane of this host."""
+    """`[models."NAME"]`: settings of one model on all lanes of this host."""
 
     digest: Digest | None = None
 
 
 class Redis(Section):
-    """`[redis]`: the pool."""
+    """`[redis]`: the pool's Redis server, name and keys."""
 
     url: RedisUrl | None = None
     pool: Name | None = None
-    key_file: Text | None = Field(None, description=f"{_TEXT}: a path, from the file's own folder")
+    key_file: Text | None = Field(None, description=f"{_TEXT}: a path, relative to the directory of this file")
 
 
 class EmbeddingsSection(Section):
-    """`[embeddings]`: the cache of vectors on this host."""
+    """`[embeddings]`: this host's cache of embeddings."""
 
-    cache_mb: Annotated[int, Field(ge=0, le=1_048_576, description="megabytes, 0 for no cache")] | None = None
+    cache_mb: (
+        Annotated[
+            int,
+            Field(
+                ge=0, le=1_048_576, description="a whole number of megabytes, at most 1048576; 0 turns the cache off"
+            ),
+        ]
+        | None
+    ) = None
 
 
 class LimitsSection(Section):
-    """`limits` of a role; they replace those of `[policy]`."""
+    """`limits` of a role, which override those of `[policy]`."""
 
     depth: Count | None = None
     in_flight: Count | None = None
 
 
 class RouteEntry(Section):
-    """An entry of a route; a key that is not set matches anything."""
+    """An entry of a route. A key that is not set matches everything."""
 
-    provider: Text | None = Field(None, description=f"{_TEXT}: a provider")
-    model: Text | None = Field(None, description=f"{_TEXT}: a model's name")
+    provider: Text | None = Field(None, description=f"{_TEXT}: the name of a provider")
+    model: Text | None = Field(None, description=f"{_TEXT}: the name of a model")
     lane: Name | None = None
 
 
 class Role(Section):
-    """`[roles.NAME]`: the policy of one role, in force in the pool once it is applied."""
+    """`[roles.NAME]`: the policy for one role. It takes effect when `tokenlane policy apply` writes it to the pool."""
 
     route: (
         Annotated[
             list[Text | RouteEntry],
             BeforeValidator(_split),
             Field(
-                min_length=1,  # an empty list would mean every lane, and look like none
-                description='a list of "provider/model", "provider", "lane:NAME" or { provider, model, lane }, one at '
-                "least; leave it out for every lane",
+                min_length=1,  # an empty list would look like no lane, and mean every lane
+                description='a list with at least one "provider/model", "provider", "lane:NAME" or '
+                "{ provider, model, lane }; leave it out to allow every lane",
             ),
         ]
         | None
@@ -209,7 +220,7 @@ class Role(Section):
 
 
 class PolicyRules(Section):
-    """`[policy]`: rules of the whole pool, in force once they are applied."""
+    """`[policy]`: rules for the whole pool. They take effect when `tokenlane policy apply` writes them to the pool."""
 
     depth: Count | None = None
     in_flight: Count | None = None
@@ -223,7 +234,7 @@ class PolicyRules(Section):
 
 
 class Document(Section):
-    """A whole file. `document_type` adds the providers' sections."""
+    """A whole llm.toml, without the sections of providers, which `document_type` adds."""
 
     defaults: Defaults = Defaults()
     redis: Redis = Redis()
@@ -234,25 +245,27 @@ class Document(Section):
     policy: PolicyRules = PolicyRules()
 
     def provider(self, name: str) -> Provider:
-        """Return the section of a provider; an empty section if the file has none."""
+        """Return a provider's section; an empty section if the file does not have it."""
         section = getattr(self, name, None) if name in provider_names() else None
         return section if isinstance(section, Provider) else Provider()
 
     @property
     def has_policy(self) -> bool:
-        """Whether it sets any of the pool's policy."""
+        """Whether the file has a section of the pool's policy."""
         return bool({"roles", "policy"} & self.model_fields_set)
 
 
 def provider_names() -> tuple[str, ...]:
-    """Return all providers that may have a section: tokenlane's, and those that other distributions register."""
+    """Return the names of all providers: those of tokenlane, and those that installed packages add."""
     others = entry_points(group="tokenlane.providers").names
     return (*BUILT_IN_PROVIDERS, *sorted(others - {*BUILT_IN_PROVIDERS, *Document.model_fields}))
 
 
-def not_a_provider(name: object) -> str:
-    """Return what a provider's name must be; empty if the name is a provider's."""
-    if name in BUILT_IN_PROVIDERS or name in provider_names():  # provider_names searches all distributions
+def provider_error(name: object) -> str:
+    """Return what is wrong with a provider's name, as the end of a sentence; empty if the provider exists."""
+    if (
+        name in BUILT_IN_PROVIDERS or name in provider_names()
+    ):  # the second check is slow: it searches all installed packages
         return ""
     return f"must be one of {', '.join(provider_names())}.{did_you_mean(str(name), list(provider_names()))}"
 

@@ -1,4 +1,4 @@
-"""Finds the line of each key in a TOML text, which tomllib does not report."""
+"""Finds the line number of each key in a TOML document, which tomllib does not report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Path = tuple[str | int, ...]
 
 
 def lines_of(text: str) -> dict[Path, int]:
-    """Return the line of every table and key; tables of an array are numbered from 0.
+    """Return the line number of every table and key. In paths, the tables of an array are numbered from 0.
 
-    The text must be valid TOML. tomllib itself cuts it into statements: the shortest runs of lines that it accepts.
+    The text must be valid TOML. A statement is the shortest run of lines that tomllib can parse.
     """
     lines: dict[Path, int] = {}
     arrays: Counter[Path] = Counter()
@@ -41,12 +41,12 @@ def lines_of(text: str) -> dict[Path, int]:
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int | None:
-    """Return the line of a key, or else of the innermost table around it."""
+    """Return the line number of a key, else that of the innermost table around it; None if there is no such table."""
     return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
 
 
 def leaves(content: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
-    """Return all values and empty tables, each with its path."""
+    """Yield all values and empty tables, each with its path."""
     if isinstance(content, dict) and (content or not path):
         for key, value in content.items():
             yield from leaves(value, (*path, key))
@@ -55,10 +55,10 @@ def leaves(content: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
 
 
 def nested(values: Iterable[tuple[Path, object]]) -> dict[str, Any]:
-    """Return the tables that hold these values at their paths, the reverse of `leaves`.
+    """Return nested tables with these values at their paths. This is the reverse of `leaves`.
 
     Raises:
-        KeyError: a path leads through another value.
+        KeyError: a path leads through a value that is not a table.
     """
     content: dict[str, Any] = {}
     for path, value in values:

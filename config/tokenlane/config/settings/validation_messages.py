@@ -1,4 +1,4 @@
-"""Messages for wrong settings: where the setting is, which key is wrong, and what is allowed."""
+"""Words the errors for wrong settings: where a setting comes from, which key is wrong, and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from pydantic import BaseModel, ValidationError
 
 from .toml_lines import Path
 
-WHOLE = "whole"
-"""The type of an error whose message is complete but for the key in front of it."""
+COMPLETE = "complete"
+"""The type of a pydantic error whose message follows the key without more words."""
 
 _SECRET = re.compile(r"(.*_)?(api_?key|key|auth_?token|access_?token|token|password|secret|bearer)", re.IGNORECASE)
-_SECRET_ADVICE = 'keep secrets in an environment variable, and name that variable: api_key_env = "NAME"'
+_SECRET_ADVICE = 'put the key in an environment variable, and name the variable here: api_key_env = "NAME"'
 
 _Schema = dict[str, Any]
 
 
-def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[Path], str]) -> str:
-    """Return one line for each wrong key. No value is quoted, since it may be a secret; a validator's own message may
-    show a host and a port.
+def explain(error: ValidationError, schema: type[BaseModel], where: Callable[[Path], str]) -> str:
+    """Return one line for each wrong key.
+
+    No line quotes a value, which may be a secret. Only the message of a validator may show a host and a port.
 
     Args:
-        schema: the model that was validated.
-        where: the source of a key, such as its file and line.
+        schema: the model that the settings should fit.
+        where: returns the source of a key, such as its file and line.
     """
     root = schema.model_json_schema()
     lines: dict[Path, str] = {}
     for wrong in error.errors(include_url=False, include_input=False):
         path, node = _known(root, wrong["loc"])
         if path[-1:] == wrong["loc"][-1:] and len(path) < len(wrong["loc"]):
-            lines.pop(path[:-1], None)  # in a union of a text and a table, the table was meant
+            lines.pop(path[:-1], None)  # the value is a table, so errors about the other type of the union are noise
         if wrong["type"] == "extra_forbidden":
             key = str(wrong["loc"][-1])
             lines.pop(path, None)  # as above
@@ -41,7 +42,7 @@ def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[
         elif wrong["loc"][-1] == "[key]":
             path = wrong["loc"][:-1]
             text = f"[{_dotted(path)}]: the name must be {node['propertyNames']['description']}."
-        elif wrong["type"] == WHOLE:
+        elif wrong["type"] == COMPLETE:
             text = f"{_dotted(path)} {wrong['msg']}"
         else:
             text = f"{_dotted(path)} must be {' or '.join(_descriptions(root, node)) or wrong['msg']}."
@@ -50,7 +51,11 @@ def explained(error: ValidationError, schema: type[BaseModel], where: Callable[[
 
 
 def did_you_mean(name: str, names: list[str], *, prefix: str = "") -> str:
-    """Return ` Did you mean …?`; empty if no name is near. `prefix`: the start of the name that `names` lack."""
+    """Return ` Did you mean …?` with the most similar of `names`; empty if none is similar.
+
+    Args:
+        prefix: the start of `name` that `names` do not have. The suggestion includes it.
+    """
     near = get_close_matches(name.removeprefix(prefix), names, n=1)
     return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
@@ -65,9 +70,9 @@ def _unknown(root: _Schema, path: Path, key: str, node: _Schema) -> str:
 
 
 def _known(root: _Schema, loc: Path) -> tuple[Path, _Schema]:
-    """The path of an error without pydantic's names for the parts of a union, and the schema at that path."""
+    """Return the path of an error without pydantic's names for members of unions, and the schema at that path."""
     if loc[-1:] == ("[key]",):
-        loc = loc[:-2]  # the error is about a name in the table, not about the value under it
+        loc = loc[:-2]  # the error is about the name of a table, not about its content
     node, path = root, loc[:0]
     for part in loc:
         if inner := next(_members(root, node, part), None):
@@ -86,7 +91,7 @@ def _members(root: _Schema, node: _Schema, part: str | int) -> Iterator[_Schema]
 
 
 def _variants(root: _Schema, node: _Schema) -> Iterator[_Schema]:
-    """The schemas that a value may match: references resolved, unions flattened."""
+    """Yield the schemas that a value may match: references are resolved, and unions split into their members."""
     if "$ref" in node:
         yield from _variants(root, root["$defs"][node["$ref"].rpartition("/")[2]])
     elif "anyOf" in node:

@@ -1,4 +1,4 @@
-"""Settings as frozen values. `load` makes them; libraries take them and never read the environment."""
+"""Settings as frozen values. `load` creates them for libraries, which never read the environment."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
 
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
-"""The name of the fallback lane, which any worker may also serve, for texts that no other lane can embed."""
+"""The lane that embeds texts if no other lane can. Any worker may serve it besides its lane."""
 TOY_PROVIDER = "builtin"
-"""The provider of the small model that `up` serves if it finds no model server."""
+"""The provider of the small model that `tokenlane up` serves if it finds no model server."""
 
-NAME_RULE = "use 1 to 128 of A-Z a-z 0-9 _ . @ -, a letter or digit first"
+NAME_RULE = "use 1 to 128 characters of A-Z a-z 0-9 _ . @ -, beginning with a letter or digit"
 
-# The password after a user's name, also where the scheme was forgotten; a name without a password, which is most often
-# a password whose colon was forgotten; and secrets in the query.
+# Three places of secrets in a URL: the password after a user's name, even if the URL has no scheme; a user's name
+# without a password, which usually is a password whose colon was forgotten; and parameters of the query.
 _SECRETS = (
     re.compile(r"(?:://|^(?![\w+.-]+://))[^:]*:(.*)@", re.DOTALL),
     re.compile(r"(?:(?<!unix)://|unix://(?!/)|^(?![\w+.-]+://))([^:]+)@(?!.*:.*@)", re.DOTALL),
@@ -34,12 +34,12 @@ _SCHEMES = ("redis", "rediss", "unix")
 
 
 def is_name(text: str) -> bool:
-    """Whether a pool, a lane or an agent may have this name."""
+    """Whether `text` is a valid name for a pool, a lane or an agent."""
     return _NAME.fullmatch(text) is not None
 
 
 def masked_url(url: str) -> str:
-    """Return `url` with *** for every password, every key, and a user without a password: safe to print and to log."""
+    """Return a URL that is safe to log: passwords, keys, and users without a password become ***."""
     shown, end = "", 0
     for start, stop in sorted(match.span(1) for secret in _SECRETS for match in secret.finditer(url)):
         if start >= end:
@@ -48,20 +48,22 @@ def masked_url(url: str) -> str:
     return shown + url[end:]
 
 
-def no_port(url: str) -> bool:
-    """Whether a URL has an impossible port: 0, or above 65535."""
+def has_impossible_port(url: str) -> bool:
+    """Whether the port of a URL is 0 or above 65535."""
     try:
         return urlsplit(url).port == 0
-    except ValueError as error:  # other errors may be about the password
+    except ValueError as error:  # other errors may come from the password
         return str(error).startswith("Port out of range")
 
 
-def no_host(url: str) -> bool:
-    """Whether an http or https URL has an impossible host: a single bracket, a blank, an empty label, or a label of
-    more than 63 bytes."""
+def has_impossible_host(url: str) -> bool:
+    """Whether the host of an http or https URL is impossible: empty, or with a single bracket, a blank, an empty label
+    or a label of more than 63 bytes."""
     authority = url.partition("://")[2].partition("/")[0]
     try:
-        host = urlsplit(f"//{authority.rpartition('@')[2]}").hostname or ""  # a password may hold anything
+        host = (
+            urlsplit(f"//{authority.rpartition('@')[2]}").hostname or ""
+        )  # without the password, which may contain anything
         host.encode("idna")
     except ValueError:
         return True
@@ -70,10 +72,11 @@ def no_host(url: str) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class RedisSettings:
-    """The URL of the pool's Redis, and the keys given for it. Without keys, those next to its socket are used.
+    """The URL of the pool's Redis server, and the pool's keys. Without keys, those in the file next to the server's
+    socket are used.
 
     Raises:
-        ConfigError: redis-py cannot open `url`.
+        ConfigError: the scheme or the port of the URL is wrong.
     """
 
     url: str
@@ -83,14 +86,14 @@ class RedisSettings:
         if self.url.partition("://")[0] not in _SCHEMES:
             raise ConfigError(
                 f"{masked_url(self.url)!r} is not a Redis URL. "
-                "Use redis://host:6379, rediss://host:6379 (TLS) or unix:///path/to/socket."
+                "Use redis://HOST:6379, rediss://HOST:6379 (TLS) or unix:///PATH."
             )
-        if no_port(self.url):
+        if has_impossible_port(self.url):
             raise ConfigError(f"{masked_url(self.url)!r} has an impossible port: use one from 1 to 65535.")
 
     @property
     def safe_url(self) -> str:
-        """The URL without its password."""
+        """The URL without secrets, for logs and messages."""
         return masked_url(self.url)
 
     def __repr__(self) -> str:
@@ -99,7 +102,7 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class LaneSettings:
-    """One lane: a model server's endpoint, and how long each stage of an answer may take.
+    """One lane: the model server, its models and capacity, and the time limit of each stage of an answer.
 
     Raises:
         ConfigError: a value is out of range.
@@ -107,26 +110,26 @@ class LaneSettings:
 
     name: str
     provider: str
-    endpoint: str | None = field(default=None, repr=False)  # None: the provider's default; may hold a password
-    models: tuple[str, ...] = ()  # empty: all that the model server has
-    capacity: int | None = None  # requests at once; None: the provider's choice
+    endpoint: str | None = field(default=None, repr=False)  # None: the provider's default; may contain a password
+    models: tuple[str, ...] = ()  # empty: every model of the model server
+    capacity: int | None = None  # requests at once; None: the number that the model server reports
     api_key: SecretStr | None = None
-    api_key_from: str | None = None  # the environment variable that holds the key
+    api_key_from: str | None = None  # the environment variable of the key
     connect_timeout_s: float = 5.0
     first_token_timeout_s: float = 300.0  # a cold model loads before its first token
     token_timeout_s: float = 60.0  # between two tokens
     total_timeout_s: float = 3600.0  # one attempt
-    max_input_tokens: int | None = None  # the longest prompt, estimated; None: no limit
-    auto_pull: bool = False  # pull a missing model when a request asks for it
-    digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model, the digest its content must have
+    max_input_tokens: int | None = None  # an estimate; longer prompts are refused; None: no limit
+    auto_pull: bool = False  # pull a missing model when a request names it
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: the digest that it must have
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise ConfigError(f"Lane name {self.name!r}: {NAME_RULE}.")
         if self.name == FALLBACK_LANE and self.provider != FALLBACK_PROVIDER:
-            raise ConfigError(f"Lane name {self.name!r} belongs to the fallback model: choose another.")
+            raise ConfigError(f"Lane name {self.name!r} is reserved for the fallback model: choose another name.")
         if self.capacity is not None and self.capacity < 1:
-            raise ConfigError(f"Lane {self.name!r}: capacity is {self.capacity}, must be at least 1.")
+            raise ConfigError(f"Lane {self.name!r}: capacity is {self.capacity}, but must be at least 1.")
         for stage in ("connect", "first_token", "token", "total"):
             if getattr(self, f"{stage}_timeout_s") <= 0:
                 raise ConfigError(f"Lane {self.name!r}: {stage}_timeout_s must be above 0.")
@@ -134,7 +137,7 @@ class LaneSettings:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """The file in which a host caches vectors, and its size limit."""
+    """The file of a host's embedding cache, and its size limit."""
 
     path: Path
     limit_bytes: int

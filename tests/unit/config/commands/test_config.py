@@ -98,10 +98,10 @@ def test_variables_that_nothing_reads_are_named(tmp_path: Path) -> None:
     result = run(tmp_path, "config", **environment)
     assert (result.code, result.error) == (OK, "")
     assert [line for line in result.out.splitlines() if line.startswith("unknown")] == [
-        "unknown: TOKENLANE_COLOUR_SCHEME, which nothing reads.",
-        "unknown: TOKENLANE_OLLAMA_ENDPOINT, which nothing reads. Did you mean 'TOKENLANE_OLLAMA__ENDPOINT'?",
-        "unknown: TOKENLANE_REDIS, which nothing reads. Did you mean 'TOKENLANE_REDIS_URL'?",
-        "unknown: TOKENLANE_capacity, which nothing reads. Did you mean 'TOKENLANE_CAPACITY'?",
+        "unknown variable: TOKENLANE_COLOUR_SCHEME.",
+        "unknown variable: TOKENLANE_OLLAMA_ENDPOINT. Did you mean 'TOKENLANE_OLLAMA__ENDPOINT'?",
+        "unknown variable: TOKENLANE_REDIS. Did you mean 'TOKENLANE_REDIS_URL'?",
+        "unknown variable: TOKENLANE_capacity. Did you mean 'TOKENLANE_CAPACITY'?",
     ]
     assert "hunter2" not in result.out
     document = json.loads(run(tmp_path, "config", "--json", **environment).out)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tokenlane.config.exit_codes import ConfigError
-from tokenlane.config.settings.values import LaneSettings, RedisSettings, default_lane, masked_url, no_host
+from tokenlane.config.settings.values import LaneSettings, RedisSettings, default_lane, has_impossible_host, masked_url
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_no_password_without_its_colon_is_shown(start: str, password: str) -> No
 
 def test_a_url_of_another_protocol_is_refused_without_its_password() -> None:
     """A URL that is not one of Redis is refused; the message says which would do and hides the password."""
-    with pytest.raises(ConfigError, match="redis://host:6379") as refused:
+    with pytest.raises(ConfigError, match="redis://HOST:6379") as refused:
         RedisSettings("https://me:hunter2@host")
     assert "hunter2" not in str(refused.value)
 
@@ -127,4 +127,4 @@ def test_the_default_lane_is_a_usable_name(monkeypatch: pytest.MonkeyPatch, host
 )
 def test_hosts_that_cannot_be(url: str, impossible: bool) -> None:
     """A model server's URL is refused where nothing could ever be looked up or reached under its host."""
-    assert no_host(url) is impossible
+    assert has_impossible_host(url) is impossible
