@@ -64,7 +64,7 @@ async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, mo
             run_worker(
                 open_lane(LaneSettings("gpu0", "fake"), RedisSettings(server.url), provider=provider),
                 drain_s=0.1,
-                ready=ready.put,
+                on_ready=ready.put,
                 stopping=stopping,
             )
         )

@@ -11,7 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from tokenlane.worker.embeddings.sealed_rows import Origin
+from tokenlane.worker.embeddings.row_codec import Origin
 from tokenlane.worker.embeddings.vector_cache import open_cache
 
 MIB = 1024 * 1024
@@ -22,7 +22,7 @@ WRITES = """
 import asyncio, hashlib, itertools, sys
 from pathlib import Path
 from tokenlane.worker.embeddings.vector_cache import open_cache
-from tokenlane.worker.embeddings.sealed_rows import Origin
+from tokenlane.worker.embeddings.row_codec import Origin
 
 def vector(text):
     return hashlib.sha256(text.encode()).digest() * 50

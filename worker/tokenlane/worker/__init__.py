@@ -1,1 +1,1 @@
-"""The process beside a GPU: it takes the jobs of one lane, calls its model server, and streams the answers back."""
+"""The process next to a GPU: it runs the jobs of one lane, calls its model server, and streams the answers back."""

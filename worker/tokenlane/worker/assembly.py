@@ -1,4 +1,4 @@
-"""Assembles a lane: connects its parts, and keeps them working as long as a block lasts."""
+"""Assembles a lane from its parts, and runs their background tasks for the duration of a block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
-from .embeddings.fallback_model import FALLBACK, FastText, is_installed
+from .embeddings.fallback_model import FALLBACK_SETTINGS, FastText, is_fasttext_installed
 from .embeddings.vector_cache import VectorCache, open_cache
 from .lane.availability import Availability
 from .lane.control_channel import handle_control_message
@@ -50,20 +50,19 @@ async def open_lane(
     transcripts: bool = False,
     timings: Timings = TIMINGS,
 ) -> AsyncIterator[Lane]:
-    """Connect a lane to its pool, and keep its leases and its streams going as long as the block lasts.
+    """Connect a lane to its pool, announce it, and run its background tasks for the duration of the block.
 
     Args:
-        provider: the model server, which is closed at the end; by default the registry creates it from the settings.
-        cache: the cache of vectors; by default there is none.
-        transcripts: log requests and answers.
+        provider: the lane's provider, closed at the end. By default, the registry creates it from the settings.
+        cache: the settings of the vector cache. By default, there is no cache.
+        transcripts: whether to log requests and answers.
 
     Raises:
         PoolUnavailable: no pool answers.
         PoolKeyMismatch: the pool is sealed with another key.
         LaneConflict: workers for another endpoint use the lane's name.
-        LlmError: the model server answers, but cannot list its models. A model server that does not answer is no error:
-        the
-            lane takes work once it does.
+        LlmError: the model server answers, but cannot list its models. If it does not answer, nothing is raised:
+            the lane accepts work as soon as the server is up.
     """
     async with connect(redis.url, pool_name, keys=redis.keys, unseals=True) as pool, open_hub(pool) as hub:
         opening: AbstractAsyncContextManager[VectorCache | None] = nullcontext()
@@ -71,34 +70,34 @@ async def open_lane(
             opening = open_cache(cache.path, cache.limit_bytes, pool.keychain.key)
         async with provider or default_registry().create(settings) as model_server, opening as vectors:
             lane = await _assemble(settings, pool, hub, model_server, vectors, timings, transcripts=transcripts)
-            async with _working(lane):
+            async with _serving(lane):
                 yield lane
 
 
 @asynccontextmanager
 async def open_fallback(main: Lane) -> AsyncIterator[Lane | None]:
-    """Open the pool's fallback lane over the main lane's connections; None if this worker cannot serve it."""
+    """Open the pool's fallback lane with the main lane's connections. Yield None if this worker cannot serve it."""
     async with AsyncExitStack() as stack:
         lane = None
-        if is_installed():
+        if is_fasttext_installed():
             lane = await _assemble(
-                FALLBACK, main.pool, main.hub, FastText(), None, main.timings, transcripts=main.transcripts
+                FALLBACK_SETTINGS, main.pool, main.hub, FastText(), None, main.timings, transcripts=main.transcripts
             )
             try:
-                await stack.enter_async_context(_working(lane))
+                await stack.enter_async_context(_serving(lane))
             except LaneConflict:
                 lane = None
                 logger.warning(
-                    "this worker does not serve the lane %r: others do, with another version of tokenlane's model; "
-                    "install one version everywhere",
-                    FALLBACK.name,
+                    "this worker does not serve lane %r: other workers serve it with the model of another tokenlane "
+                    "version. Install the same version of tokenlane on all hosts",
+                    FALLBACK_SETTINGS.name,
                 )
         yield lane
 
 
 @asynccontextmanager
-async def _working(lane: Lane) -> AsyncIterator[None]:
-    """Have the lane beat and run all its tasks as long as the block lasts."""
+async def _serving(lane: Lane) -> AsyncIterator[None]:
+    """Announce the lane, and run its background tasks for the duration of the block."""
     keys, errors = lane.pool.keys, lane.pool.internal_errors
     handle_message = partial(handle_control_message, runs=lane.runs, publisher=lane.publisher)
     await lane.hub.subscribe(keys.control(lane.worker), handle_message, lane.heartbeat.beat_soon)
@@ -108,8 +107,8 @@ async def _working(lane: Lane) -> AsyncIterator[None]:
         for name, work in {
             "publisher": lane.publisher.run,
             "heartbeat": lane.heartbeat.run,
-            "watch of the model server": lane.readiness.run,
-            "pulls": lane.models.run_pulls,
+            "check of the model server": lane.readiness.run,
+            "model pulls": lane.models.run_pulls,
             "embeddings": lane.embedder.run,
         }.items():
             tasks.create_task(restart_on_error(name, work, errors), name=f"tokenlane {name}")
@@ -126,7 +125,7 @@ async def _assemble(
     *,
     transcripts: bool,
 ) -> Lane:
-    """Make the parts of a lane, and give each the parts that it needs."""
+    """Create the parts of a lane, and connect them."""
     availability = Availability(*await _describe_at_startup(settings, provider))
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name, timings)

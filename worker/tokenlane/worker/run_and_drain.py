@@ -1,4 +1,4 @@
-"""Runs a worker until it is asked to stop, then drains it: it takes no new work, and running requests may end."""
+"""Runs a worker until it is asked to stop, then drains it: running requests get time to complete, and none start."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .lane.lane import Lane
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
-"""How long running requests may go on when the worker stops."""
+"""How long running requests may continue after the worker is asked to stop."""
 _CLOSE_S = 10.0
-"""How long cancelled requests may take to end."""
+"""How long interrupted requests may take to end."""
 
 
 async def run_worker(
@@ -35,31 +35,34 @@ async def run_worker(
     *,
     fallback: bool = False,
     drain_s: float = DRAIN_S,
-    ready: Callable[[Lane], Awaitable[None]] | None = None,
-    draining: Callable[[int], None] | None = None,
+    on_ready: Callable[[Lane], Awaitable[None]] | None = None,
+    on_draining: Callable[[int], None] | None = None,
     stopping: asyncio.Event | None = None,
 ) -> int:
-    """Serve a lane, and route, until a signal or `stopping` ends that; the exit code.
+    """Serve a lane and run a router until a signal arrives or `stopping` is set. Return the exit code.
 
-    SIGTERM, SIGINT or SIGHUP drains: no new work, and `drain_s` for what runs. A second SIGINT ends the drain.
+    SIGTERM, SIGINT or SIGHUP drains the worker: it accepts no new work, and running requests have `drain_s` seconds to
+    complete. A second SIGINT interrupts them at once.
 
     Args:
-        opening: the lane, by `open_lane`.
-        fallback: serve the pool's fallback lane too.
-        ready: awaited when the lane is announced, and again when its model server is up, if that was not so at first.
-        draining: called when the drain begins, with the number of requests that run.
+        opening: the lane, from `open_lane`.
+        fallback: whether to serve the pool's fallback lane too.
+        on_ready: awaited when the lane is announced. If its model server is not up by then, it is awaited again later,
+            when the model server is up.
+        on_draining: called with the number of running requests when the drain begins.
+        stopping: set to drain the worker without a signal.
 
     Raises:
-        LlmError: as `open_lane`.
+        LlmError: from `open_lane`.
     """
-    stopping, hurried = stopping or asyncio.Event(), False
+    stopping, interrupted = stopping or asyncio.Event(), False
     served = list[tuple[Lane, list[LaneWorker]]]()
 
     def stop(number: signal.Signals) -> None:
-        nonlocal hurried
-        # A terminal that closes may send SIGHUP twice, itself and by its shell.
+        nonlocal interrupted
+        # Only SIGINT counts: a closing terminal may send SIGHUP twice, directly and through its shell.
         if stopping.is_set() and number == signal.SIGINT:
-            hurried = True
+            interrupted = True
             for lane, _ in served:
                 lane.runs.close()
         stopping.set()
@@ -72,30 +75,30 @@ async def run_worker(
                 tasks = await stack.enter_async_context(background())
                 for each in filter(None, (lane, fallback_lane)):
                     served.append((each, await start_workers(each, tasks)))
-            if not served:  # stopped before it began
+            if not served:  # stopped while the lane was opening
                 return OK
             tasks.create_task(run_router(lane.pool, lane.hub, host=socket.gethostname()), name="tokenlane router")
             try:
-                if ready is not None:
-                    await ready(lane)
+                if on_ready is not None:
+                    await on_ready(lane)
                     if lane.availability.condition != UP:
-                        tasks.create_task(_ready_later(lane, ready), name="tokenlane waits for the model server")
+                        tasks.create_task(_call_when_up(lane, on_ready), name="tokenlane waits for the model server")
                 await stopping.wait()
-                if draining is not None:
-                    draining(sum(len(each.runs) for each, _ in served))
+                if on_draining is not None:
+                    on_draining(sum(len(each.runs) for each, _ in served))
                 await asyncio.gather(*(drain(each, workers, drain_s) for each, workers in served))
             finally:
                 await asyncio.gather(*(worker.abandon() for _, workers in served for worker in workers))
-    return CANCELLED if hurried else OK
+    return CANCELLED if interrupted else OK
 
 
-async def _ready_later(lane: Lane, ready: Callable[[Lane], Awaitable[None]]) -> None:
+async def _call_when_up(lane: Lane, on_ready: Callable[[Lane], Awaitable[None]]) -> None:
     await lane.availability.wait_until_up()
-    await ready(lane)
+    await on_ready(lane)
 
 
 async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker]:
-    """Start a worker for each kind of work that the lane serves."""
+    """Start an ARQ worker for each kind of work that the lane accepts."""
     errors = lane.pool.internal_errors
     offer = lane.availability.announcement.offer
     workers = [LaneWorker(lane, run_request, kind) for kind in KINDS if offer.limit_of(kind)]
@@ -110,18 +113,18 @@ async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker
 
 
 async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
-    """Take no new work, wait `drain_s` for running requests, then cancel them: each is requeued or interrupted."""
+    """Stop accepting work, and wait for running requests. After `drain_s`, requeue or interrupt those that remain."""
     lane.availability.draining = True
     await lane.heartbeat.beat()
     await asyncio.gather(*(worker.stop_starting() for worker in workers))
-    if not await _ended(workers, drain_s):
+    if not await _wait_for_jobs(workers, drain_s):
         running = counted(len(lane.runs), "request is", "requests are")
-        logger.warning("lane %r: %s broken off after %g s", lane.name, running, drain_s)
+        logger.warning("lane %r: %s interrupted after a drain of %g s", lane.name, running, drain_s)
         lane.runs.close()
-        await _ended(workers, _CLOSE_S)
+        await _wait_for_jobs(workers, _CLOSE_S)
 
 
-async def _ended(workers: Sequence[LaneWorker], within_s: float) -> bool:
-    """Wait for the end of all jobs; False if some still run when the time has passed."""
+async def _wait_for_jobs(workers: Sequence[LaneWorker], timeout_s: float) -> bool:
+    """Wait until all jobs have ended. Return False if some still run after `timeout_s`."""
     jobs = [job for worker in workers for job in worker.tasks.values()]
-    return not jobs or not (await asyncio.wait(jobs, timeout=within_s))[1]
+    return not jobs or not (await asyncio.wait(jobs, timeout=timeout_s))[1]

@@ -1,7 +1,7 @@
-"""Serves the lane that the environment describes, under the command `arq tokenlane.worker.settings.WorkerSettings`.
+"""Serves the lane that the environment describes, for the command `arq tokenlane.worker.settings.WorkerSettings`.
 
-ARQ's own loop never begins: its start-up hook lasts as long as our worker lives. An error ends the command as it ends
-`tokenlane worker`: with one message, and exit code 2 if the settings are wrong, else 1.
+ARQ's own loop never starts: its start-up hook runs until the worker ends. An error ends the command as it would end
+`tokenlane worker`: with one message, and exit code 2 for wrong settings or 1 for other errors.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .run_and_drain import run_worker
 
 
 def __getattr__(name: str) -> Any:
-    # Made when ARQ asks for it, so that importing this module reads no environment.
+    # Created when ARQ asks for it, so that importing this module does not read the environment.
     if name == "WorkerSettings":
-        with _ending_with_a_message():
+        with _exiting_on_error():
             return _worker_settings()
     raise AttributeError(name)
 
 
 @contextmanager
-def _ending_with_a_message() -> Iterator[None]:
+def _exiting_on_error() -> Iterator[None]:
     try:
         yield
     except (UserError, LlmError) as error:
@@ -53,9 +53,9 @@ def _worker_settings() -> type:
     server = Server.of(redis.url)
 
     async def serve(_: dict[Any, Any]) -> None:
-        with _ending_with_a_message():
+        with _exiting_on_error():
             await _serve(settings, redis, pool)
-        raise asyncio.CancelledError  # ends ARQ's command as its own stop does
+        raise asyncio.CancelledError  # ends the arq command in the same way as its own stop signal
 
     options = {
         "functions": NO_FUNCTIONS,

@@ -138,7 +138,7 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
 
     async with background() as tasks:
         running = tasks.create_task(
-            run_worker(open_lane(settings, RedisSettings(redis)), ready=note, stopping=stopping)
+            run_worker(open_lane(settings, RedisSettings(redis)), on_ready=note, stopping=stopping)
         )
         yield {"ready": opened.wait}
         stopping.set()

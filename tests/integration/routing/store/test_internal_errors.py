@@ -74,7 +74,7 @@ async def working(url: str) -> AsyncIterator[None]:
 
     settings = LaneSettings("lane1", "fake")
     lane = open_lane(settings, RedisSettings(url), provider=FakeProvider())
-    serving = run_worker(lane, ready=is_ready, stopping=stopping)
+    serving = run_worker(lane, on_ready=is_ready, stopping=stopping)
     async with asyncio.TaskGroup() as tasks:
         worker = tasks.create_task(serving)
         await ready.wait()

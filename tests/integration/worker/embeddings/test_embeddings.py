@@ -28,12 +28,12 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.assembly import open_fallback, open_lane
 from tokenlane.worker.embeddings import embedder as step
-from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, is_installed
+from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, is_fasttext_installed
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
 from tokenlane.worker.run_and_drain import drain, start_workers
 
-fallback_only = pytest.mark.skipif(not is_installed(), reason="the extra `fasttext` is not installed")
+fallback_only = pytest.mark.skipif(not is_fasttext_installed(), reason="the extra `fasttext` is not installed")
 
 MIB = 1024 * 1024
 CHATS = ModelInfo(name="talker", capabilities=("chat",))
@@ -355,7 +355,7 @@ async def test_arqs_command_embeds_too(redis_url: str, pool: Pool, tmp_path: Pat
             TOKENLANE_ENDPOINT=simulator.url,
         )
         assert (await client.embed("a", role="indexer")).lane == "lane1"
-        if is_installed():
+        if is_fasttext_installed():
             assert (await client.embed("a", role="other", model=FALLBACK_MODEL)).is_fallback
         assert (await worker.end()).code == 0
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenlane.config.host.pool_key_files import PoolKey
-from tokenlane.worker.embeddings.sealed_rows import Origin, RowCodec
+from tokenlane.worker.embeddings.row_codec import Origin, RowCodec
 from tokenlane.worker.embeddings.vector_cache import VectorCache, open_cache
 
 MIB = 1024 * 1024

@@ -162,7 +162,9 @@ async def _work(
 
     try:
         lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)
-        return await run_worker(lane, fallback=True, drain_s=drain_s, ready=ready, draining=draining, stopping=stopping)
+        return await run_worker(
+            lane, fallback=True, drain_s=drain_s, on_ready=ready, on_draining=draining, stopping=stopping
+        )
     except CONFIGURATION_ERRORS:
         raise
     except LlmError as error:

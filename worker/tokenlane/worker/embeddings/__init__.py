@@ -1,4 +1,4 @@
-"""Turns texts into vectors: batches, the cache, the fallback model."""
+"""Embedding of texts: batches, the vector cache, and the fallback model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Batches the texts of waiting embed requests into calls to one provider.
 
-One call runs at a time, and the requests that arrive meanwhile form the next batch, so no request waits for company. A
-batch is for one model and one vector size. Requests take turns at filling it, so a large one does not hold up small
-ones. A server that accepts fewer texts in one call gets smaller batches.
+One call runs at a time. The requests that arrive during a call form the next batch, so no request waits just to share
+a call. A batch is for one model and one vector size. Requests take turns to fill it, so a large request does not hold
+up small ones. A model server that accepts fewer texts in one call gets smaller batches.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tokenlane.worker.providers import Embeds, TooManyTexts
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How large a batch may be.
+    """Limits of a batch.
 
-    `texts`, `characters`: in one call, unless a single text is longer. `turn`: texts that one request adds to a batch
-    before the others have had their turn.
+    `texts`, `characters`: the most in one call; only a single text may be longer. `turn`: how many texts one request
+    adds to a batch before the next request has its turn.
     """
 
     texts: int = 256
@@ -40,7 +40,8 @@ class BatchLimits:
 
 @dataclass(eq=False)
 class _Request:
-    """`begun`: how many of its texts have been put into batches; `vectors`: those received so far."""
+    """A request for vectors. `taken_count`: how many of its texts have been put into batches. `vectors`: the vectors
+    received so far, in the order of the texts."""
 
     model: str
     dimensions: int | None
@@ -48,11 +49,12 @@ class _Request:
     alone: bool
     ended: asyncio.Future[None]
     vectors: list[bytes] = field(default_factory=list, repr=False)
-    begun: int = 0
+    taken_count: int = 0
 
     @property
-    def rest(self) -> int:
-        return 0 if self.ended.done() else len(self.texts) - self.begun
+    def remaining(self) -> int:
+        """How many texts still have to be put into batches; 0 if nobody waits for the vectors any more."""
+        return 0 if self.ended.done() else len(self.texts) - self.taken_count
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Batches:
         self._work = asyncio.Event()
         self._call_task: asyncio.Task[list[list[float]]] | None = None
         self._call_parts: Sequence[_Part] = ()
-        self._accepted: dict[str, int] = {}
-        """How many texts the server accepts in one call, by model, if it has stated a number."""
+        self._accepted_counts: dict[str, int] = {}
+        """By model: how many texts the model server accepts in one call, if it has stated a number."""
 
     async def vectors(
         self, model: str, texts: Sequence[str], *, dimensions: int | None = None, alone: bool = False
@@ -86,7 +88,7 @@ class Batches:
             alone: share no call with other requests, because this request may have made an earlier call fail.
 
         Raises:
-            LlmError: as the provider raises. An error caused by the texts of one request ends that request only.
+            LlmError: the call failed. An error that the texts of one request cause fails only that request.
 
         Cancellation: a call is cancelled when no request waits for it any more.
         """
@@ -104,54 +106,56 @@ class Batches:
         return request.vectors
 
     async def run(self) -> None:
-        """Make the calls, until cancelled."""
+        """Call the provider for waiting requests until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
             while batch := self._next_batch():
                 pending = [batch]
                 while pending:
-                    pending[:0] = await self._embed(pending.pop(0))
+                    pending[:0] = await self._embed_batch(pending.pop(0))
 
     def _next_batch(self) -> Sequence[_Part]:
-        self._waiting = deque(request for request in self._waiting if request.rest)
+        self._waiting = deque(request for request in self._waiting if request.remaining)
         if not self._waiting:
             return ()
         first = self._waiting[0]
         key = (first.model, first.dimensions)
         alike = [each for each in self._waiting if (each.model, each.dimensions) == key and not each.alone]
-        taken = self._take_turns([first] if first.alone else alike, self._accepted.get(first.model, self._limits.texts))
-        self._waiting = deque(
-            [request for request in self._waiting if request not in taken] + [each for each in taken if each.rest]
+        taken = self._take_turns(
+            [first] if first.alone else alike, self._accepted_counts.get(first.model, self._limits.texts)
         )
-        return [_Part(each, each.texts[each.begun - count : each.begun]) for each, count in taken.items()]
+        self._waiting = deque(
+            [request for request in self._waiting if request not in taken] + [each for each in taken if each.remaining]
+        )
+        return [_Part(each, each.texts[each.taken_count - count : each.taken_count]) for each, count in taken.items()]
 
-    def _take_turns(self, requests: Sequence[_Request], most: int) -> dict[_Request, int]:
-        """Choose up to `most` texts for the next batch; returns how many of each request."""
+    def _take_turns(self, requests: Sequence[_Request], limit: int) -> dict[_Request, int]:
+        """Choose up to `limit` texts for the next batch. Return how many come from each request."""
         taken: dict[_Request, int] = {}
         turns = deque(requests)
         texts = characters = 0
-        while turns and texts < most:
+        while turns and texts < limit:
             request = turns.popleft()
-            for _ in range(min(self._limits.turn, request.rest, most - texts)):
-                characters += len(request.texts[request.begun])
+            for _ in range(min(self._limits.turn, request.remaining, limit - texts)):
+                characters += len(request.texts[request.taken_count])
                 if texts and characters > self._limits.characters:
                     return taken
-                request.begun += 1
+                request.taken_count += 1
                 taken[request] = taken.get(request, 0) + 1
                 texts += 1
-            if request.rest:
+            if request.remaining:
                 turns.append(request)
         return taken
 
-    async def _embed(self, batch: Sequence[_Part]) -> Sequence[Sequence[_Part]]:
-        """Embed a batch, and answer or fail its requests; returns smaller batches to try in its place, if any."""
+    async def _embed_batch(self, batch: Sequence[_Part]) -> Sequence[Sequence[_Part]]:
+        """Embed a batch, and complete or fail its requests. Return smaller batches to try instead, if any."""
         batch = [part for part in batch if not part.request.ended.done()]
         if not batch:
             return ()
         model = batch[0].request.model
         texts = list(dict.fromkeys(text for part in batch for text in part.texts))
-        if len(texts) > self._accepted.get(model, len(texts)):
+        if len(texts) > self._accepted_counts.get(model, len(texts)):
             return _split(batch)
         try:
             vectors = await self._call(batch, texts)
@@ -159,18 +163,18 @@ class Batches:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
         except Exception as error:
-            # Without a number, the length of the texts may be the cause, and the next texts may be shorter.
+            # Without a stated number, the length of these texts may be the cause, and later texts may be shorter.
             if isinstance(error, TooManyTexts) and error.most is not None and error.most < len(texts):
-                self._accepted[model] = error.most
-            if halves := _halves(batch, error):
-                return halves
-            _fail(batch, error)
+                self._accepted_counts[model] = error.most
+            if smaller := _smaller_batches(batch, error):
+                return smaller
+            _fail_requests(batch, error)
         else:
-            _answer(batch, vectors)
+            _deliver(batch, vectors)
         return ()
 
     async def _call(self, batch: Sequence[_Part], texts: Sequence[str]) -> dict[str, bytes]:
-        """Have the model server embed the texts; returns each text's vector."""
+        """Have the model server embed the texts. Return the vector of each text."""
         request = batch[0].request
         self._call_task = asyncio.create_task(self._provider.embed(texts, request.model, request.dimensions))
         self._call_parts = batch
@@ -185,7 +189,7 @@ class Batches:
         return dict(zip(texts, map(_little_endian, vectors), strict=True))
 
 
-def _answer(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
+def _deliver(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
     for part in batch:
         request = part.request
         if not request.ended.done():
@@ -194,19 +198,19 @@ def _answer(batch: Sequence[_Part], vectors: dict[str, bytes]) -> None:
                 request.ended.set_result(None)
 
 
-def _fail(batch: Sequence[_Part], error: Exception) -> None:
+def _fail_requests(batch: Sequence[_Part], error: Exception) -> None:
     for part in batch:
         if not part.request.ended.done():
-            # A copy for each request: its worker adds to the error where it happened.
+            # Each request gets a copy, because its attempt adds the lane and the model to the error.
             copy = LlmError.from_report(error.report()) if isinstance(error, LlmError) else error
             part.request.ended.set_exception(copy)
 
 
-def _halves(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part]]:
+def _smaller_batches(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part]]:
     """The smaller batches to try in place of a failed batch; none if they would fail too.
 
-    The texts of one request may have caused the failure, or the server accepts fewer texts in one call and says so in
-    words that we do not recognise. Errors that may pass are not retried here: a request that comes again comes alone.
+    The texts of one request may have caused the failure, or the server accepts fewer texts in one call and reports
+    that in an error we do not recognise. Retryable errors are not retried here: the next attempts share no call.
     """
     if not isinstance(error, LlmError) or error.retryable or isinstance(error, Unauthorized | ModelNotFound):
         return ()
@@ -216,7 +220,7 @@ def _halves(batch: Sequence[_Part], error: Exception) -> Sequence[Sequence[_Part
 
 
 def _split(batch: Sequence[_Part]) -> Sequence[Sequence[_Part]]:
-    """Split a batch in two: several requests, or the texts of one; nothing if it is a single text."""
+    """Split a batch in two: its requests or, if there is only one, its texts. Return nothing for a single text."""
     if len(batch) > 1:
         half = len(batch) // 2
         return batch[:half], batch[half:]

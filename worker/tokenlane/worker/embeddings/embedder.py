@@ -1,4 +1,4 @@
-"""Answers a lane's embed requests: from the cache where it has a vector, else from the model server."""
+"""Answers a lane's embed requests, with vectors from the cache or from the model server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tokenlane.worker.providers import Embeds, LlmProvider
 
 from .batches import Batches
 from .fallback_model import FastText
-from .sealed_rows import Origin
+from .row_codec import Origin
 from .vector_cache import VectorCache
 
 MAX_VECTOR_BYTES = 16 * 1024 * 1024
-"""Of one request, whose vectors travel in one message."""
+"""The limit for the vectors of one request, which travel in one message."""
 _DIGESTS_MAX_AGE_S = 60.0
 _FLOAT_BYTES = 4
 
@@ -30,8 +30,8 @@ class Embedder:
     """Answers the embed requests of one lane. Start `run()` as a background task.
 
     Args:
-        provider_name: the configured name of the provider.
-        cache: the cache of vectors that this host has computed; None for no cache.
+        provider_name: the name of the provider in the settings.
+        cache: the cache of the vectors that this host has computed; None to compute every vector.
     """
 
     def __init__(self, provider: LlmProvider, provider_name: str, cache: VectorCache | None = None) -> None:
@@ -45,25 +45,25 @@ class Embedder:
         self._reading_digests = asyncio.Lock()
 
     async def run(self) -> None:
-        """Make the calls to the model server, until cancelled."""
+        """Call the model server for waiting requests until cancelled."""
         if self._batches is not None:
             await self._batches.run()
 
     def cache_hits(self) -> Hits:
-        """The cache's hits so far; zeros without a cache."""
+        """The cache hits since the worker started; zeros without a cache."""
         cache = self._cache
         return Hits() if cache is None else Hits(found=cache.hits, asked=cache.hits + cache.misses)
 
     def check_fallback(self, request: EmbedRequest) -> None:
-        """Accept a request that this lane may serve.
+        """Return if the request accepts vectors from this lane.
 
         Raises:
-            ProviderDown: this is the fallback lane, and the request refuses it.
+            ProviderDown: this is the fallback lane, and the request excludes it with `fallback="error"`.
         """
         if self._is_fallback and request.fallback == "error":
             raise ProviderDown(
-                "only the fallback lane can embed, and the request refuses it: start a worker on a model server with a "
-                "model that embeds, or ask without `fallback`",
+                "only the fallback lane can embed now, and the request excludes it: start a worker whose model server has "
+                "an embedding model, or leave out `fallback`",
                 retryable=False,
             )
 
@@ -74,8 +74,9 @@ class Embedder:
             alone: share no call with other requests, because this request may have made an earlier call fail.
 
         Raises:
-            BadRequest: the model server cannot embed, or not as requested; or the vectors are too many for one message.
-            LlmError: as the provider raises.
+            BadRequest: the provider cannot embed, the model does not support the requested dimensions, or the vectors
+                are too many for one message.
+            LlmError: the provider failed.
         """
         if self._cache is None:
             vectors = await self._compute(request.inputs, request, model, alone)
@@ -83,8 +84,10 @@ class Embedder:
             vectors = await self._look_up_or_compute(self._cache, request, model, alone)
         dimensions = len(vectors[0]) // _FLOAT_BYTES
         if sum(map(len, vectors)) > MAX_VECTOR_BYTES:
-            most = MAX_VECTOR_BYTES // (_FLOAT_BYTES * dimensions)
-            raise BadRequest(f"{len(vectors)} vectors of {dimensions} dimensions are too many: request {most} at once.")
+            limit = MAX_VECTOR_BYTES // (_FLOAT_BYTES * dimensions)
+            raise BadRequest(
+                f"{len(vectors)} vectors of {dimensions} dimensions are too many for one request: the limit is {limit}."
+            )
         return Vectors(dimensions=dimensions, data=b64encode(b"".join(vectors)).decode())
 
     async def _look_up_or_compute(
@@ -98,7 +101,7 @@ class Embedder:
         fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
         vectors = [vector or fresh[text] for text, vector in zip(texts, known, strict=True)]
         if len({len(vector) for vector in vectors}) > 1:
-            # The name stands for another model now, and its server has not reported a new digest.
+            # The name now stands for another model, though no new digest was reported: the cached vectors are useless.
             missing = list(dict.fromkeys(texts))
             fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
             vectors = [fresh[text] for text in texts]
@@ -106,9 +109,9 @@ class Embedder:
         return vectors
 
     async def _compute(self, texts: Sequence[str], request: EmbedRequest, model: str, alone: bool) -> Sequence[bytes]:
-        """Have the model server compute the vectors of the texts."""
+        """Compute the vectors of the texts, in their order, without the cache."""
         if self._batches is None:
-            raise BadRequest("This lane's provider cannot embed: choose a lane with a model that can.")
+            raise BadRequest("This lane's provider cannot embed: choose a lane with an embedding model.")
         dimensions = request.dimensions
         try:
             vectors = await self._batches.vectors(model, texts, dimensions=dimensions, alone=alone)
@@ -116,22 +119,26 @@ class Embedder:
             longest = max(map(len, texts))
             raise ContextTooLong(
                 f"{error.message.partition(':')[0]}; the longest of {len(texts)} texts has {longest} characters: split "
-                "it, and embed the parts",
+                "long texts, and embed the parts",
                 detail=error.detail,
             ) from None
         sizes = {len(vector) // _FLOAT_BYTES for vector in vectors}
         if dimensions is not None and sizes - {dimensions}:
-            raise BadRequest(f"The model's vectors have {max(sizes)} dimensions, not {dimensions}.")
+            raise BadRequest(
+                f"The model's vectors have {max(sizes)} dimensions, not {dimensions}: leave out `dimensions`."
+            )
         return vectors
 
     async def _model_build(self, model: str) -> str:
-        """The digest of the server's model, or its endpoint where no digest is known. Digests are read again after a
-        minute, since a name may come to stand for another build."""
+        """The digest of the model or, if it is unknown, the model server's endpoint.
+
+        Digests are read again after a minute, since a model's name may come to stand for another build.
+        """
         clock = asyncio.get_running_loop().time
         async with self._reading_digests:
             if clock() > self._digests_read_at + _DIGESTS_MAX_AGE_S:
                 self._digests_read_at = clock()
-                with suppress(LlmError):  # the digests known so far hold until the model server answers
+                with suppress(LlmError):  # the known digests stay in use until the model server answers
                     listed = await self._provider.models()
                     self._digests = {info.name: info.digest for info in listed if info.digest}
         name = served_name(model, tuple(self._digests))

@@ -1,8 +1,8 @@
-"""The names and rows of vectors in the cache, sealed with the pool's key if it has one.
+"""Encodes vectors as rows of the cache, sealed with the pool's key if the pool has one.
 
-A name is the HMAC-SHA-256 of the vector's origin and its text, under a key derived from the pool's; in a pool without a
-key it is the SHA-256. A row is the vector as little-endian float32, sealed with AES-256-GCM under another derived key,
-with the name as associated data; in a pool without a key it follows a checksum over name and vector.
+A row's name is the HMAC-SHA-256 of the vector's origin and text, with a key derived from the pool's key. The row holds
+the vector as little-endian float32, sealed with AES-256-GCM under another derived key, with the name as associated
+data. In a pool without a key, the name is the SHA-256, and the row is a checksum over name and vector, then the vector.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ _CHECKSUM_BYTES = 4
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of vectors: together with the text, it determines a vector. `build` distinguishes models of one name:
-    it is the digest or, if no digest is known, the model server's endpoint."""
+    """The origin of vectors. Together with a text, it determines a vector.
+
+    `build` distinguishes models with the same name: it is the model's digest or, if that is unknown, the model server's
+    endpoint. `parameters`: the parameters of the request that change a vector, as JSON.
+    """
 
     provider: str
     model: str
@@ -37,14 +40,14 @@ class Origin:
 
 
 class RowCodec:
-    """Names, writes and reads the vectors of one pool. It keeps no text."""
+    """Names, encodes and decodes the cache rows of one pool. Rows contain no text."""
 
     def __init__(self, key: PoolKey | None) -> None:
         self._naming = _derived(key, b"names") if key else None
         self._sealing = AESGCM(_derived(key, b"vectors")) if key else None
 
     def namer(self, origin: Origin) -> Callable[[str], bytes]:
-        """Return a function from a text to the 32-byte name of its vector from this origin."""
+        """Return a function that computes the 32-byte name of a text's vector from this origin."""
         head = json.dumps([_FORMAT, origin.provider, origin.model, origin.build, origin.parameters]).encode() + b"\n"
         prefix = hashlib.sha256(head) if self._naming is None else hmac.new(self._naming, head, "sha256")
 
@@ -56,14 +59,14 @@ class RowCodec:
         return name
 
     def encode(self, name: bytes, vector: bytes) -> bytes:
-        """The row to store under that name."""
+        """Encode a vector as the row to store under this name."""
         if self._sealing is None:
             return _checksum(name, vector) + vector
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._sealing.encrypt(nonce, vector, name)
 
     def decode(self, name: bytes, row: bytes) -> bytes | None:
-        """The vector in a row; None if the row is not what was written under that name."""
+        """Decode the vector in a row. Return None if the row is damaged or was stored under another name."""
         if self._sealing is None:
             vector = row[_CHECKSUM_BYTES:]
             return vector if row[:_CHECKSUM_BYTES] == _checksum(name, vector) else None
