@@ -62,7 +62,7 @@ class Embedder:
         """
         if self._is_fallback and request.fallback == "error":
             raise ProviderDown(
-                "only the fallback lane can embed now, and the request excludes it: start a worker whose model server has "
+                "only the fallback lane can embed now, and the request excludes it: start a worker whose server has "
                 "an embedding model, or leave out `fallback`",
                 retryable=False,
             )
