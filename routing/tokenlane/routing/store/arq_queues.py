@@ -1,4 +1,4 @@
-"""Reads the ARQ queues of lanes. Routers put jobs into these queues, and workers start the jobs."""
+"""Reads the ARQ queues of lanes, into which `dispatch` puts jobs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class ArqQueues:
         self._keys = keys
 
     async def jobs(self, queue: str, begun: Container[str] = ()) -> Mapping[str, bool]:
-        """The ids of all jobs in the queue, the oldest first, each with whether a worker has begun it.
+        """Map the ids of all jobs in a queue, the oldest first, to whether a worker has begun the job.
 
         Args:
-            begun: ids of jobs that the caller knows to be begun, so that Redis is not asked about them.
+            queue: the key of the queue, from `Keys.lane_queue`.
+            begun: ids of jobs that a worker has begun, as far as the caller knows. They are not looked up in Redis.
         """
         job_ids = [as_text(job_id) for job_id in as_list(await self._scripts.ask("ZRANGE", queue, 0, -1))]
         if not (others := [job_id for job_id in job_ids if job_id not in begun]):

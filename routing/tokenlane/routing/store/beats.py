@@ -1,6 +1,6 @@
 """The beats by which workers, clients and routers show that they are alive, and the replies to these beats.
 
-Every method may be retried: a script that is sent twice gives the same reply twice.
+Every method may be retried, because a script that runs twice returns the same reply.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ _progress: TypeAdapter[dict[str, Progress]] = TypeAdapter(dict[str, Progress])
 class RenewReply:
     """The reply to a worker's beat.
 
-    `conflict`: another endpoint that uses the lane's name; None if none does. `holds`: for each attempt in the beat,
-    whether the worker still holds it. `registered`: whether the server has the worker's `WorkerInfo`.
+    Attributes:
+        conflict: the endpoint of live workers that use the same lane name for another endpoint; None if there are none.
+        lease_ms: the policy's lease.
+        outcomes: for each attempt in the beat, in order: `mine` if the worker still holds it; `stale` if it does not;
+            `cancelled` or `expired` if the worker must end the request in this way.
+        registered: whether the server has the worker's `WorkerInfo`.
     """
 
     conflict: str | None
@@ -52,10 +56,18 @@ class RenewReply:
 class CheckReply:
     """The reply to a client's beat.
 
-    `routers`, `lanes`: how many are alive. `absent`: lanes that take no work now because their workers are gone or
-    their model servers cannot work. `revision`, `lease_ms` and `patience_ms`: from the policy. `pulls`: the models that
-    each lane is pulling. `strangers`: ids of this client's requests on the server, all or some, if the server has more
-    of them than the client. `lapsed`: attempts whose lease has lapsed and whose request is not recovered yet.
+    Attributes:
+        routers: how many routers are alive.
+        lanes: how many lanes have a live worker.
+        absent: lanes that accept no work now, because their workers are gone or their model servers cannot work.
+        revision: the policy's revision.
+        pulls: for each lane, the models that it is pulling, and their progress.
+        statuses: the states of the requests that the client asked about, in the order of the ids.
+        lease_ms: the policy's lease.
+        patience_ms: the policy's patience.
+        strangers: if the server has more requests of this client than the client, the ids of these requests, at most
+            1,000.
+        lapsed: the attempts, among the requests that the client asked about, whose lease has lapsed.
     """
 
     routers: int
@@ -74,9 +86,15 @@ class CheckReply:
 class SweepReply:
     """The reply to a router's beat. Routers of rank 0 and 1 sweep; the others only ask for their rank.
 
-    `more`: whether the next sweep already has work to do. `lapsed`: attempts to recover. `waits`, `runs`: whether any
-    request waits, or runs. `due_ms`: time until an event for which no doorbell rings: a delay ends, a deadline passes,
-    or a client has been silent for too long. `revision`: the policy's.
+    Attributes:
+        rank: the router's place among all live routers, from 0.
+        more: whether work is left for another sweep.
+        lapsed: the attempts whose lease has lapsed, for the router to recover.
+        waits: whether any request waits.
+        runs: whether any request is dispatched or runs.
+        due_ms: time until the next event for which no doorbell rings: a delay ends, a deadline passes, or a client has
+            been silent for too long. Infinity if no such event is due.
+        revision: the policy's revision.
     """
 
     rank: int
@@ -89,7 +107,7 @@ class SweepReply:
 
 
 class Beats:
-    """The beats of a pool's workers, clients and routers."""
+    """Sends the beats of a pool's workers, clients and routers."""
 
     def __init__(self, scripts: Scripts, keychain: Keychain, internal_errors: InternalErrors) -> None:
         self._scripts = scripts
@@ -110,14 +128,15 @@ class Beats:
         """Send a worker's beat: announce its lane, and renew the leases of all attempts that it runs.
 
         Args:
+            lane: the worker's lane, with what the lane offers.
             running: the requests that the worker runs.
-            takes_new_work: False for a worker that is draining.
-            condition: the condition of its model server.
-            fault: the latest error from its model server; None if a reply with `registered` has confirmed it.
+            takes_new_work: whether the worker accepts new work. A worker that is draining does not.
+            condition: the condition of the worker's model server.
+            fault: the latest error from the model server; None once a reply with `registered` has confirmed it.
             report: the worker's counters, for operators.
         """
         error = (fault.code, int(1000 * (asyncio.get_running_loop().time() - fault.at))) if fault else ("", 0)
-        held = (
+        attempts = (
             part for it in running for part in (it.id, it.attempt, it.client, it.agent, it.role, it.kind, it.left_ms)
         )
         reply = await self._scripts.run(
@@ -125,54 +144,54 @@ class Beats:
             *(worker, lane.lane, condition.state if takes_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models)),
             *(lane.offer.limit_of("chat"), lane.offer.model_dump_json()),
-            *(*error, report.model_dump_json(), condition.why, *held),
+            *(*error, report.model_dump_json(), condition.why, *attempts),
             urgency=Urgency.BEAT,
         )
-        status, endpoint, lease_ms, registered, *holds = as_list(reply)
+        status, endpoint, lease_ms, registered, *outcomes = as_list(reply)
         return RenewReply(
             conflict=as_text(endpoint) if as_text(status) == "conflict" else None,
             lease_ms=as_int(lease_ms),
-            outcomes=tuple(cast("RenewOutcome", as_text(hold)) for hold in holds),
+            outcomes=tuple(cast("RenewOutcome", as_text(outcome)) for outcome in outcomes),
             registered=as_int(registered) == 1,
         )
 
     async def register(self, worker: str, lane: str, info: WorkerInfo) -> None:
-        """Store a worker's host, versions and key ids, for operators."""
+        """Store a worker's lane, host and versions and the ids of its pool keys, for operators."""
         versions = json.dumps(dict(info.versions))
         await self._scripts.run("register", worker, lane, info.host, versions, self._keychain.held)
 
     async def bury(self, worker: str) -> None:
-        """Report that a worker's process has ended, so that its leases lapse at once."""
+        """Report that a worker's process has ended. The leases of its requests lapse at the next sweep."""
         await self._scripts.run("bury", worker)
 
     async def check(self, client: str, request_ids: Sequence[str] = (), *, held: int | None = None) -> CheckReply:
-        """Send a client's beat, and ask for the state of some of its requests.
+        """Send a client's beat, and ask for the states of some requests.
 
         Args:
-            request_ids: the requests to ask about, at most 128.
-            held: how many requests the client holds; None if the client does not ask for `strangers`.
+            request_ids: the ids of the requests to ask about, at most 128.
+            held: how many requests the client has; None if the client does not ask for `strangers`.
         """
         args = (client, "" if held is None else held, *request_ids)
-        return _checked(await self._scripts.run("check", *args, urgency=Urgency.BEAT))
+        return _parse_check(await self._scripts.run("check", *args, urgency=Urgency.BEAT))
 
     async def leave(self, client: str) -> None:
-        """Send a client's last beat: the next sweep cancels the requests that the client still owns."""
+        """Send a client's last beat. The next sweep cancels the requests that the client still owns."""
         await self._scripts.run("leave", client)
 
     async def sweep(self, router: str, *, rank_only: bool = False, revision: int | None = None) -> SweepReply:
-        """Send a router's beat, and sweep: check all leases, delays, deadlines and vanished clients.
+        """Send a router's beat, and sweep: act on leases, delays and deadlines that are over, and on vanished clients.
 
         Args:
-            router: the router's name, `host/name`.
-            rank_only: ask for the rank, and do not sweep.
+            router: the router's name, `HOST/NAME`.
+            rank_only: only ask for the rank, without a sweep.
             revision: the revision of the policy that the router follows; None for a router that stands by.
         """
-        decides_by = "" if revision is None else revision
-        args = (router, 0 if rank_only else 1, decides_by, self._internal_errors.count)
-        return _swept(await self._scripts.run("sweep", *args, urgency=Urgency.BEAT))
+        policy = "" if revision is None else revision
+        args = (router, 0 if rank_only else 1, policy, self._internal_errors.count)
+        return _parse_sweep(await self._scripts.run("sweep", *args, urgency=Urgency.BEAT))
 
 
-def _checked(reply: Reply) -> CheckReply:
+def _parse_check(reply: Reply) -> CheckReply:
     routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, *rest = as_list(reply)
     statuses = ((fields, as_int(lapses_ms)) for *fields, lapses_ms in map(as_list, rest))
     return CheckReply(
@@ -180,7 +199,7 @@ def _checked(reply: Reply) -> CheckReply:
         lanes=as_int(lanes),
         absent=parse_lanes(absent),
         revision=as_int(revision),
-        pulls={as_text(lane): _pulls_in(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
+        pulls={as_text(lane): _parse_pulls(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
         statuses=tuple(parse_status(fields, lapses_ms) for fields, lapses_ms in statuses),
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
@@ -189,16 +208,16 @@ def _checked(reply: Reply) -> CheckReply:
     )
 
 
-def _pulls_in(document: bytes) -> dict[str, Progress]:
-    """The models that a lane is pulling. {} if this version cannot read the document: `status` reports that for the
-    lane's offer, which contains the same pulls."""
+def _parse_pulls(document: bytes) -> dict[str, Progress]:
+    """The models that a lane is pulling. Empty if this version cannot read the document. That needs no log line: the
+    lane's offer contains the same pulls, and `status` reports an offer that it cannot read."""
     try:
         return _progress.validate_json(document)
     except ValidationError:
         return {}
 
 
-def _swept(reply: Reply) -> SweepReply:
+def _parse_sweep(reply: Reply) -> SweepReply:
     rank, more, lapsed, waits, runs, due_ms, revision = as_list(reply)
     left_ms = as_int(due_ms)
     return SweepReply(

@@ -1,4 +1,4 @@
-"""Agrees with the other processes of a pool, through its Redis server, on the keys that seal request payloads."""
+"""Agrees with a pool's other processes, through the Redis server, on the keys that seal request payloads."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ class KeyAgreement:
         self._server = server
 
     async def join(self, ring: KeyRing, *, unseals: bool) -> None:
-        """Check these keys against the pool's keys. If the pool has no keys and nobody uses it yet, it gets these.
+        """Use these keys for the pool. If nobody uses the pool yet and it has no keys, they become its keys.
 
         Args:
-            ring: the caller's keys. If the ring is empty, the keys next to the server's socket are used.
+            ring: the caller's keys; an empty ring stands for the key file next to the server's socket.
             unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys. An agent,
                 which only seals payloads, needs one of them.
 
         Raises:
-            PoolKeyMismatch: the pool has other keys; or the pool is in use without keys, and the caller has keys.
+            PoolKeyMismatch: the pool has keys that the caller does not have; the pool is in use without keys, but the
+                caller has keys; or the key file cannot be read.
         """
         try:
             self._keychain.ring = ring if ring.keys else socket_keys(self._server.url)
@@ -45,17 +46,17 @@ class KeyAgreement:
         outcome, *ids = await self._announce(self._keychain.ring)
         if outcome == "open" and ids[0]:
             raise PoolKeyMismatch(
-                f"{self._keychain.pool} is in use without a key, but you gave key {ids[0]}: connect without a key. "
-                "To seal the pool, stop all its workers and agents, and start the first of them with the key"
+                f"{self._keychain.pool} is in use without a key, but this process has key {ids[0]}: connect without a "
+                "key; or stop all workers and agents of the pool, and start them again with the key"
             )
         self._keychain.learn(*ids)
         self._keychain.check(unseals=unseals)
 
     async def announce(self, ring: KeyRing, retiring: Sequence[str] = ()) -> None:
-        """Replace the pool's keys by these.
+        """Replace the pool's keys.
 
         Args:
-            ring: the new keys, with the prepared keys, which do not seal yet.
+            ring: the new keys, including prepared keys, which do not seal yet.
             retiring: ids of old keys that no longer seal but still unseal waiting requests.
         """
         self._keychain.ring = ring
@@ -63,7 +64,7 @@ class KeyAgreement:
         self._keychain.learn(*ids)
 
     async def announce_again(self, ring: KeyRing) -> None:
-        """Replace the pool's keys by these; keys that are retiring go on retiring."""
+        """Replace the pool's keys by the keys in this ring. Keys that the pool is retiring stay retiring."""
         *_, retiring = await self._announce(KeyRing())
         old = [key_id for key_id in retiring.split() if ring.find(key_id) is not None]
         await self.announce(replace(ring, keys=tuple(key for key in ring.keys if key.id not in old)), old)
@@ -72,10 +73,10 @@ class KeyAgreement:
         """Unseal the payload of a request.
 
         Raises:
-            PoolKeyMismatch, BadRequest: as `Keychain.unseal`.
+            PoolKeyMismatch, BadRequest: for the reasons that `Keychain.unseal` lists.
         """
-        if not self._keychain.has(envelope.key_id):
-            # The pool's keys may have changed since this worker joined.
+        if not self._keychain.has_key(envelope.key_id):
+            # The pool's keys may have changed since this worker joined the pool.
             _, *ids = await self._announce(KeyRing())
             self._keychain.learn(*ids)
         return self._keychain.unseal(envelope, payload)
@@ -97,7 +98,7 @@ class KeyAgreement:
         return tuple(ids.split())
 
     async def sealed_with(self, key_ids: Sequence[str]) -> int:
-        """How many live requests are sealed with one of these keys."""
+        """Count the requests that are sealed with one of these keys and have not ended."""
         ids = as_list(await self._scripts.ask("ZRANGE", self._keys.deadlines, 0, -1))
         requests = [self._keys.request(as_text(request_id)) for request_id in ids]
         used = await gather_to_end(*(self._scripts.ask("HGET", request, "key") for request in requests))

@@ -1,7 +1,8 @@
 """The pool keys that this process holds, and the key ids that the pool announces.
 
 An announced key seals and unseals payloads. A retiring key only unseals requests that still wait. A prepared key only
-unseals until the pool is rotated to it. The pool has dropped all other keys."""
+unseals, until `tokenlane key rotate` makes it the announced key. The pool does not use any other key.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from tokenlane.routing.contract.seal import fingerprint, unseal
 
 
 class Keychain:
-    """The keys of this process for one pool. `pool`: the pool as messages name it."""
+    """This process's keys for one pool.
+
+    `ring`: the keys. `pool`: the pool's name and server, for messages.
+    """
 
     def __init__(self, ring: KeyRing, pool: str) -> None:
         self.ring = ring
@@ -21,7 +25,8 @@ class Keychain:
         self._retiring: tuple[str, ...] = ()
 
     def learn(self, ids: str, retiring: str = "") -> None:
-        """Note the pool's current key ids. If this process lacks the newest key, read its key file again."""
+        """Store the ids of the pool's keys: the announced keys and the retiring keys, separated by spaces. If this
+        process does not have the newest key, read its key file again."""
         announced = tuple(ids.split())
         if announced and announced != self._announced and self.ring.find(announced[0]) is None:
             self.ring = self.ring.reread()
@@ -37,10 +42,14 @@ class Keychain:
         self.ring = self.ring.reread()
 
     def check(self, *, unseals: bool) -> None:
-        """Check that this process has all of the pool's keys if it `unseals` payloads, or one of them if it only seals.
+        """Check that this process has the keys it needs.
+
+        Args:
+            unseals: whether the process unseals payloads, and so needs all of the pool's keys. To seal payloads, one of
+                them is enough.
 
         Raises:
-            PoolKeyMismatch: it does not.
+            PoolKeyMismatch: the process does not have the keys.
         """
         wanted = (*self._announced, *self._retiring) if unseals else self._announced
         missing = [key_id for key_id in wanted if self.ring.find(key_id) is None]
@@ -54,17 +63,17 @@ class Keychain:
 
     @property
     def key(self) -> PoolKey | None:
-        """The key with which this process seals payloads: the newest that both the process and the pool have. The
-        newest of the process if the pool announces no keys; None if the process has none either."""
+        """The key with which this process seals payloads: the newest key that both it and the pool have. If the pool
+        announces no keys, the newest key of the process; None if the process has no keys."""
         keys = (self.ring.find(key_id) for key_id in self._announced or self.ring.ids)
         return next((key for key in keys if key is not None), None)
 
     def fingerprint(self, idempotency_key: str) -> str:
-        """A keyed hash of an idempotency key, which is stored on the server in place of the idempotency key."""
+        """A keyed hash of an idempotency key, so that the server never stores the idempotency key itself."""
         return fingerprint(idempotency_key, self.key)
 
-    def has(self, key_id: str | None) -> bool:
-        """Whether this process has the key. If the key is missing, the key file is read again, if there is one."""
+    def has_key(self, key_id: str | None) -> bool:
+        """Whether this process has the key; true for None. If the key is missing, read the key file again first."""
         if key_id is None or self.ring.find(key_id) is not None:
             return True
         self.reread()
@@ -75,14 +84,16 @@ class Keychain:
 
         Raises:
             PoolKeyMismatch: the payload is sealed with a key that this process does not have (`retryable` if the pool
-                still has the key); or the payload is not sealed, although the pool has keys.
+                still uses the key); or the payload is not sealed, although this process has keys.
             BadRequest: the payload has been changed, or belongs to another request.
         """
         if envelope.key_id is None:
             if not self.ring.keys:
                 return payload
-            raise PoolKeyMismatch(f"the request is not sealed, but this pool is sealed with key {self.key_id}")
-        key = self.ring.find(envelope.key_id) if self.has(envelope.key_id) else None
+            raise PoolKeyMismatch(
+                f"the request is not sealed, but the pool is sealed with key {self.key_id}: give the agent that key"
+            )
+        key = self.ring.find(envelope.key_id) if self.has_key(envelope.key_id) else None
         if key is None and self._announced and envelope.key_id not in (*self._announced, *self._retiring):
             raise PoolKeyMismatch(
                 f"the request is sealed with key {envelope.key_id}, which the pool no longer uses: send it again"
@@ -96,11 +107,14 @@ class Keychain:
         return unseal(payload, envelope.id, key)
 
     def mismatch(self, wanted: tuple[str, ...] = ()) -> PoolKeyMismatch:
-        """The error that names the pool's keys and this process's. `wanted`: the ids of the keys that this process
-        needs; by default the announced keys."""
-        yours = f"you gave key {', '.join(self.ring.opening)}" if self.ring.keys else "you gave no key"
+        """The error with the ids of the keys that the pool has and of the keys that this process has.
+
+        Args:
+            wanted: the ids of the keys that this process needs; by default the announced keys.
+        """
+        yours = f"key {', '.join(self.ring.opening)}" if self.ring.keys else "no key"
         return PoolKeyMismatch(
-            f"{self.pool} is sealed with key {', '.join(wanted or self._announced)}, but {yours}: set "
+            f"{self.pool} is sealed with key {', '.join(wanted or self._announced)}, but this process has {yours}: set "
             "TOKENLANE_POOL_KEY, or Client(key=...), to the output of `tokenlane key show --reveal` on a host that has "
             "the key"
         )

@@ -1,62 +1,97 @@
 """The names of all Redis keys and channels of a pool, with their contents and when they are deleted.
 
-Every name starts with the pool's hash tag, `{main}:`, so all keys of a pool are in one slot. Pub/sub ignores the
-database number, so channel names contain it.
+Every name starts with the pool's hash tag, such as `{main}:`, so all keys of a pool are in one slot. The scripts build
+the same names from this prefix. The last column names the script that deletes the key, or the event after which a
+script or Redis deletes it. `entry` or `field`: only an entry or a field is deleted, and Redis deletes the key with the
+last of them.
 
-| key                     | type   | holds                                                    | deleted                |
-| ----------------------- | ------ | -------------------------------------------------------- | ---------------------- |
-| `role:R`                | stream | an entry for each request: `envelope`, `payload`         | request's end          |
-| `request:ID`            | hash   | state, attempt, starts, crashes, lane, worker, times     | 1 h after its end      |
-| `idem:A:KEY`            | string | id of the agent's request with that idempotency key      | with its request       |
-| `queues`                | set    | names of queues that hold requests                       | when empty             |
-| `queue:Q:agents`        | zset   | agents with waiting requests, by fair tag                | when empty             |
-| `queue:Q:agent:A`       | zset   | ids of an agent's waiting requests, by `seq`             | when empty             |
-| `queue:Q:paid`          | zset   | agents by finish tag, if later than the clock            | when the queue is empty|
-| `queue:Q:clock`         | hash   | virtual time `clock`; `served`: `sequence` of its last   | when the queue is empty|
-|                         |        | dispatch, or else of its first request                   |                        |
-| `turn:ROLE:KIND:PRIO`   | hash   | `queues`: how many hold requests; `served`: `sequence`   | when no queue holds a  |
-|                         |        | when the first began to wait; for each lane              | request                |
-|                         |        | `served:LANE`: when the last turn ended, and             |                        |
-|                         |        | `used:LANE`: requests served since then                  |                        |
-| `leases`                | zset   | ids, dispatched or running, by end of the lease (ms)     | attempt's end          |
-| `delayed`               | zset   | ids of delayed requests, by end of the delay (ms)        | `sweep`, request's end |
-| `deadlines`             | zset   | ids of live requests, by deadline (ms)                   | request's end          |
-| `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by dispatch sequence                | attempt's end          |
-| `lane:L:state`          | hash   | provider, endpoint, models, limit, `offer`, `arq`;       | `sweep`, after 1 h     |
-|                         |        | `seen`: last beat; `told`, `why`: state of its server    |                        |
-| `lane:L:health-check`,  | string | ARQ's health record, which `arq --check` shows           | after 6 s              |
-| `lane:L:KIND:health-…`  |        |                                                          |                        |
-| `lane:L:alone`          | string | id of the suspect that runs on the lane alone, or for    | attempt's end, or 2 s  |
-|                         |        | which the lane is kept free                              |                        |
-| `lane:L:workers`        | zset   | workers that take new work, by beat (ms)                 | `sweep`, SIGTERM       |
-| `lanes`                 | zset   | lanes by last beat of one of their workers (ms)          | `sweep`, after 1 h     |
-| `workers`, `routers`    | zset   | by beat (ms)                                             | `sweep`                |
-| `worker:W`              | hash   | lane, host, versions, policy revision, newest error,     | after 3 leases         |
-|                         |        | `report` (JSON), key ids, `told`, `why`                  |                        |
-| `router:R`,             | string | revision of the policy that the router follows; internal | after 6 s              |
-| `router:R:survived`     |        | errors that its process has survived                     |                        |
-| `clients`               | zset   | by beat (ms)                                             | `sweep`, leaving       |
-| `client:C`, `agent:A`   | set    | live ids of a client, of an agent                        | request's end, `sweep` |
-| `swept`                 | hash   | `at`: last sweep; `looked`: last sweep or client's beat; | never                  |
-|                         |        | `hold`: time before which no lease lapses                |                        |
-| `unwanted:ID`           | string | the request was cancelled before it arrived; holds the   | after 60 s             |
-|                         |        | client that cancelled it, or '' for any client           |                        |
-| `sequence`              | string | a counter of submissions and dispatches                  | never                  |
-| `drain:ROLE`            | hash   | `at`: last end of a request; `mean`: ms between ends     | 1 h after the last end |
-| `pulls`                 | hash   | by lane, JSON: the models it is pulling, with progress   | lane's beat, `sweep`   |
-| `unready`               | hash   | by lane: why it takes no work, `loading` or `down`       | lane's beat, `sweep`   |
-| `rates:T`               | hash   | `ROLE:PRIORITY:EVENT`: requests accepted, ended in 10 s  | after 80 s             |
-| `failed`                | stream | id, role, lane, code of the newest 1,000 failed requests | never                  |
-| `key`                   | string | ids of the keys that seal payloads, newest first         | never                  |
-| `retiring`              | string | ids of keys that only unseal requests that still wait    | when dropped           |
-| `prepared`              | string | ids of keys that only unseal until they begin to seal    | when they seal         |
-| `policy`                | hash   | `revision`, `document`, and fields that scripts read     | never                  |
-| `rehearsal:NAME`        | any    | a key on which `worker --check` tries commands           | at once                |
-| `arq:job:{main}ID:N`    | string | ARQ's job; also its `arq:in-progress:` and `arq:retry:`  | attempt's end          |
+| key                     | type   | contents                                               | deleted by, or when      |
+| ----------------------- | ------ | ------------------------------------------------------ | ------------------------ |
+| `role:R`                | stream | the requests of role R: `envelope`, `payload`          | entry: request's end     |
+| `request:ID`            | hash   | a request: its fields are listed below                 | 1 h after request's end  |
+| `idem:A:HASH`           | string | id of agent A's request with an idempotency key of     | 1 h after request's end  |
+|                         |        | this hash                                              |                          |
+| `queues`                | set    | names of queues that hold requests                     | entry: queue is empty    |
+| `queue:Q:agents`        | zset   | agents with waiting requests in queue Q, by tag        | entry: its last request  |
+|                         |        |                                                        | leaves the queue         |
+| `queue:Q:agent:A`       | zset   | ids of agent A's waiting requests, by `seq`            | entry: it leaves queue   |
+| `queue:Q:paid`          | zset   | agents by the tag they have paid for, if later than    | queue is empty           |
+|                         |        | `clock`                                                |                          |
+| `queue:Q:clock`         | hash   | `clock`: tag of the last dispatch; `served`:           | queue is empty           |
+|                         |        | `sequence` of the last dispatch, or `seq` of the       |                          |
+|                         |        | request that came first                                |                          |
+| `turn:ROLE:KIND:PRIO`   | hash   | `queues`: how many hold requests; `served`: `sequence` | all its queues are empty |
+|                         |        | when the first of them came; for each lane L           |                          |
+|                         |        | `served:L`: `sequence` when the last turn ended, and   |                          |
+|                         |        | `used:L`: dispatches since then                        |                          |
+| `leases`                | zset   | ids of dispatched and running requests, by end of      | entry: attempt's end     |
+|                         |        | lease, ms                                              |                          |
+| `delayed`               | zset   | ids of delayed requests, by end of delay, ms           | entry: `sweep`,          |
+|                         |        |                                                        | request's end            |
+| `deadlines`             | zset   | ids of live requests, by deadline, ms                  | entry: `sweep`,          |
+|                         |        |                                                        | request's end            |
+| `lane:L`, `lane:L:KIND` | zset   | ARQ's queue: job ids by `sequence` of their dispatch   | entry: attempt's end,    |
+|                         |        |                                                        | `sweep`                  |
+| `lane:L:state`          | hash   | `provider`, `endpoint`, `models`, `limit` (chats),     | `sweep`: 1 h without a   |
+|                         |        | `offer` (JSON); `arq`: key prefix; `seen`: last beat,  | beat                     |
+|                         |        | ms; `told`: condition of the model server, and `why`   |                          |
+| `lane:L:health-check`,  | string | ARQ's health record, which `arq --check` shows         | after 6 s, or when the   |
+| `lane:L:KIND:health-…`  |        |                                                        | worker stops             |
+| `lane:L:alone`          | string | id of the suspect that runs alone on lane L, or for    | attempt's end; 2 s after |
+|                         |        | which the lane is reserved                             | the reservation          |
+| `lane:L:workers`        | zset   | workers that accept new work, by last beat, ms         | entry: 1 lease after a   |
+|                         |        |                                                        | beat, draining, lapse,   |
+|                         |        |                                                        | or `bury`                |
+| `lanes`                 | zset   | lanes by the last beat of any of their workers, ms     | entry: `sweep` after 1 h |
+| `workers`               | zset   | workers by last beat, ms                               | entry: `sweep` after 3   |
+|                         |        |                                                        | leases, or `bury`        |
+| `routers`               | zset   | routers by last beat, ms                               | entry: `sweep` after 2 s |
+| `worker:W`              | hash   | `lane`, `host`, `versions` (JSON), `keys` (ids),       | 3 leases after a beat,   |
+|                         |        | `revision` (of the policy), `report` (JSON), `told`,   | or `bury`                |
+|                         |        | `why`, `error` (code), `error_at` (ms)                 |                          |
+| `router:R`              | string | revision of the policy that the router follows         | 6 s after a beat         |
+| `router:R:survived`     | string | internal errors that the router's process has survived | 6 s after a beat         |
+| `clients`               | zset   | clients by last beat, ms; 0 after `leave`              | entry: `sweep`, `leave`  |
+| `client:C`, `agent:A`   | set    | ids of the live requests of a client, of an agent      | entry: request's end,    |
+|                         |        |                                                        | `sweep`                  |
+| `swept`                 | hash   | `at`: last sweep, ms; `looked`: last sweep or client's | never                    |
+|                         |        | beat; `hold`: time before which no lease lapses;       |                          |
+|                         |        | `audited`: last removal of jobs whose attempts are     |                          |
+|                         |        | over                                                   |                          |
+| `unwanted:ID`           | string | the request was cancelled before it arrived: the       | 60 s after `cancel`      |
+|                         |        | client that left it, or '' if it was cancelled for     |                          |
+|                         |        | every client                                           |                          |
+| `sequence`              | string | counter of submissions and dispatches                  | never                    |
+| `drain:ROLE`            | hash   | `at`: last end of a request; `mean`: ms between ends   | 1 h after the last end   |
+| `pulls`                 | hash   | for each lane, JSON: the models it is pulling, with    | field: lane's beat,      |
+|                         |        | progress                                               | `sweep`                  |
+| `unready`               | hash   | for each lane that cannot work: `loading` or `down`    | field: lane's beat,      |
+|                         |        |                                                        | `sweep`                  |
+| `rates:T`               | hash   | `ROLE:PRIORITY:EVENT`: requests accepted and ended in  | 80 s after first count   |
+|                         |        | 10 s                                                   |                          |
+| `failed`                | stream | `id`, `role`, `lane`, `code` of about 1,000 failed     | entry: newer ones        |
+|                         |        | requests                                               |                          |
+| `key`                   | string | ids of the keys that seal payloads, newest first       | never                    |
+| `retiring`              | string | ids of keys that only unseal requests that still wait  | `announce`               |
+| `prepared`              | string | ids of keys that only unseal until they begin to seal  | `announce`               |
+| `policy`                | hash   | `revision`, `document` (JSON), and fields that scripts | never                    |
+|                         |        | read                                                   |                          |
+| `rehearsal:NAME`        | any    | a key on which `worker --check` tries commands         | `rehearse`, at its end   |
+| `arq:job:{main}ID:N`    | string | ARQ's job for attempt N; also `arq:in-progress:` and   | attempt's end, `sweep`   |
+|                         |        | `arq:retry:` with the same end                         |                          |
 
-Channels: `deltas:ID` (to the agent), `control:W` (to a worker), `doorbell` (to routers), `doorbell:L` and
-`doorbell:L:KIND` (to the lane's workers: a new job), `pulls:L` (to the lane's workers: a model to pull), `hub:NAME` (no
-messages). The scripts build the same names from the prefix.
+The fields of `request:ID`, with times in ms:
+
+- Written by `submit`: `state`, `role`, `queue`, `agent`, `client` (the owner), `kind`, `entry` (in the stream; '' if
+  the server knows the request only from its worker), `key` (id), `seq` (`sequence` at that time), `created`,
+  `deadline`, `attempt`, `starts`, `crashes`, `once` (name of its `idem:` key).
+- Written for an attempt: `lane`, `model`, `token`, `charge` and `alone` by `dispatch`; `worker` and `started` by
+  `start`; `requeued` (an attempt) and `suspect` by `requeue`; `emptied` (the lane reserved for a suspect).
+- Written at the end: `cancel` (the reason, while the request still runs), `code`, `ended`, `end` (number of deltas).
+
+Channels, whose names also contain the database number, since pub/sub ignores it: `deltas:ID` (messages to the agent),
+`control:W` (messages to a worker), `doorbell` (to routers), `doorbell:L` and `doorbell:L:KIND` (to the lane's workers:
+a new job), `pulls:L` (to the lane's workers: a model to pull), `hub:NAME` (no messages).
 """
 
 from __future__ import annotations
@@ -103,7 +138,7 @@ class Keys:
 
     @property
     def deadlines(self) -> str:
-        """The key of the set of all requests that have not ended."""
+        """The sorted set of all requests that have not ended."""
         return f"{self.prefix}deadlines"
 
     def request(self, request_id: str) -> str:
@@ -114,11 +149,11 @@ class Keys:
         return f"{self.prefix}lane:{lane}{queue_suffix(kind)}"
 
     def rehearsal(self, name: str) -> str:
-        """A temporary key on which `rehearse` tries commands."""
+        """The temporary key on which a rehearsal with this name tries commands."""
         return f"{self.prefix}rehearsal:{name}"
 
     def arq(self, name: str) -> str:
-        """This pool's key for the ARQ key `name`."""
+        """The key that ARQ uses in this pool where ARQ itself would use `name`."""
         return f"{self.prefix}{name}"
 
     def deltas(self, request_id: str) -> str:
@@ -128,12 +163,12 @@ class Keys:
         return f"{self.channels}control:{worker}"
 
     def hub(self, name: str) -> str:
-        """A channel without messages. A hub subscribes to it to turn its connection into a pub/sub connection."""
+        """A channel on which nobody publishes. A hub subscribes to it to open its pub/sub connection."""
         return f"{self.channels}hub:{name}"
 
     @property
     def doorbell(self) -> str:
-        """Rung when a router may have something to do."""
+        """The channel on which scripts tell routers that there may be a request to dispatch."""
         return f"{self.channels}doorbell"
 
     def lane_pulls(self, lane: str) -> str:
@@ -141,5 +176,5 @@ class Keys:
         return f"{self.channels}pulls:{lane}"
 
     def lane_doorbell(self, lane: str, kind: str = "chat") -> str:
-        """Rung when a lane has a new job of that kind. The message is the job's id."""
+        """The channel on which `dispatch` tells a lane's workers of a new job of this kind. The message is its id."""
         return f"{self.channels}doorbell:{lane}{queue_suffix(kind)}"

@@ -19,7 +19,7 @@ class Policies:
         self._keys = keys
 
     async def read(self) -> Policy:
-        """The pool's policy; the default, with revision 0, if the pool has none.
+        """Read the pool's policy. A pool without a policy has the default policy, with revision 0.
 
         Raises:
             PolicyUnreadable: this version cannot read the pool's policy.
@@ -32,19 +32,19 @@ class Policies:
         except ValidationError as error:
             wrong = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
             raise PolicyUnreadable(
-                f"pool {self._keys.pool!r} has a policy that this version cannot read ({wrong}): apply a policy again "
-                "with `tokenlane policy apply`, or update tokenlane"
+                f"this version of tokenlane cannot read the policy of pool {self._keys.pool!r} ({wrong}): update "
+                "tokenlane, or replace the policy with `tokenlane policy apply`"
             ) from None
         return policy.model_copy(update={"revision": int(as_text(revision))})
 
     async def write(self, policy: Policy, *, expected: int | None = None) -> int:
-        """Write the pool's policy and return its revision. Writing an equal policy does not change the revision.
+        """Write the pool's policy and return its revision. The revision does not change if the policy is the same.
 
         Args:
-            expected: the revision that the pool's policy must have before the write; None: any.
+            expected: the revision that the caller has read; None to write in any case.
 
         Raises:
-            PolicyChanged: the pool's policy has another revision.
+            PolicyChanged: the pool's policy no longer has the `expected` revision.
         """
         fields = {rule: getattr(policy, rule) for rule in RULES}
         for name, role in policy.roles.items():
@@ -60,5 +60,7 @@ class Policies:
             )
         )
         if as_text(outcome) == "changed":
-            raise PolicyChanged(f"the pool's policy now has revision {as_int(revision)}, not {expected}")
+            raise PolicyChanged(
+                f"the pool's policy has changed from revision {expected} to {as_int(revision)}: read it again"
+            )
         return as_int(revision)

@@ -25,10 +25,11 @@ from .survey import parse_survey
 class Pool:
     """A connected pool. Get one from `connect`.
 
-    All methods of the pool and its parts raise `PoolUnavailable` if the server does not answer, and `QueueFull` if the
-    server has no memory left.
+    All methods of the pool and its parts raise `PoolUnavailable` if the server does not answer or refuses a command,
+    and `QueueFull` if the server is out of memory.
 
-    `internal_errors`: unexpected errors in the tasks that work for this pool; beats report how many there were.
+    `internal_errors`: unexpected errors in this process's tasks for the pool. Routers report their number with each
+    beat.
     """
 
     def __init__(self, commands: Commands, keys: Keys) -> None:
@@ -45,29 +46,29 @@ class Pool:
 
     @property
     def server(self) -> Server:
-        """The server that the pool lives on."""
+        """The Redis server that holds the pool."""
         return self.commands.server
 
     def __repr__(self) -> str:
         return f"<{self}>"
 
     def __str__(self) -> str:
-        """The pool as messages name it."""
+        """The pool's name and server, for messages."""
         return f"pool {self.keys.pool!r} at {self.server}"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Publish messages on channels, in order, in one round trip."""
+        """Publish messages, in order and in one round trip. Each message comes with its channel."""
         if len(messages) == 1:
             await self.scripts.ask("PUBLISH", *messages[0])
         else:
             await self.scripts.run("publish", *(part for message in messages for part in message))
 
     async def survey(self) -> Survey:
-        """The heads of all queues, and all lanes, read at one moment."""
+        """Read the heads of all queues, and all lanes, at one moment."""
         return parse_survey(await self.scripts.run("survey"), self.keys.pool)
 
     async def snapshot_reply(self) -> Reply:
-        """The state of the pool for operators, read at one moment, as lua/snapshot.lua describes it."""
+        """Read the state of the whole pool at one moment. The header of lua/snapshot.lua describes the reply."""
         return await self.scripts.run("snapshot")
 
 
@@ -79,13 +80,14 @@ async def connect(
 
     Args:
         where: the Redis server, or its URL (`redis://`, `rediss://` or `unix://`).
-        keys: the caller's pool keys. If the ring is empty, the keys next to the server's socket are used. None for a
+        keys: the caller's pool keys; an empty ring stands for the key file next to the server's socket. None for a
             caller that neither seals nor unseals payloads.
         unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
 
     Raises:
-        PoolUnavailable: no Redis server answers, or the server refuses.
-        PoolKeyMismatch: the pool is sealed with another key, or is in use without a key although the caller has a key.
+        PoolUnavailable: no Redis server answers, or the server refuses the connection.
+        PoolKeyMismatch: the pool is sealed with keys that the caller does not have; or the pool is in use without keys,
+            but the caller has keys.
     """
     server = Server.of(where) if isinstance(where, str) else where
     server = await server.primary_of(pool)

@@ -1,4 +1,4 @@
-"""Tries every Redis command that scripts and workers use, and reports the commands that the server refuses."""
+"""Tries every Redis command that scripts and workers use, and reports which of them the server refuses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .replies.values import as_list, as_text
 
 
 async def rehearse(pool: Pool) -> tuple[str, ...]:
-    """Try all commands on a temporary key, and return a message for each command that the server refuses.
+    """Try all commands on a temporary key. Return the message of each refusal; none if the server accepts all commands.
 
     Raises:
-        LlmError: the server refuses all scripts, or does not answer.
+        LlmError: the server refuses to run scripts, or does not answer.
     """
     name = secrets.token_hex(8)
     key = pool.keys.rehearsal(name)

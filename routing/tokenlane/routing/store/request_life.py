@@ -1,6 +1,6 @@
 """The steps in the life of a request, from submit to finish. Each method runs the Lua script of the same name.
 
-Every method may be retried: a script that is sent twice gives the same reply twice.
+Every method may be retried, because a script that runs twice returns the same reply.
 """
 
 from __future__ import annotations
@@ -54,9 +54,14 @@ class ClaimedAttempt:
 class RequestStatus:
     """The state of a request.
 
-    `end`: how many deltas the answer has, if the request has ended. `owner`: the client that keeps the request alive;
-    '' if the server knows the request only from its worker. `lapses_ms`: time until the attempt's lease lapses unless
-    the worker renews it; None without a lease. Only replies to a client's beat set it.
+    Attributes:
+        attempt: the newest attempt; 0 if there was none.
+        worker: the worker that runs or ran that attempt; '' if no worker has started it.
+        end: how many deltas the answer has; None if the request has not ended.
+        code: the code of the error with which the request ended; '' if there is none.
+        owner: the client that keeps the request alive; '' if the server knows the request only from its worker.
+        lapses_ms: time until the attempt's lease lapses unless the worker renews it; None if there is no lease. Only
+            replies to a client's beat have it.
     """
 
     state: State
@@ -78,26 +83,27 @@ class Attachment:
 
 
 class Requests:
-    """The requests of a pool."""
+    """Runs the steps in the life of a pool's requests."""
 
     def __init__(self, scripts: Scripts, keychain: Keychain) -> None:
         self._scripts = scripts
         self._keychain = keychain
 
     async def submit(self, envelope: Envelope, payload: bytes, floor: int = 0) -> str:
-        """Put a request into its role's stream.
+        """Submit a request to the pool.
 
         Args:
             envelope: the part of the request that routers read.
-            payload: the other part. It is sealed here with the newest key that both the pool and the agent have.
+            payload: the part that only agent and worker read. This method seals it with the newest key that both the
+                pool and the agent have.
             floor: the newest attempt that the agent has seen, if it submits a lost request again; otherwise 0.
 
         Returns:
-            The request's id; or the id of the agent's live request with the same idempotency key.
+            The request's id; or, if the agent has a live request with the same idempotency key, the id of that request.
 
         Raises:
-            Duplicate: the agent's request with the same idempotency key has already ended.
-            QueueFull: the role or the agent has too many requests, or the server has no memory left.
+            Duplicate: the agent has a request with the same idempotency key, which has ended.
+            QueueFull: the role or the agent has too many requests, or the server is out of memory.
             PoolKeyMismatch: the pool's keys have changed, and the agent has none of the new keys.
             RequestCancelled: the request was cancelled before it arrived.
         """
@@ -140,20 +146,22 @@ class Requests:
         )
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
-        """Give a request to a lane. Returns the attempt's number; None if the request no longer waits or the lane does
-        not take it.
+        """Dispatch a request to a lane. Returns the number of the new attempt; None if the request no longer waits, or
+        does not pass the lane's gates.
 
         Args:
-            token: a new value for each decision, by which the server recognises the same call sent twice.
+            head: the request, from a survey.
+            model: the model that the lane uses for the request.
+            token: a new value for each decision, by which the server recognises a call that is sent twice.
         """
         reply = await self._scripts.run("dispatch", head.id, head.queue.name, head.agent, lane, model, token)
         outcome, *rest = as_list(reply)
         return as_int(rest[0]) if as_text(outcome) == "dispatched" else None
 
     async def start(self, request_id: str, attempt: int, worker: str) -> ClaimedAttempt | None:
-        """Claim an attempt. Returns None if the attempt is over, if another worker has claimed it, or if this version
-        cannot read the envelope."""
-        return _started(await self._scripts.run("start", request_id, attempt, worker))
+        """Claim an attempt for a worker. Returns None if the attempt is over, if another worker has claimed it, or if
+        this version cannot read the envelope."""
+        return _parse_claim(await self._scripts.run("start", request_id, attempt, worker))
 
     async def requeue(
         self,
@@ -166,18 +174,19 @@ class Requests:
         counts: bool = True,
         alone: bool = False,
     ) -> str:
-        """End an attempt and put its request back into a queue.
+        """End an attempt, and put its request back into a queue.
 
         Args:
             worker: the worker that runs the attempt; '' if the attempt's lease has lapsed.
-            due_ms: how long to delay the request before it waits in the queue.
-            queue: the queue in which the request waits from now on; None: the same queue.
-            counts: whether the attempt counts as a start of the request; False if it never reached its model server.
-            alone: whether the request must run on a lane that runs nothing else.
+            due_ms: time for which the request is delayed before it waits in the queue.
+            queue: the queue in which the request waits from now on; None for the same queue as before.
+            counts: whether the attempt counts as a start of the request. An attempt that never reached its model server
+                does not count.
+            alone: whether the request must from now on run on a lane that runs nothing else.
 
         Returns:
-            The request's new state; `stale` if the worker no longer runs the attempt; `lost` if the server has lost the
-            payload.
+            The request's new state; `stale` if the worker no longer runs the attempt or, without a worker, if the lease
+            has not lapsed; `lost` if the server has lost the payload.
         """
         name = "" if queue is None else queue.name
         args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone))
@@ -195,13 +204,16 @@ class Requests:
         *,
         lane: str | None = None,
     ) -> bool:
-        """End a request and send the message to its agent. Returns False if the worker no longer runs the attempt.
+        """End the request of an attempt that a worker runs. Returns False if the worker no longer runs the attempt.
 
         Args:
-            lane: the lane that failed, '' if that is not known; None: the lane that runs the attempt.
+            end: how many deltas the answer has.
+            code: the error's code; '' if there is no error.
+            message: the last message to the agent, which this publishes.
+            lane: the lane that failed; '' if that is not known; None for the lane that runs the attempt.
 
         Raises:
-            RequestLost: the server has lost the request; the worker's next beat restores it.
+            RequestLost: the server has lost the request. The worker's next beat restores it.
         """
         args = (request_id, attempt, worker, ending, end, code, message, "", *(() if lane is None else (lane,)))
         reply = as_text(await self._scripts.run("finish", *args))
@@ -212,14 +224,14 @@ class Requests:
     async def fail(
         self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False, owner: str = "", end: int = 0
     ) -> bool:
-        """Fail a request that waits or whose lease has lapsed. Returns False if the request is in another state, or was
+        """Fail a request that waits, or whose lease has lapsed. Returns False if the request is in another state, was
         cancelled, or has passed its deadline.
 
         Args:
             attempt: the request's newest attempt.
             lapsed: whether the lease of that attempt has lapsed.
-            owner: the client, if it fails its own request because part of the answer has already arrived; '' for a
-                router.
+            owner: the client that owns the request, if it fails the request because part of a lost answer has arrived;
+                '' if a router fails it, or a client in place of a router.
             end: how many deltas the owner has received.
         """
         named = attempt if lapsed or owner else ""
@@ -235,18 +247,19 @@ class Requests:
             leaving: the client that no longer wants the request; '' to cancel it whoever owns it.
 
         Returns:
-            `cancelled`; `flagged` if the request runs and its worker was notified; `ended` if it had already ended;
-            `kept` if another client than `leaving` owns it; `unknown` if the server does not know it.
+            `cancelled` if the request is cancelled; `flagged` if it runs and its worker was notified; `ended` if it had
+            ended in another way; `kept` if another client than `leaving` owns it; `unknown` if the server does not know
+            it.
         """
         return as_text(await self._scripts.run("cancel", request_id, leaving))
 
     async def attach(self, client: str, request_id: str) -> Attachment:
-        """Make the client the request's owner. The state is `missing` if the server does not know the request."""
+        """Make a client the owner of a request. The state is `missing` if the server does not know the request."""
         *status, role, left_ms = as_list(await self._scripts.run("attach", client, request_id))
         return Attachment(parse_status(status), as_text(role), as_int(left_ms))
 
 
-def _started(reply: Reply) -> ClaimedAttempt | None:
+def _parse_claim(reply: Reply) -> ClaimedAttempt | None:
     outcome, *rest = as_list(reply)
     if as_text(outcome) != "run":
         return None
@@ -255,8 +268,8 @@ def _started(reply: Reply) -> ClaimedAttempt | None:
         envelope = Envelope.model_validate_json(as_bytes(document))
     except ValidationError:
         logger.error(
-            "a request cannot be read, so another worker gets it when its lease lapses: run one version of tokenlane "
-            "everywhere"
+            "this worker cannot read a request's envelope, and another worker gets the request when its lease lapses: "
+            "run the same version of tokenlane on all hosts"
         )
         return None
     queue = parse_queue(queue_name)
@@ -274,7 +287,7 @@ def _started(reply: Reply) -> ClaimedAttempt | None:
 
 
 def parse_status(fields: Sequence[Reply], lapses_ms: int = -1) -> RequestStatus:
-    """Parse the fields that `status_of` in lua/shared/base.lua returns. A negative `lapses_ms` means no lease."""
+    """Parse the values that `status_of` in lua/shared/base.lua returns. A negative `lapses_ms` means no lease."""
     state, attempt, worker, end, code, owner = fields
     return RequestStatus(
         state=cast("State", as_text(state)),

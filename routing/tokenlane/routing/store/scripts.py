@@ -19,9 +19,10 @@ _USES = re.compile(r"^-- uses +(.+)$", re.MULTILINE)
 
 
 class Scripts:
-    """Runs scripts (`run`) and single commands (`ask`) on the server of one pool.
+    """Runs scripts (`run`) and single commands (`ask`) on a pool's server.
 
-    Both raise `PoolUnavailable` if the server does not answer or refuses, and `QueueFull` if it has no memory left.
+    Both raise `PoolUnavailable` if the server does not answer or refuses the command, and `QueueFull` if the server is
+    out of memory.
     """
 
     def __init__(self, commands: Commands, keys: Keys) -> None:
@@ -31,7 +32,7 @@ class Scripts:
         self._scripts = {name: Script(_source(name, keys.database)) for name in _names()}
 
     def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
-        """Run the script with this name and return its reply."""
+        """Run the script `lua/NAME.lua` and return its reply. `args`: its ARGV, which its header describes."""
         return self._commands.run(self._scripts[name], self._prefix, *args, urgency=urgency)
 
 
@@ -40,8 +41,8 @@ def _names() -> list[str]:
 
 
 def _source(name: str, database: int) -> str:
-    """The text of a script, preceded by the parts in `lua/shared/` that it uses. It contains no other parts, since
-    every call of a script executes all of its text."""
+    """The text of a script, preceded by the parts in `lua/shared/` that it uses. Other parts are left out, because
+    Redis executes the whole text at every call."""
     script = _LUA.joinpath(f"{name}.lua").read_text(encoding="utf-8")
     parts: dict[str, str] = {}
 
@@ -58,7 +59,7 @@ def _source(name: str, database: int) -> str:
 
 
 def _tables(database: int) -> str:
-    """The policy's defaults and the kinds of work, as Lua tables."""
+    """Lua definitions of the database number, the policy's defaults and the kinds of work, for lua/shared/base.lua."""
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
     names = ", ".join(f"'{name}'" for name in KINDS)

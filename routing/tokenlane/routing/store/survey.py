@@ -1,4 +1,4 @@
-"""Parses the reply of lua/survey.lua into a `Survey`: the heads of all queues, and all lanes."""
+"""Parses the reply of lua/survey.lua into a `Survey`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .replies.values import Reply, as_int, as_list, as_text, parse_queue
 
 
 def parse_survey(reply: Reply, pool: str) -> Survey:
-    """The survey of this pool in this reply, without the heads of queues whose name this version cannot parse."""
+    """Parse a survey of this pool. Queues whose name this version cannot parse are left out."""
     now_ms, revision, heads, lanes, turns, watched_ms = as_list(reply)
     turn_of = {as_text(name): _turn(as_list(fields)) for name, fields in map(as_list, as_list(turns))}
     known = tuple(head for head in (_head(head, turn_of) for head in as_list(heads)) if head is not None)
