@@ -1,4 +1,4 @@
-"""Validates a request from an agent, and splits it into the envelope and the payload that a link submits."""
+"""Validates a request from an agent, and makes the envelope and the payload that a link submits."""
 
 from __future__ import annotations
 
@@ -10,40 +10,36 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from tokenlane.config.settings.validation_messages import did_you_mean
-from tokenlane.config.settings.values import NAME_RULE
 from tokenlane.routing.contract.answers import Answer
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.kinds import KINDS, kind_of
+from tokenlane.routing.contract.kinds import kind_of
 from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, estimated_tokens, parts_of, utf8_size
 from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, EmbedRequest, Message, ModelCommand, Request
-from tokenlane.routing.contract.strict_input import unknown_field_message
+
+from .invalid_requests import explain
 
 PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
 
 Messages: TypeAlias = str | Sequence[Message | Answer | Mapping[str, object]]
-"""A question as text; or a conversation of `Message`s, mappings with the same keys, and earlier `Answer`s."""
+"""A question as text, or a conversation: a sequence of `Message`s, dicts with the same keys, and earlier `Answer`s."""
 
 _Request = TypeVar("_Request", bound=Request)
 
-_ANSWER_TOKENS = 256
-_FEW_TOKENS = 1024
+_USUAL_ANSWER_TOKENS = 256
+_SHORT_PROMPT_TOKENS = 1024
 _REPLACEMENT = "\ufffd".encode()
-_EXPLANATIONS = {
-    "string_pattern_mismatch": NAME_RULE,  # every text of ours with a pattern is a name
-    "string_unicode": "the text is not valid Unicode: remove lone surrogates",
-}
-_FIELDS = frozenset(Message.model_fields).union(*(kind.request.model_fields for kind in KINDS.values()))
 
 
 def refuse_unknown(options: Mapping[str, object], known: type, *parameters: str) -> None:
-    """Accept only the options of a TypedDict.
+    """Check that all options exist.
 
     Args:
-        parameters: the call's optional parameters, which the error lists with the options.
+        known: the TypedDict of the options.
+        parameters: the optional parameters of the call, which the error lists together with the options.
 
     Raises:
-        TypeError: an option does not exist.
+        TypeError: an option does not exist. The error names similar options.
     """
     unknown_options = options.keys() - known.__annotations__.keys()
     if unknown_options:
@@ -52,9 +48,9 @@ def refuse_unknown(options: Mapping[str, object], known: type, *parameters: str)
         if name == "timeout":
             hint = " Use 'time_to_live_ms', in milliseconds."
         elif name == "stream" and known is ChatOptions:
-            hint = " Use `client.chat`, whose answer is a stream."
+            hint = " Use `client.chat`, which streams the answer."
         extra = " (`extra` goes to the model server as it is)" if "extra" in names else ""
-        raise TypeError(f"unknown option {name!r}.{hint} There are: {', '.join(names)}{extra}")
+        raise TypeError(f"unknown option {name!r}.{hint} The options are: {', '.join(names)}{extra}")
 
 
 def compose(
@@ -67,10 +63,10 @@ def compose(
     agent: str,
     client: str,
 ) -> tuple[Envelope, bytes]:
-    """The envelope and the payload of a chat request.
+    """Make the envelope and the payload of a chat request.
 
     Raises:
-        BadRequest: the request is not valid or too large. The error does not quote it.
+        BadRequest: the request is not valid or is too large. The error does not quote its content.
     """
     fields = {"id": request_id, "role": role, "messages": _conversation(messages), **options}
     if response_format is not None:
@@ -82,7 +78,7 @@ def compose(
     needs = Needs(
         model=request.model,
         provider=request.provider,
-        size=_size_class(prompt + (request.max_tokens or _ANSWER_TOKENS)),
+        size=_size_class(prompt + (request.max_tokens or _USUAL_ANSWER_TOKENS)),
         input=_input_class(prompt),
         can=tuple(_abilities(request)),
     )
@@ -90,7 +86,7 @@ def compose(
 
 
 def compose_embed(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
-    """The envelope and the payload of an `EmbedRequest` with these fields. Raises as `compose`."""
+    """Make the envelope and the payload of an `EmbedRequest` with these fields. Raises the errors of `compose`."""
     request, payload = _validated(EmbedRequest, fields, "send fewer or shorter texts at once")
     sizes = [utf8_size(text) for text in request.inputs]
     tokens, longest = sum(sizes) // BYTES_PER_TOKEN + 1, max(sizes) // BYTES_PER_TOKEN
@@ -99,7 +95,7 @@ def compose_embed(fields: Mapping[str, object], *, agent: str, client: str) -> t
 
 
 def compose_command(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
-    """The envelope and the payload of a `ModelCommand` with these fields. Raises as `compose`."""
+    """Make the envelope and the payload of a `ModelCommand` with these fields. Raises the errors of `compose`."""
     command, payload = _validated(ModelCommand, fields, "name a model")
     return _envelope(command, Needs(model=command.model, lane=command.lane), agent, client), payload
 
@@ -117,31 +113,32 @@ def _envelope(request: Request, needs: Needs, agent: str, client: str) -> Envelo
     )
 
 
-def _validated(form: type[_Request], fields: Mapping[str, object], shorten: str) -> tuple[_Request, bytes]:
+def _validated(form: type[_Request], fields: Mapping[str, object], advice: str) -> tuple[_Request, bytes]:
     try:
         request = form.model_validate(fields)
         payload = request.to_wire()
-        if _REPLACEMENT in payload:  # pydantic puts it for lone surrogates in the keys of JSON values
+        if _REPLACEMENT in payload:  # pydantic replaces lone surrogates in the keys of JSON values with it
             json.dumps(request.model_dump(exclude_unset=True), ensure_ascii=False).encode()
     except ValidationError as error:
-        raise BadRequest(_explained(error)) from None
+        raise BadRequest(explain(error)) from None
     except (PydanticSerializationError, UnicodeError):
         raise BadRequest("the request holds text that is not valid Unicode: remove lone surrogates") from None
     if len(payload) > PAYLOAD_LIMIT_BYTES:
-        raise BadRequest(f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: {shorten}")
+        raise BadRequest(f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: {advice}")
     return request, payload
 
 
-def texts_of(texts: object) -> list[object]:
-    """The texts to embed, in their order.
+def list_of_texts(texts: object) -> list[object]:
+    """Return the texts to embed as a list, in their order.
 
     Raises:
-        BadRequest: `texts` is neither a text nor a list. A set has no order, and a mapping's keys are not its texts.
+        BadRequest: `texts` is neither a text nor an ordered iterable. Sets and mappings are refused, too: a set has no
+            order, and iterating over a mapping would embed its keys.
     """
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
-        raise BadRequest(f"`texts` is a text or a list of texts, not of type {type(texts).__name__}")
+        raise BadRequest(f"`texts` must be a text or a list of texts, but is of type {type(texts).__name__}")
     return list(texts)
 
 
@@ -150,8 +147,8 @@ def _size_class(tokens: int) -> int:
 
 
 def _input_class(tokens: int) -> int:
-    """The tokens rounded up to three binary digits, by a quarter at most, so that there are few classes; 0 for few."""
-    if tokens <= _FEW_TOKENS:
+    """Round a prompt's tokens up by at most a quarter, so that few classes exist. 0 for a short prompt."""
+    if tokens <= _SHORT_PROMPT_TOKENS:
         return 0
     step = 1 << (tokens.bit_length() - 3)
     return -(-tokens // step) * step
@@ -163,17 +160,15 @@ def _conversation(messages: Messages) -> list[object]:
     if isinstance(messages, Mapping | Message | Answer):
         raise BadRequest("`messages` is a single message: put it into a list")
     if not isinstance(messages, Sequence):
-        raise BadRequest(f"`messages` is a text or a list of messages, not of type {type(messages).__name__}")
+        raise BadRequest(f"`messages` must be a text or a list of messages, but is of type {type(messages).__name__}")
     for place, message in enumerate(messages):
         if isinstance(message, Mapping) and {"request_id", "finish_reason"} <= message.keys():
-            raise BadRequest(
-                f"messages.{place} is the mapping of an answer: append the answer itself, or its `.message`"
-            )
+            raise BadRequest(f"messages.{place} is an answer as a dict: append the `Answer` itself, or its `.message`")
     return [message.message if isinstance(message, Answer) else message for message in messages]
 
 
 def _refuse_malformed_tools(request: ChatRequest) -> None:
-    """Refuse tools that are not in OpenAI's format. Other keys are allowed, since some servers read more."""
+    """Refuse tools that are not in OpenAI's format. Additional keys are allowed, since some model servers read them."""
     for place, tool in enumerate(request.tools or ()):
         function = tool.get("function")
         if tool.get("type") != "function":
@@ -181,7 +176,7 @@ def _refuse_malformed_tools(request: ChatRequest) -> None:
         elif not isinstance(function, dict):
             wrong = "function must be a dict with the tool's name and parameters"
         elif not (isinstance(name := function.get("name"), str) and name):
-            wrong = "function.name must be a string, and not empty"
+            wrong = "function.name must be a string that is not empty"
         else:
             continue
         shape = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}'
@@ -189,16 +184,16 @@ def _refuse_malformed_tools(request: ChatRequest) -> None:
 
 
 def _refuse_contradictions(request: ChatRequest) -> None:
-    """Refuse what no model server can do, and what model servers understand in different ways."""
+    """Refuse options that contradict each other, and requests that model servers interpret in different ways."""
     last = request.messages[-1]
     if request.continue_final:
         has_text = isinstance(last.content, str) and last.content.strip() and not last.tool_calls
         if last.role != "assistant" or not has_text or len(request.messages) < 2:
-            raise BadRequest("`continue_final` needs a last message from the assistant, with the text to be continued")
+            raise BadRequest("`continue_final` needs a last message from the assistant, with the text to continue")
     elif last.role == "assistant" and not (request.extra or {}).get("continue_final_message"):
         raise BadRequest(
-            "the last message is the assistant's, which some model servers continue and others answer: pass "
-            "continue_final=True to have it continued, or add a message from the user"
+            "the last message is from the assistant, and model servers differ in whether they continue or answer it: "
+            "pass continue_final=True to have it continued, or add a message from the user"
         )
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("`top_logprobs` needs logprobs=True")
@@ -210,7 +205,7 @@ def _refuse_contradictions(request: ChatRequest) -> None:
 
 
 def _abilities(request: ChatRequest) -> Iterator[str]:
-    """The abilities that a model needs to answer this request, sorted."""
+    """The capabilities that a model needs to answer this request, sorted."""
     if request.continue_final:
         yield "prefill"
     if request.response_format is not None and request.response_format.get("type") == "json_schema":
@@ -219,17 +214,3 @@ def _abilities(request: ChatRequest) -> Iterator[str]:
         yield "tools"
     if any(part.get("type") == "image_url" for part in parts_of(request)):
         yield "vision"
-
-
-def _explained(error: ValidationError) -> str:
-    """What is wrong, and in which of our fields; the keys of a mapping are the agent's text, and are not repeated."""
-    complaints = []
-    for wrong in error.errors(include_context=False, include_url=False):
-        where = ".".join(str(part) for part in wrong["loc"] if isinstance(part, int) or part in _FIELDS)
-        words = _EXPLANATIONS.get(wrong["type"]) or wrong["msg"].removeprefix("Value error, ")
-        # The agent may have given a missing field under a similar name.
-        if wrong["type"] == "missing" and isinstance(wrong["input"], Mapping) and "messages" in wrong["loc"]:
-            others = wrong["input"].keys() - Message.model_fields.keys()
-            words = "; ".join([words, *(unknown_field_message(name, Message.model_fields) for name in others)])
-        complaints.append(f"{where}: {words}" if where else words)
-    return "the request is not valid: " + "; ".join(dict.fromkeys(complaints))

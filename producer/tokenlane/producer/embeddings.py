@@ -19,7 +19,7 @@ from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 
-from .compose import compose_embed, refuse_unknown, texts_of
+from .compose import compose_embed, list_of_texts, refuse_unknown
 from .link.link import Link, opened
 from .link.open_request import OpenRequest
 
@@ -84,7 +84,7 @@ async def embed(
         LlmError: as `Client.embed`.
     """
     refuse_unknown(options, EmbedOptions, "agent")
-    fields = {"id": new_id(), "role": role, "inputs": texts_of(texts), **options}
+    fields = {"id": new_id(), "role": role, "inputs": list_of_texts(texts), **options}
 
     composed = partial(compose_embed, fields, agent=agent, client=link.client)
     async with opened(link, composed, options.get("idempotency_key")) as request, meanwhile(request):

@@ -36,6 +36,39 @@ def composed(messages: object, role: str = "planner", **options: object) -> tupl
     return envelope, ChatRequest.model_validate_json(payload)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "facts"),
+    [
+        ("tools", {}, ("tools ", "a list", "dict")),
+        ("tools", {"type": "function"}, ("tools ", "a list", "dict")),
+        ("tools", ["SECRET"], ("tools.0 ", "a dict", "str")),
+        ("stop", {"SECRET": 1}, ("stop ", "a string", "a list", "dict")),
+        ("stop", [5], ("stop.0 ", "a string", "int")),
+        ("max_tokens", "SECRET", ("max_tokens ", "a whole number", "str")),
+        ("max_tokens", 1.5, ("max_tokens ", "a whole number", "float")),
+        ("max_tokens", 0, ("max_tokens ", "at least 1")),
+        ("temperature", "SECRET", ("temperature ", "a number", "str")),
+        ("continue_final", "SECRET", ("continue_final ", "True or False", "str")),
+        ("priority", "SECRET", ("priority ", "'high'", "'low'")),
+        ("extra", ["SECRET"], ("extra ", "a dict", "list")),
+        ("model", "", ("model ", "empty")),
+        ("messages", [], ("messages ", "empty")),
+        ("messages", ["SECRET"], ("messages.0 ", "a dict or a Message", "str")),
+        ("messages", [{"role": "user", "content": 5}], ("messages.0.content ", "a string", "a list", "int")),
+        ("messages", [{"content": "SECRET"}], ("messages.0.role ", "required")),
+    ],
+)
+def test_a_value_of_the_wrong_shape(field: str, value: object, facts: tuple[str, ...]) -> None:
+    """The error names the field once, what the field takes and the type that was given. It quotes no value."""
+    with pytest.raises(BadRequest) as refused:
+        composed(**{"messages": "hello", field: value})
+    said = str(refused.value)
+    assert [fact for fact in facts if fact not in said] == []
+    assert said.count(facts[0]) == 1
+    assert "SECRET" not in said
+    assert "Input should" not in said
+
+
 def test_a_question_is_a_user_message() -> None:
     """Text alone is one message of the user."""
     envelope, request = composed("Name three primes.", model="m1", priority="high", time_to_live_ms=5)
@@ -152,7 +185,7 @@ async def test_a_misspelt_option_of_a_chat(wrong: str, meant: str) -> None:
         for call in (client.chat, client.complete):
             with pytest.raises(TypeError) as refused:
                 await cast("Any", call)("hi", role="planner", **{wrong: 1})
-            hint = str(refused.value).partition(" There are: ")[0]
+            hint = str(refused.value).partition(" The options are: ")[0]
             assert f"'{wrong}'" in hint
             assert meant in hint
 
