@@ -471,7 +471,7 @@ async def test_tgi_begins_a_new_turn_without_a_word(rendered: str, can: bool) ->
 
 
 async def test_llama_cpp_continues_bare_text() -> None:
-    """Some versions repeat the start of an answer in chat, so the answer is continued as a plain completion of the prompt."""
+    """The answer is continued as a plain completion, since some versions repeat its start in chat."""
     answers: dict[str, Any] = {
         "POST /apply-template": {"prompt": "<s>q</s>The capital of"},
         "POST /v1/completions": sse(

@@ -162,7 +162,7 @@ def test_what_servers_would_understand_in_several_ways(messages: list[object], o
 
 
 def test_what_can_only_be_understood_in_one_way() -> None:
-    """`continue_final` needs a last message from the assistant; `tool_choice` needs tools."""
+    """A request to continue an answer is accepted, and so is a `tool_choice` that names one of the tools."""
     assert chat([*QUESTION, BEGUN], continue_final=True).continue_final
     assert chat([*QUESTION, BEGUN], extra={"continue_final_message": True, "add_generation_prompt": False}).extra
     asked: ChatOptions = {"continue_final": True}
