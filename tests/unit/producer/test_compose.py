@@ -61,7 +61,7 @@ def composed(messages: object, role: str = "planner", **options: object) -> tupl
 def test_a_value_of_the_wrong_shape(field: str, value: object, facts: tuple[str, ...]) -> None:
     """The error names the field once, what the field takes and the type that was given. It quotes no value."""
     with pytest.raises(BadRequest) as refused:
-        composed(**{"messages": "hello", field: value})
+        composed(**cast("Any", {"messages": "hello", field: value}))
     said = str(refused.value)
     assert [fact for fact in facts if fact not in said] == []
     assert said.count(facts[0]) == 1
