@@ -8,7 +8,7 @@ from tokenlane.producer.link.redis.redis_link import RedisLink
 from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.store.server import Server
 
-QUICK = Timings(beat_every_s=0.2, gap_replay_again_s=0.2, ended_patience_s=0.5, running_patience_s=0.8)
+QUICK = Timings(beat_every_s=0.2, possible_gap_replay_every_s=0.2, ended_patience_s=0.5, running_patience_s=0.8)
 
 
 def quick_client(where: str | Server, timings: Timings = QUICK, *, agent: str | None = None) -> Client:

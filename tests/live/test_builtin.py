@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.producer.response_format import in_openai_shape, parsed_as
+from tokenlane.producer.response_format import parse_answer, to_openai_format
 from tokenlane.routing.contract.answers import Answer, TokenDelta
 from tokenlane.routing.contract.errors import ContextTooLong, DigestMismatch, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.requests import ChatRequest, Message
@@ -123,9 +123,9 @@ class City(BaseModel):
 
 async def test_an_answer_in_the_form_of_a_model(provider: LlmProvider) -> None:
     """What a pydantic model asks for, as an agent sends it, the server obeys: the answer is one."""
-    question = ask("Tell me about Paris, as JSON.", response_format=in_openai_shape(City), max_tokens=60)
+    question = ask("Tell me about Paris, as JSON.", response_format=to_openai_format(City), max_tokens=60)
     text, last = await answer(provider, question)
-    whole = parsed_as(City, Answer(request_id=question.id, text=text, finish_reason=last.finish_reason))
+    whole = parse_answer(City, Answer(request_id=question.id, text=text, finish_reason=last.finish_reason))
     assert whole.parsed is not None
     assert whole.parsed.model_dump().keys() == {"seat_of_government", "continent_code"}
 

@@ -27,7 +27,7 @@ from .embeddings import Embeddings, EmbedOptions, embed
 from .link.link import Link, OpenLink
 from .link.redis.connect import redis_link
 from .models import Models
-from .response_format import Form, in_openai_shape
+from .response_format import ResponseFormat, to_openai_format
 from .stream import ChatStream
 
 PoolKeys: TypeAlias = str | Sequence[str] | KeyRing | None
@@ -96,7 +96,7 @@ class Client:
         *,
         role: str,
         agent: str | None = None,
-        response_format: Form[Parsed] = None,
+        response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
         """Make a chat request, whose answer is a stream. The request is sent when the stream is entered.
@@ -114,7 +114,7 @@ class Client:
             ValueError: `agent` is not a valid name.
         """
         refuse_unknown(options, ChatOptions, "agent", "response_format")
-        who, shape = self._name_of(agent), in_openai_shape(response_format)
+        who, shape = self._name_of(agent), to_openai_format(response_format)
         model = response_format if isinstance(response_format, type) else None
         link, request_id = self.link, new_id()
         composed = partial(compose, request_id, messages, role, options, shape, agent=who, client=link.client)
@@ -241,7 +241,7 @@ class Client:
         *,
         role: str,
         agent: str | None = None,
-        response_format: Form[Parsed] = None,
+        response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> Answer[Parsed]:
         """Send a chat and return the complete answer. Arguments and errors are those of `chat` and its stream.

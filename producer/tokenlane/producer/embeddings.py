@@ -20,7 +20,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 
 from .compose import compose_embed, list_of_texts, refuse_unknown
-from .link.link import Link, opened
+from .link.link import Link, open_request
 from .link.open_request import OpenRequest
 
 
@@ -75,7 +75,7 @@ async def embed(
     *,
     role: str,
     agent: str,
-    meanwhile: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
+    while_open: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
 ) -> Embeddings:
     """Have texts embedded; the context manager `meanwhile` is entered while the request is open.
 
@@ -87,7 +87,7 @@ async def embed(
     fields = {"id": new_id(), "role": role, "inputs": list_of_texts(texts), **options}
 
     composed = partial(compose_embed, fields, agent=agent, client=link.client)
-    async with opened(link, composed, options.get("idempotency_key")) as request, meanwhile(request):
+    async with open_request(link, composed, options.get("idempotency_key")) as request, while_open(request):
         answer, result = await request.finish(), await request.result()
     assert isinstance(result, Vectors)
     data = array("f", b64decode(result.data))

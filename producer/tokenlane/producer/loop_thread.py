@@ -11,18 +11,18 @@ from threading import Lock, Thread
 from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
-Kept = TypeVar("Kept", bound=AbstractAsyncContextManager[Any])
+Manager = TypeVar("Manager", bound=AbstractAsyncContextManager[Any])
 
 
-class LoopThread(Generic[Kept]):
+class LoopThread(Generic[Manager]):
     """Starts the loop and enters `kept` on it when its block begins; exits `kept` and ends the thread when it ends.
 
     Args:
         kept: the async context manager; each block enters it anew. Error messages call it the client.
     """
 
-    def __init__(self, kept: Kept) -> None:
-        self._kept = kept
+    def __init__(self, kept: Manager) -> None:
+        self._manager = kept
         self._entering = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -82,6 +82,6 @@ class LoopThread(Generic[Kept]):
             (self._failed if opened.done() else opened).set_exception(error)
 
     async def _live(self, opened: Future[None]) -> None:
-        async with self._kept:
+        async with self._manager:
             opened.set_result(None)
             await self._closing.wait()

@@ -16,7 +16,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_lane
 
 from .compose import compose_command
-from .link.link import Link, opened
+from .link.link import Link, open_request
 from .link.open_request import OpenRequest
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Models:
                 waiting = None
                 try:
                     async with asyncio.timeout(_CHECK_WAITING_EVERY_S):
-                        await request.change()
+                        await request.wait_for_message()
                 except TimeoutError:
                     waiting = request.waiting
                 ended = request.ended
@@ -105,7 +105,7 @@ class Models:
         return result
 
     def _opened(self, command: Mapping[str, object]) -> AbstractAsyncContextManager[OpenRequest]:
-        return opened(self._link, partial(compose_command, command, agent=self._agent, client=self._link.client))
+        return open_request(self._link, partial(compose_command, command, agent=self._agent, client=self._link.client))
 
     async def _command(self, action: ModelAction, model: str, lane: str | None) -> dict[str, object]:
         return {"action": action, "model": model, "lane": (await self._find_lane(lane)).name}

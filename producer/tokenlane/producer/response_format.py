@@ -10,13 +10,13 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import SchemaMismatch
 
-Form: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
+ResponseFormat: TypeAlias = type[Parsed] | dict[str, JsonValue] | None
 """The form that an answer must have: a pydantic model, a `response_format` in OpenAI's shape, or any."""
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def in_openai_shape(form: Form[Parsed]) -> dict[str, JsonValue] | None:
+def to_openai_format(form: ResponseFormat[Parsed]) -> dict[str, JsonValue] | None:
     """The `response_format` for this form, in OpenAI's shape.
 
     Raises:
@@ -32,7 +32,7 @@ def in_openai_shape(form: Form[Parsed]) -> dict[str, JsonValue] | None:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": given.model_json_schema()}}
 
 
-def parsed_as(model: type[Parsed], answer: Answer) -> Answer[Parsed]:
+def parse_answer(model: type[Parsed], answer: Answer) -> Answer[Parsed]:
     """The answer with `parsed` filled in, unless it calls tools and has no text.
 
     Raises:

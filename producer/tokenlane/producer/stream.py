@@ -15,7 +15,7 @@ from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 
 from .link.link import Link
 from .link.open_request import OpenRequest
-from .response_format import parsed_as
+from .response_format import parse_answer
 
 
 class ChatStream(Generic[Parsed]):
@@ -97,7 +97,7 @@ class ChatStream(Generic[Parsed]):
         answer = await self._entered().finish()
         if self._metadata is not None:
             answer = answer.model_copy(update={"metadata": self._metadata})
-        return cast("Answer[Parsed]", answer) if self._model is None else parsed_as(self._model, answer)
+        return cast("Answer[Parsed]", answer) if self._model is None else parse_answer(self._model, answer)
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.results import Progress
 from . import client, stream
 from .compose import Messages
 from .loop_thread import LoopThread
-from .response_format import Form
+from .response_format import ResponseFormat
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +27,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._call(lambda: method(self._kept, *args, **kwargs))
+        return self._call(lambda: method(self._manager, *args, **kwargs))
 
     return call
 
@@ -53,12 +53,12 @@ class Client(LoopThread[client.Client]):
         *,
         role: str,
         agent: str | None = None,
-        response_format: Form[Parsed] = None,
+        response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
         """Ask for an answer, as a stream to enter and to iterate over."""
         self._running()
-        inner = self._kept.chat(messages, role=role, agent=agent, response_format=response_format, **options)
+        inner = self._manager.chat(messages, role=role, agent=agent, response_format=response_format, **options)
         return ChatStream(self, inner)
 
     complete = _blocking(client.Client.complete)
@@ -72,7 +72,7 @@ class Client(LoopThread[client.Client]):
     def pull(self, model: str, *, lane: str | None = None) -> Generator[Progress, None, None]:
         """Have a lane fetch a model, and yield progress until it is ready. Closing the iterator cancels the pull."""
         self._running()
-        steps = self._kept.pull(model, lane=lane)
+        steps = self._manager.pull(model, lane=lane)
 
         async def step() -> Progress | None:
             return await anext(steps, None)
@@ -87,7 +87,7 @@ class Client(LoopThread[client.Client]):
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
         """Join a running request, as a stream of everything after the given position."""
         self._running()
-        return ChatStream(self, self._kept.attach(request_id, after=after))
+        return ChatStream(self, self._manager.attach(request_id, after=after))
 
 
 class ChatStream(Generic[Parsed]):

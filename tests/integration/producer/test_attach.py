@@ -196,7 +196,7 @@ async def test_news_of_the_owner_that_are_lost(
     """Who has not heard that another owns the request now cancels nothing all the same, and learns it by its beat."""
     async with first.chat("hello", role="planner") as stream:
         run = await worker.next_run()
-        monkeypatch.setattr("tokenlane.producer.link.redis.redis_link.RedisLink._hear", lambda *_: None)
+        monkeypatch.setattr("tokenlane.producer.link.redis.redis_link.RedisLink._receive", lambda *_: None)
         await pool.requests.attach(link_of(second).client, stream.request_id)
         monkeypatch.undo()
         assert await pool.requests.cancel(stream.request_id, link_of(first).client) == "kept"

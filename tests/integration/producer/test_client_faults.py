@@ -386,7 +386,7 @@ async def test_a_submission_that_comes_late_is_not_run(
                 patch.setattr(Requests, "cancel", unheard)
             with pytest.raises(PoolUnavailable):
                 await client.complete("hello", role="planner")
-            await until(lambda: not link_of(client)._kept)
+            await until(lambda: not link_of(client)._request_tasks)
         assert (submit, cancel) == (Requests.submit, Requests.cancel)
         ((through, envelope, payload),) = sent
         if heard == "cancelling":
@@ -456,7 +456,7 @@ async def test_a_server_that_cannot_serve_yet_is_waited_for(
             raise pool.server.translate_error(refusal) from refusal
         return await real(self, *args)
 
-    async with quick_client(redis_url, replace(QUICK, again_s=0.01)) as client:
+    async with quick_client(redis_url, replace(QUICK, retry_every_s=0.01)) as client:
         if call == "submit":
             monkeypatch.setattr(Requests, call, refused)
         async with client.chat("hello", role="planner") as stream:
@@ -484,7 +484,7 @@ async def test_a_server_that_refuses_for_long_is_given_up(
     async def refused(*_: object) -> str:
         raise pool.server.translate_error(redis_errors.BusyLoadingError("Redis is loading the dataset in memory"))
 
-    timings = replace(QUICK, again_s=0.01, server_patience_s=patience_s)
+    timings = replace(QUICK, retry_every_s=0.01, server_patience_s=patience_s)
     async with quick_client(redis_url, timings) as client:
         monkeypatch.setattr(Requests, "submit", refused)
         with pytest.raises(PoolUnavailable) as failed:

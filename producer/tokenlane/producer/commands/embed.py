@@ -47,7 +47,9 @@ def embed(
     inputs = _standard_input_lines() if texts == ["-"] else texts
 
     async def ask(client: Client) -> Embeddings:
-        return await embed_texts(client.link, inputs, options, role=role, agent=client.agent, meanwhile=explaining_wait)
+        return await embed_texts(
+            client.link, inputs, options, role=role, agent=client.agent, while_open=explaining_wait
+        )
 
     result = client_session(ask, redis, pool, has_timeout=True)
     vectors = [[float(f"{number:.9g}") for number in vector] for vector in result.vectors]  # a float32 has nine digits

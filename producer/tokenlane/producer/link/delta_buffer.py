@@ -39,14 +39,14 @@ from tokenlane.routing.store.request_life import Ending
 from .answer_builder import AnswerBuilder
 
 UNREAD_DELTAS = 1024
-LONGEST_ANSWER = 32 * 1024 * 1024  # characters
-_MOST_UNREAD = 64 * UNREAD_DELTAS
+MAX_ANSWER_SIZE = 32 * 1024 * 1024  # characters
+_MAX_UNREAD_DELTAS = 64 * UNREAD_DELTAS
 _MERGED_SIZE = 4096  # characters; longer pieces grow no further, or merging would take quadratic time
-_HELD_DELTAS = 4096
+_MAX_EARLY_DELTAS = 4096
 _ORPHANED = "the pool cancelled the request, since no client sent a beat for it for as long as the policy's orphan_ms"
 
 
-class ToWorker(NamedTuple):
+class MessageToWorker(NamedTuple):
     """A message for a worker's control channel."""
 
     worker: str
@@ -79,7 +79,7 @@ class DeltaBuffer:
         *,
         position: int = 0,
         unread_deltas: int = UNREAD_DELTAS,
-        longest_answer: int = LONGEST_ANSWER,
+        longest_answer: int = MAX_ANSWER_SIZE,
     ) -> None:
         self.request_id = request_id
         self.attempt = 0
@@ -93,7 +93,7 @@ class DeltaBuffer:
         self._first = position
         self.answer = AnswerBuilder()
         self._unread: deque[TokenDelta] = deque()
-        self._held: dict[int, TokenDelta] = {}
+        self._early: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
         self._handed_over = 0
         self._unread_deltas = unread_deltas
@@ -102,7 +102,7 @@ class DeltaBuffer:
     @property
     def has_gap(self) -> bool:
         """Whether a later delta has arrived before earlier ones."""
-        return not self.ended and (bool(self._held) or self._ending is not None)
+        return not self.ended and (bool(self._early) or self._ending is not None)
 
     def pop(self) -> TokenDelta | None:
         """The next delta for the reader; None if it has not arrived yet."""
@@ -112,29 +112,29 @@ class DeltaBuffer:
         """The message that asks a worker to publish the missing deltas again."""
         return Replay(id=self.request_id, attempt=max(attempt, self.attempt), after=self.position)
 
-    def beyond(self, end: int | None) -> BadRequest | None:
+    def error_beyond(self, end: int | None) -> BadRequest | None:
         """The error if a whole answer of so many deltas ends before the first one that the reader wants."""
         if end is None or self._first <= end:
             return None
         ended = f"ended with position {end - 1}, before the one given" if end else "is empty, and has no position"
         return BadRequest(f"the answer {ended}")
 
-    def receive(self, message: ChannelMessage) -> ToWorker | None:
+    def receive(self, message: ChannelMessage) -> MessageToWorker | None:
         """Take one message from the request's channel; returns the handover that it asks for, if it does."""
         if isinstance(message, Resume):
-            return ToWorker(message.worker, self._handover(message))
+            return MessageToWorker(message.worker, self._handover(message))
         if self.ended or message.attempt < self.attempt or isinstance(message, Attached):
             return None
-        self._rise(message.attempt)
+        self._begin_attempt(message.attempt)
         match message:
             case Deltas():
-                self._take(message, message.deltas)
+                self._add(message, message.deltas)
             case Progressed():
                 self.worker = message.worker
                 self.progress = message.progress
             case Completed() | Failed():
                 self.ended_by_pool = True
-                self._take(message, message.deltas)
+                self._add(message, message.deltas)
                 self._ending = message
             case Cancelled():
                 self.end_as("cancelled", code=message.code)
@@ -148,7 +148,7 @@ class DeltaBuffer:
             self._end_with(self._ending)
         return None
 
-    def begin_at(self, attempt: int) -> None:
+    def ignore_attempts_before(self, attempt: int) -> None:
         """Ignore all attempts before this attempt."""
         self.attempt = max(self.attempt, attempt)
 
@@ -164,7 +164,7 @@ class DeltaBuffer:
             case "completed" if end == self.position:
                 self.complete()
             case "completed":
-                self.fail(self.beyond(end) or answer_lost("end"))
+                self.fail(self.error_beyond(end) or answer_lost("end"))
             case "failed":
                 self.fail(LlmError.from_report(ErrorReport(code=code)))
             case "cancelled":
@@ -193,17 +193,17 @@ class DeltaBuffer:
         self.error = error.at(request_id=self.request_id)
         self._end()
 
-    def _rise(self, attempt: int) -> None:
+    def _begin_attempt(self, attempt: int) -> None:
         if attempt > self.attempt:
             self._handed_over = self.position if self.attempt else 0
             self.attempt = attempt
             self.worker = ""
-            self._held.clear()
+            self._early.clear()
             self._ending = None
 
     def _handover(self, resume: Resume) -> Handover:
         stale = resume.attempt < self.attempt
-        self._rise(resume.attempt)
+        self._begin_attempt(resume.attempt)
         if not stale:
             self.worker = resume.worker
         state = "stale" if stale else "done" if self.ended else "open"
@@ -216,23 +216,23 @@ class DeltaBuffer:
             model=self.answer.model,
         )
 
-    def _take(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
+    def _add(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
         if deltas and message.first < self._handed_over:
             # Its worker agreed with the request's owner, who had less of the answer than this reader has.
             self.fail(answer_lost("restarted"))
         for position, delta in enumerate(deltas, message.first):
-            if position < self.position or position in self._held:
+            if position < self.position or position in self._early:
                 continue
-            if position > self.position and len(self._held) >= _HELD_DELTAS:
+            if position > self.position and len(self._early) >= _MAX_EARLY_DELTAS:
                 break
             delta.request_id, delta.attempt, delta.position = self.request_id, message.attempt, position
             delta.lane, delta.model = message.lane, message.model
             if position == self.position:
                 self._accept(delta)
             else:
-                self._held[position] = delta
-            while (held := self._held.pop(self.position, None)) is not None:
+                self._early[position] = delta
+            while (held := self._early.pop(self.position, None)) is not None:
                 self._accept(held)
 
     def _accept(self, delta: TokenDelta) -> None:
@@ -243,15 +243,15 @@ class DeltaBuffer:
         full = len(self._unread) >= self._unread_deltas
         if not (full and _merge(self._unread[-1], delta)):
             self._unread.append(delta)
-        if self.answer.size > self._longest_answer or len(self._unread) > _MOST_UNREAD:
-            limit = f"{self._longest_answer} characters or {_MOST_UNREAD} unread deltas"
+        if self.answer.size > self._longest_answer or len(self._unread) > _MAX_UNREAD_DELTAS:
+            limit = f"{self._longest_answer} characters or {_MAX_UNREAD_DELTAS} unread deltas"
             self.fail(LlmError(f"the answer is longer than {limit}: ask for less with max_tokens, or read faster"))
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):
             self.answer.model, self.answer.lane = ending.model, ending.lane
             self.result = ending.result
-            if (beyond := self.beyond(ending.end)) is not None:
+            if (beyond := self.error_beyond(ending.end)) is not None:
                 self.fail(beyond)
             self.complete(ending.usage)
         else:
@@ -259,13 +259,13 @@ class DeltaBuffer:
 
     def _end(self) -> None:
         self.ended = True
-        self._held.clear()
+        self._early.clear()
 
 
 def _merge(last: TokenDelta, delta: TokenDelta) -> bool:
     """Append `delta` to `last` if both are plain text, or both plain reasoning, and `last` is not too long."""
     size = len(last.text) + len(last.reasoning) + len(last.logprobs)
-    if size >= _MERGED_SIZE or not (_plain(last) and _plain(delta)):
+    if size >= _MERGED_SIZE or not (_is_plain(last) and _is_plain(delta)):
         return False
     if bool(last.reasoning) != bool(delta.reasoning) or last.attempt != delta.attempt:
         return False
@@ -276,7 +276,7 @@ def _merge(last: TokenDelta, delta: TokenDelta) -> bool:
     return True
 
 
-def _plain(delta: TokenDelta) -> bool:
+def _is_plain(delta: TokenDelta) -> bool:
     if delta.tool_calls or delta.finish_reason is not None or delta.usage is not None:
         return False
     return not (delta.text and delta.reasoning)

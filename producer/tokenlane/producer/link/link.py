@@ -94,7 +94,7 @@ OpenLink: TypeAlias = Callable[[], AbstractAsyncContextManager[Link]]
 
 
 @asynccontextmanager
-async def opened(
+async def open_request(
     link: Link, compose: Callable[[], Composed], idempotency_key: str | None = None
 ) -> AsyncIterator[OpenRequest]:
     """A request that is open during the block; leaving the block before the request's end cancels it.

@@ -9,7 +9,7 @@ from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChannelMessage
 from tokenlane.routing.contract.results import Progress, Result
 
-from .delta_buffer import DeltaBuffer, ToWorker
+from .delta_buffer import DeltaBuffer, MessageToWorker
 
 
 class OpenRequest:
@@ -56,7 +56,7 @@ class OpenRequest:
         """The latest progress of long work; None if there is none."""
         return self._buffer.progress
 
-    async def change(self) -> None:
+    async def wait_for_message(self) -> None:
         """Wait for the next message; return at once if the request has ended."""
         if not self._buffer.ended:
             self._changed.clear()
@@ -73,7 +73,7 @@ class OpenRequest:
                 raise self._buffer.error
             if self._buffer.ended:
                 return None
-            await self.change()
+            await self.wait_for_message()
         return delta
 
     async def finish(self) -> Answer:
@@ -83,7 +83,7 @@ class OpenRequest:
             LlmError: the request failed.
         """
         while not self._buffer.ended:
-            await self.change()
+            await self.wait_for_message()
         if self._buffer.error is not None:
             raise self._buffer.error
         return self._buffer.answer.built(self.id)
@@ -101,7 +101,7 @@ class OpenRequest:
             ).at(request_id=self.id)
         return self._buffer.result
 
-    def message(self, message: ChannelMessage) -> ToWorker | None:
+    def receive(self, message: ChannelMessage) -> MessageToWorker | None:
         """Take a message from the request's channel; returns the handover that its worker asks for, if it does."""
         handover = self._buffer.receive(message)
         self._changed.set()

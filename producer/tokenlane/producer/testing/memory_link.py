@@ -74,7 +74,7 @@ class MemoryLink:
         try:
             async with deadline, aclosing(messages):
                 async for message in messages:
-                    request.message(message)
+                    request.receive(message)
                     await asyncio.sleep(0)  # so that its reader can cancel the request
                     if request.ended:
                         return

@@ -15,7 +15,7 @@ from tests.workshop import FakeProvider
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.compose import compose_command
-from tokenlane.producer.link.link import opened
+from tokenlane.producer.link.link import open_request
 from tokenlane.routing.contract.requests import ModelAction
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.contract.wire import new_id
@@ -106,7 +106,7 @@ async def command(
     """Have a command carried out; its report. The steps that are told are added to `steps`."""
     steps = [] if steps is None else steps
     asked = compose_command({"action": action, "model": model, "lane": lane}, agent="ops", client=client.link.client)
-    async with opened(client.link, lambda: asked) as request:
+    async with open_request(client.link, lambda: asked) as request:
         waiting = asyncio.create_task(request.result())
         while not waiting.done():
             progress = request.progress
@@ -221,7 +221,7 @@ async def test_a_command_that_is_cancelled_stops(redis_url: str, pool: Pool) -> 
         pulling.cancel()
         await until(lambda: provider.pulling == 0)
         asked = compose_command({"action": "pull", "model": "new"}, agent="ops", client=client.link.client)
-        async with opened(client.link, lambda: asked) as request:
+        async with open_request(client.link, lambda: asked) as request:
             await until(lambda: provider.pulling == 1)
             assert await other.cancel(request.id)
             with pytest.raises(RequestCancelled):

@@ -241,7 +241,7 @@ def test_what_is_held_beyond_a_gap_is_bounded() -> None:
     buffer = DeltaBuffer(ID)
     many = ["x"] * 10_000
     buffer.receive(deltas(1, *many))
-    assert len(buffer._held) == 4096
+    assert len(buffer._early) == 4096
     buffer.receive(deltas(0, "a", *many))
     buffer.receive(completed(10_001, 10_001))
     assert buffer.ended

@@ -1,4 +1,4 @@
-"""Opens a client's link to a pool in Redis: its connections, its heartbeat and its other tasks."""
+"""Opens a client's link to a pool in Redis, with its connections, its heartbeat and its other tasks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from .redis_link import RedisLink
 from .timings import Timings
 
 _NO_KEYS = KeyRing()
-_USUAL = Timings()
+_DEFAULT_TIMINGS = Timings()
 
 
 def redis_link(
-    where: str | Server, pool: str = "main", keys: KeyRing = _NO_KEYS, timings: Timings = _USUAL
+    where: str | Server, pool: str = "main", keys: KeyRing = _NO_KEYS, timings: Timings = _DEFAULT_TIMINGS
 ) -> OpenLink:
-    """A link to the pool of this name on a server, or at a URL; it can be opened any number of times.
+    """Return a function that opens a link to a pool. It may be called any number of times.
 
-    Raises, opened:
-        PoolUnavailable: nothing answers at the URL, or not a Redis server, or it wants a password.
+    Args:
+        where: the Redis server, or its URL.
+        pool: the pool's name.
+
+    Raises, when the link is opened:
+        PoolUnavailable: no Redis server answers at the URL, or the server requires a password.
         PoolKeyMismatch: the pool is sealed with another key.
     """
     return partial(_opened, where, pool, keys, timings)
@@ -48,13 +52,13 @@ async def _opened(where: str | Server, pool_name: str, keys: KeyRing, timings: T
         try:
             async with background() as tasks:
                 for name, work in {
-                    "messages to workers": link.worker_messages.run,
+                    "worker messages": link.worker_messages.run,
                     "client beat": heartbeat.run,
                 }.items():
                     tasks.create_task(restart_on_error(name, work, pool.internal_errors), name=f"tokenlane {name}")
                 yield link
         finally:
-            # A client that could not cancel all its requests stays listed: routers then cancel them as orphans.
+            # If some requests could not be cancelled, the client stays listed, so that routers cancel them as orphans.
             if await link.close_all():
                 with suppress(LlmError):
                     await pool.beats.leave(link.client)

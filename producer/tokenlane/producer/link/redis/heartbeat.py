@@ -1,8 +1,8 @@
-"""The client's heartbeat: it keeps the client's requests from being cancelled as orphans, and finds lost messages.
+"""The client's heartbeat: it keeps the client's requests from being cancelled as orphans, and detects lost messages.
 
-A beat is sent every 2 s, whatever the streams do. It asks the pool about each request that was silent for that long,
-and again when the lease of the request's attempt ends: the client itself ends an answer that broke off, even if no
-router and no worker is left to do so.
+The client sends a beat every two seconds. With each beat it checks the requests for which no message has arrived since
+the last one. It also checks a request when the lease of the request's attempt ends, so that the client itself can end
+an answer that broke off, even if no router and no worker is left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BATCH = 128
 
 
 class ClientHeartbeat:
-    """The heartbeat of one client."""
+    """Sends one client's beats, and passes each reply to the requests that it concerns."""
 
     def __init__(self, pool: Pool, link: RedisLink, timings: Timings) -> None:
         self._pool = pool
@@ -45,83 +45,85 @@ class ClientHeartbeat:
             silent = [request for request in self._link if request.is_silent(period_s)]
             batches = [silent[i : i + _BATCH] for i in range(0, len(silent), _BATCH)] or [[]]
             for number, batch in enumerate(batches):
-                await self._try_beat(batch, counting=number == 0)
-                pause_s = self._timings.again_s if self._link.view.is_away else period_s / len(batches)
-                await self._look_until(self._clock() + pause_s)
+                await self._try_beat(batch, counts_requests=number == 0)
+                pause_s = self._timings.retry_every_s if self._link.view.is_away else period_s / len(batches)
+                await self._check_requests_until(self._clock() + pause_s)
 
-    async def beat(self, requests: Sequence[RedisRequest] = (), *, counting: bool = False) -> None:
-        """Send one beat, and ask for the state of these requests.
+    async def beat(self, requests: Sequence[RedisRequest] = (), *, counts_requests: bool = False) -> None:
+        """Send one beat, and check the states of these requests.
 
         Args:
-            counting: also ask for requests that the pool has under this client's name and the client does not hold, and
-                cancel them.
+            counts_requests: also find and cancel requests that belong to this client in the pool but that the client
+                does not know.
 
         Raises:
             PoolUnavailable: the pool does not answer.
         """
         asked_at, view = self._clock(), self._link.view
-        ids, held = [request.id for request in requests], self._link.held if counting else None
+        ids, held = [request.id for request in requests], self._link.owned_requests if counts_requests else None
         checked = await self._pool.beats.check(self._link.client, ids, held=held)
         if checked.lapsed:
             await recover(self._pool, checked.lapsed)
             checked = await self._pool.beats.check(self._link.client, ids, held=held)
         if view.is_away:
-            logger.info("the pool is back")
+            logger.info("the pool answers again")
         view.update(checked, self._clock())
         if view.needs_policy:
-            with suppress(LlmError):  # it only serves to explain why requests wait
+            with suppress(LlmError):  # the policy is only needed to explain why requests wait
                 view.policy = await self._pool.policies.read()
-        judged = [
-            self._judge(request, status, asked_at) for request, status in zip(requests, checked.statuses, strict=True)
-        ]
-        await gather_to_end(*judged, self._cancel_strangers(checked.strangers))
+        pairs = zip(requests, checked.statuses, strict=True)
+        updates = [self._update_request(request, status, asked_at) for request, status in pairs]
+        await gather_to_end(*updates, self._cancel_unknown(checked.strangers))
 
-    async def _try_beat(self, requests: Sequence[RedisRequest], *, counting: bool = False) -> None:
+    async def _try_beat(self, requests: Sequence[RedisRequest], *, counts_requests: bool = False) -> None:
         try:
-            await self.beat(requests, counting=counting)
+            await self.beat(requests, counts_requests=counts_requests)
         except LlmError as error:
             if not self._link.view.is_away:
-                logger.warning("the pool is away, streams wait until their deadlines: %s", error)
+                logger.warning("the pool does not answer, streams wait until their deadlines: %s", error)
             self._link.view.is_away = True
             for request in self._link:
-                request.pool_away(error.message)
+                request.report_outage(error.message)
 
-    async def _look_until(self, until: float) -> None:
-        """Wait until then, and meanwhile ask about each request at its `look_at`."""
+    async def _check_requests_until(self, until: float) -> None:
+        """Check each request at its `check_at`, until that time on the loop's clock."""
         while (now := self._clock()) < until:
-            due = [request for request in self._link if request.look_at <= now]
+            due = [request for request in self._link if request.check_at <= now]
             if due:
                 await self._try_beat(due[:_BATCH])
             else:
-                await asyncio.sleep(min([until, *(request.look_at for request in self._link)]) - now)
+                await asyncio.sleep(min([until, *(request.check_at for request in self._link)]) - now)
 
-    async def _judge(self, request: RedisRequest, status: RequestStatus, asked_at: float) -> None:
-        """Pass a request how it stands and carry out what follows. A bug in that harms no other request."""
+    async def _update_request(self, request: RedisRequest, status: RequestStatus, asked_at: float) -> None:
+        """Pass a request its status in the pool, and carry out the steps that follow. A bug there affects no other
+        request."""
         try:
             for step in request.follow_status(status, asked_at, self._link.view):
                 await self._carry_out(request, step)
         except LlmError:
             raise
         except Exception as error:
-            self._pool.internal_errors.record("judging of a request", error)
+            self._pool.internal_errors.record("updating a request", error)
         finally:
             if request.ended:
                 self._link.leave(request)
 
     async def _carry_out(self, request: RedisRequest, step: Step) -> None:
         match step:
-            case "send again":
-                await self._link.send_again(request)
-            case "own again":
+            case "resubmit":
+                await self._link.resubmit(request)
+            case "reclaim":
                 await self._pool.requests.attach(self._link.client, request.id)
             case Interrupt(attempt, position, error):
-                # Refused if another attempt has begun meanwhile: its worker asks how far this client has got.
+                # The pool refuses if another attempt has begun by now. Its worker will ask for this client's position.
                 owner = self._link.client
                 if await self._pool.requests.fail(request.id, attempt, error, owner=owner, end=position):
-                    request.interrupted(error)
+                    request.end_interrupted(error)
 
-    async def _cancel_strangers(self, ids: Sequence[str]) -> None:
-        """Cancel requests that the pool has under this client's name and the client does not hold: one was submitted
-        too late, or an older snapshot of the server brought it back."""
+    async def _cancel_unknown(self, ids: Sequence[str]) -> None:
+        """Cancel requests that belong to this client in the pool but that the client does not know.
+
+        The submission of such a request arrived late, or the server was restored from an older snapshot.
+        """
         unwanted = [request_id for request_id in ids if request_id not in self._link]
         await gather_to_end(*(self._pool.requests.cancel(request_id, self._link.client) for request_id in unwanted))

@@ -1,4 +1,4 @@
-"""A client's view of its pool, from the reply to its last beat, and why a request waits according to this view."""
+"""A client's view of its pool, taken from the reply to its last beat, and why a request waits."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _BEFORE_THE_FIRST_BEAT = CheckReply(
 )
 
 
-def without_ages(why: str) -> str:
-    """A reason without the seconds for which lanes have been away: with them it changes every second."""
-    return _AGE.sub("", why)
+def without_ages(reason: str) -> str:
+    """Remove the ages of lanes from a reason, since they change every second."""
+    return _AGE.sub("", reason)
 
 
 class PoolView:
     """The pool as one client sees it.
 
     Attributes:
-        pool: the pool as messages name it.
-        is_away: whether the pool does not answer.
-        checked: the pool's answer to the last beat.
-        policy: the pool's, as the client has last read it; that happens only while lanes are absent.
+        pool: the pool's name in messages.
+        is_away: whether the pool has stopped answering.
+        checked: the reply to the last beat.
+        policy: the pool's policy when the client last read it. The client reads it only while lanes are absent.
     """
 
     def __init__(self, timings: Timings, pool: str = "this pool") -> None:
@@ -53,7 +53,7 @@ class PoolView:
 
     @property
     def all_heard_s(self) -> float:
-        """The time in which every live worker has sent a beat, in seconds."""
+        """The time within which every live worker sends a beat, in seconds."""
         return self._timings.all_heard_ms(self.checked.lease_ms) / 1000
 
     @property
@@ -63,26 +63,29 @@ class PoolView:
 
     @property
     def idle_reason(self) -> str | None:
-        """Why the pool serves nothing; None while a router and a lane live."""
+        """Why the pool serves no request; None while it has a router and a lane."""
         if self.checked.routers and self.checked.lanes:
             return None
         start_one = "" if self.checked.absent else ": start one with `tokenlane worker`"
         return f"no worker is connected to this pool{start_one}"
 
     def update(self, checked: CheckReply, now: float) -> None:
-        """Take over the pool's reply to a beat. `now` is the time on the loop's clock."""
+        """Store the reply to a beat. `now` is the time on the loop's clock."""
         self.is_away, self.checked = False, checked
         deserted = not (checked.routers or checked.lanes or checked.absent)
         self._deserted_since = min(self._deserted_since, now) if deserted else inf
 
     def is_deserted(self, opened_at: float, now: float) -> bool:
-        """Whether no worker will come for a request that was opened at that time: none was connected within the last
-        hour, nor since for as long as requests wait for one. A living router says so by itself."""
+        """Whether the client must give up a request, opened at that time, for which no worker will come.
+
+        No worker was connected in the hour before, and none has connected for as long as the policy lets requests wait.
+        While a router lives, the router fails such requests.
+        """
         patience_s = max(self.checked.patience_ms / 1000, self.all_heard_s)
         return now - max(self._deserted_since, opened_at) >= patience_s
 
     def why_queued(self, role: str) -> str:
-        """Why a request of this role waits."""
+        """Why a request of this role waits, as far as the last beat shows."""
         return self.idle_reason or f"waiting in the queue of role {role!r}"
 
     def why_waiting(self, role: str, envelope: Envelope | None, status: RequestStatus) -> str:
@@ -97,15 +100,18 @@ class PoolView:
         if pull := self._pull(envelope):
             return pull
         if status.state == "dispatched":
-            return f"given to a lane that serves role {role!r}, which is about to start it"
+            return f"dispatched to a lane that serves role {role!r}, and about to start"
         if status.state == "delayed":
-            return "an attempt failed; it is tried again soon"
+            return "an attempt failed; the next one starts soon"
         reasons = [self.why_queued(role), *unready]
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)
 
     def _absent_candidates(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:
-        """The lanes that may serve the request but take no work now: names of those whose workers are away, and why
-        each of the others takes none."""
+        """The lanes that may serve the request but take no work now.
+
+        Returns:
+            The names of the lanes whose workers are away, and a reason for each of the other lanes.
+        """
         needs, kind = (envelope.needs, envelope.kind) if envelope is not None else (Needs(), "chat")
         absent = candidates(self.policy, role, needs, of_model_servers(self.checked.absent), kind)
         lanes = [lane for lane, _ in absent if not lane.has_left]
@@ -113,7 +119,7 @@ class PoolView:
         return ", ".join(away), [why_unready(lane) for lane in lanes if lane.state.is_unready]
 
     def _pull(self, envelope: Envelope | None) -> str | None:
-        """The pull of the model that the request names, or of any if it names none."""
+        """The progress of a pull of the request's model, or of any model if the request names none."""
         wanted = envelope.needs.model if envelope is not None else None
         for lane, models in self.checked.pulls.items():
             for model, progress in models.items():

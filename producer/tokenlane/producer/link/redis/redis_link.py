@@ -1,10 +1,10 @@
 """A client's link to a pool in Redis: submits requests, and delivers their messages to the readers.
 
-The link keeps each request from its submission until the pool has ended it, even after its reader has left: it tries to
-cancel a request without a reader until the pool has cancelled it or the request's deadline has passed.
+The link has a task for each request, from its submission until the pool has ended it. When the reader of a request has
+left, the task tries to cancel the request until the pool has done so or the request's deadline has passed.
 
 A request may have several readers, in this process and in others. The latest reader owns the request. The others only
-listen: if they leave, nothing is cancelled, and they do not answer later attempts that ask for their position.
+listen: the request goes on if they leave, and they do not answer later attempts that ask for their position.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MOST_BEING_SENT = 256
+_MAX_BEING_SENT = 256
 
 _Send: TypeAlias = Callable[[RedisRequest], Awaitable[str]]
-"""Sends a request; returns the id under which the pool has it."""
+"""Sends a request. Returns the id of the request that the pool accepted: an earlier one if it has the same key."""
 
 
 class RedisLink:
-    """A `Link`.
+    """A `Link` to a pool in Redis. Iterating over it yields all open requests, one for each reader.
 
     Attributes:
-        view: the state of the pool in the reply to the last beat.
-        worker_messages: the messages to workers; their `run` must run while the link is open.
+        view: the client's view of the pool.
+        worker_messages: sends the client's messages to workers; its `run` must run while the link is open.
 
     Args:
-        tasks: the task group in which each request gets a task.
+        tasks: the group in which each request gets a task.
     """
 
     def __init__(self, pool: Pool, hub: Hub, tasks: asyncio.TaskGroup, client: str, timings: Timings) -> None:
@@ -68,24 +68,23 @@ class RedisLink:
         self._timings = timings
         self._clock = asyncio.get_running_loop().time
         self._requests: dict[str, list[RedisRequest]] = {}
-        self._kept: dict[RedisRequest, asyncio.Task[None]] = {}
+        self._request_tasks: dict[RedisRequest, asyncio.Task[None]] = {}
         self.worker_messages = WorkerMessages(pool, self, self._clock)
-        self._turns = PrioritySemaphore(_MOST_BEING_SENT)
+        self._turns = PrioritySemaphore(_MAX_BEING_SENT)
         self._closed = False
 
     def __iter__(self) -> Iterator[RedisRequest]:
-        """All open requests, one for each reader."""
         return iter([request for readers in self._requests.values() for request in readers])
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._requests
 
     @property
-    def held(self) -> int:
-        """How many requests the pool may have under this client's name."""
+    def owned_requests(self) -> int:
+        """How many requests this client owns."""
         return sum(any(request.owned for request in readers) for readers in self._requests.values())
 
-    # What makes it a `Link`.
+    # The methods of a `Link`.
 
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> RedisRequest:
         async with self._turn() as asked_at:
@@ -108,17 +107,17 @@ class RedisLink:
                 accepted_as = await self._enter(request, self._submit)
             if accepted_as == request.id:
                 return request
-            request.own(here=False)
+            request.owned = False
             self.leave(request)
             return await self.attach(accepted_as)
 
     async def attach(self, request_id: str, position: int = 0) -> RedisRequest:
         request = RedisRequest(request_id, self.client, self._timings, self._clock, position=position)
-        await self._enter(request, self._take_over)
+        await self._enter(request, self._attach)
         return request
 
     async def cancel(self, request_id: str) -> bool:
-        return await self._insist(lambda: self._pool.requests.cancel(request_id)) in ("cancelled", "flagged")
+        return await self._retry_while_away(lambda: self._pool.requests.cancel(request_id)) in ("cancelled", "flagged")
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         assert isinstance(request, RedisRequest)
@@ -130,36 +129,36 @@ class RedisLink:
             del self._requests[request.id]
             self._hub.unsubscribe(self._pool.keys.deltas(request.id))
         elif request.owned and not everywhere:
-            request.own(here=False)
-            readers[-1].own(here=True)
+            request.owned = False
+            readers[-1].owned = True
         request.leave(everywhere=everywhere)
 
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         assert isinstance(request, RedisRequest)
         self.leave(request, everywhere=everywhere)
-        if request in self._kept:
+        if request in self._request_tasks:
             await self._wait_for_ends([request])
 
     async def lanes(self) -> tuple[LaneView, ...]:
         return of_model_servers((await self._pool.survey()).lanes)
 
-    # What the heartbeat calls.
+    # The methods that the heartbeat calls.
 
-    async def send_again(self, request: RedisRequest) -> None:
+    async def resubmit(self, request: RedisRequest) -> None:
         """Submit a request that the pool has lost.
 
         Raises:
             PoolUnavailable: the pool does not answer.
         """
         if request.state is not RequestState.MISSING:
-            return  # a message of it has come by now
+            return  # a message of the request has arrived by now
         outcome = await self._send(request, self._submit)
         error = outcome if isinstance(outcome, Exception) else None
         if error is None and outcome != request.id:
             error = RequestLost(
-                "the pool lost this request, and has another with its idempotency key now: ask again to join that one"
+                "the pool lost this request, and now has another with its idempotency key: ask again to join that one"
             )
-        request.sent_again(error)
+        request.report_resubmission(error)
         if isinstance(error, PoolUnavailable):
             raise error
 
@@ -168,16 +167,16 @@ class RedisLink:
         self._closed = True
         for request in self:
             self.leave(request)
-        return not self._kept or await self._wait_for_ends(self._kept)
+        return not self._request_tasks or await self._wait_for_ends(self._request_tasks)
 
     async def _wait_for_ends(self, left: Collection[OpenRequest]) -> bool:
-        """Wait until the pool has ended these requests, but at most until `goodbye_s` after the last of them was left.
+        """Wait until the pool has ended these requests, for at most `leave_wait_s` after the last of them was left.
 
         Returns:
             Whether the pool has ended all of them.
         """
-        tasks = {request: task for request, task in self._kept.items() if request in left}
-        until = max(request.left_at for request in tasks) + self._timings.goodbye_s
+        tasks = {request: task for request, task in self._request_tasks.items() if request in left}
+        until = max(request.left_at for request in tasks) + self._timings.leave_wait_s
         _, unheard = await asyncio.wait(tasks.values(), timeout=max(0.0, until - self._clock()))
         return not unheard
 
@@ -185,7 +184,7 @@ class RedisLink:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[float]:
-        """Wait for a turn to compose and send a request; yields when the wait began."""
+        """Wait for a turn to compose and submit a request. Yields the time at which the wait began."""
         asked_at = self._clock()
         await self._turns.acquire()
         sent_at = self._clock()
@@ -199,21 +198,21 @@ class RedisLink:
             self._turns.release()
 
     async def _enter(self, request: RedisRequest, send: _Send) -> str:
-        """Subscribe to the request's channel and send it; returns the id under which the pool has it."""
+        """Subscribe to the request's channel and send the request. Returns the id that the pool accepted."""
         if self._closed:
             raise RequestCancelled("the client is being closed")
         readers = self._requests.setdefault(request.id, [])
         readers.append(request)
         try:
             if len(readers) == 1:
-                hear, miss = partial(self._hear, request.id), partial(self._miss, request.id)
+                hear, miss = partial(self._receive, request.id), partial(self._report_gap, request.id)
                 await self._hub.subscribe(self._pool.keys.deltas(request.id), hear, miss)
             if request.error is not None:
                 raise request.error
-            # In a task of its own: if the agent is cancelled meanwhile, the link still learns whether the pool has it.
+            # A separate task: if the agent is cancelled now, the link still learns whether the pool has the request.
             outcome: asyncio.Future[str | Exception] = asyncio.get_running_loop().create_future()
-            self._kept[request] = task = self._tasks.create_task(self._keep(request, send, outcome))
-            task.add_done_callback(lambda _: self._kept.pop(request))
+            self._request_tasks[request] = task = self._tasks.create_task(self._run_request(request, send, outcome))
+            task.add_done_callback(lambda _: self._request_tasks.pop(request))
             accepted_as = await outcome
             if isinstance(accepted_as, Exception):
                 raise accepted_as
@@ -224,9 +223,9 @@ class RedisLink:
             raise
         return accepted_as
 
-    async def _keep(self, request: RedisRequest, send: _Send, outcome: asyncio.Future[str | Exception]) -> None:
-        """Send the request, wait until its reader has gone or its time is up, and cancel it unless it has ended."""
-        sent = await self._send(request, lambda it: self._insist(lambda: send(it), it.left))
+    async def _run_request(self, request: RedisRequest, send: _Send, outcome: asyncio.Future[str | Exception]) -> None:
+        """Send the request, wait until its reader leaves or its deadline passes, and cancel it unless it has ended."""
+        sent = await self._send(request, lambda it: self._retry_while_away(lambda: send(it), it.left))
         if not outcome.cancelled():
             outcome.set_result(sent)
         try:
@@ -235,27 +234,27 @@ class RedisLink:
         except TimeoutError:
             request.give_up(DeadlineExceeded())
             self.leave(request)
-        if request.is_to_be_cancelled:
+        if request.must_be_cancelled:
             await self._cancel_in_pool(request)
 
     async def _send(self, request: RedisRequest, send: _Send) -> str | Exception:
-        """Send the request; returns the id under which the pool has it, or why the pool does not."""
+        """Send the request. Returns the id of the request that the pool accepted, or the error."""
         try:
             with request.sending():
                 return await send(request)
-        except Exception as error:  # ends this request, and no other
+        except Exception as error:  # ends only this request
             if not isinstance(error, LlmError):
-                self.internal_errors.record("sending of a request", error)
+                self.internal_errors.record("sending a request", error)
             return error
 
-    async def _insist(self, call: Callable[[], Awaitable[T]], left: asyncio.Event | None = None) -> T:
-        """Repeat the call while the server is away or refuses for the moment, for as long as a subscription waits.
+    async def _retry_while_away(self, call: Callable[[], Awaitable[T]], left: asyncio.Event | None = None) -> T:
+        """Repeat the call while the server does not answer or refuses temporarily, for at most `server_patience_s`.
 
         Args:
-            left: set when nobody waits for the call any more.
+            left: set when nobody waits for the result any more.
 
         Raises:
-            PoolUnavailable: the time is over, or waiting does not help.
+            PoolUnavailable: the last attempt failed, or the failure is permanent.
         """
         until = self._clock() + self._timings.server_patience_s
         left = left or asyncio.Event()
@@ -267,52 +266,52 @@ class RedisLink:
                 if not may_pass or left.is_set() or self._clock() >= until:
                     raise
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._timings.again_s):
+                async with asyncio.timeout(self._timings.retry_every_s):
                     await left.wait()
 
     async def _submit(self, request: RedisRequest) -> str:
-        return await self._pool.requests.submit(*request.to_send())
+        return await self._pool.requests.submit(*request.submission())
 
-    async def _take_over(self, request: RedisRequest) -> str:
-        request.attached(await self._pool.requests.attach(self.client, request.id), self.view)
+    async def _attach(self, request: RedisRequest) -> str:
+        request.receive_attachment(await self._pool.requests.attach(self.client, request.id), self.view)
         for reader in self._requests.get(request.id, ()):
-            reader.own(here=reader is request)
-        self.worker_messages.hurry()
+            reader.owned = reader is request
+        self.worker_messages.wake()
         return request.id
 
     async def _cancel_in_pool(self, request: RedisRequest) -> None:
         while True:
-            if not request.for_all and (readers := self._requests.get(request.id)):
-                readers[-1].own(here=True)  # a reader that came while this one was still being sent or cancelled
+            if not request.cancels_for_all and (readers := self._requests.get(request.id)):
+                readers[-1].owned = True  # another reader attached while this one was leaving
                 return
             try:
-                await self._pool.requests.cancel(request.id, "" if request.for_all else self.client)
+                await self._pool.requests.cancel(request.id, "" if request.cancels_for_all else self.client)
                 return
             except Exception as error:
                 if not isinstance(error, LlmError):
-                    self.internal_errors.record("cancelling of a request", error)
+                    self.internal_errors.record("cancelling a request", error)
                 if request.deadline is not None and self._clock() > request.deadline:
-                    return  # the pool ends it by itself
-                await asyncio.sleep(self._timings.again_s)
+                    return  # the pool has expired the request
+                await asyncio.sleep(self._timings.retry_every_s)
 
-    # What comes.
+    # Messages from the pool.
 
-    def _hear(self, request_id: str, data: bytes) -> None:
+    def _receive(self, request_id: str, data: bytes) -> None:
         for request in tuple(self._requests.get(request_id, ())):
             try:
-                message = channel_message(data)  # parsed anew for each reader, since the request changes the deltas
-            except ValidationError:  # anybody may write to the channel; positions reveal a gap in the answer
-                logger.warning("a message of %d bytes about %s could not be read", len(data), request_id)
+                message = channel_message(data)  # once for each reader, since each request changes its deltas
+            except ValidationError:  # not from a worker: every lost delta leaves a gap in the positions
+                logger.warning("cannot parse a message of %d bytes for request %s, ignored", len(data), request_id)
                 return
-            handover = request.message(message)
+            handover = request.receive(message)
             if handover is not None:
                 self.worker_messages.hand_over(handover)
             elif request.wants_replay:
-                self.worker_messages.hurry()
+                self.worker_messages.wake()
             if request.ended:
                 self.leave(request)
 
-    def _miss(self, request_id: str) -> None:
+    def _report_gap(self, request_id: str) -> None:
         for request in self._requests.get(request_id, ()):
-            request.messages_lost()
-        self.worker_messages.hurry()
+            request.report_gap()
+        self.worker_messages.wake()

@@ -1,20 +1,20 @@
-"""The states of a request in a Redis pool, as its reader knows them, and the steps that its link takes.
+"""The states of a request as its reader knows them, and the steps that its link takes.
 
 | what happens                | queued     | running    | broken off | missing    | ending     | ended |
 |-----------------------------|------------|------------|------------|------------|------------|-------|
 | a message                   | running    | running    | running    | running    | running    | ended |
 | the last message            | ended      | ended      | ended      | ended      | ended      | ended |
-| messages lost               | queued     | running    | broken off | missing    | ending     | ended |
-| stands queued, nothing came | queued     | queued     | -          | queued     | queued     | ended |
-| stands queued, a part came  | broken off | broken off | broken off | broken off | broken off | ended |
-| stands running              | running    | running    | running    | running    | running    | ended |
-| stands ended                | ending     | ending     | ending     | ending     | ending     | ended |
+| a gap in the messages       | queued     | running    | broken off | missing    | ending     | ended |
+| queued, no delta received   | queued     | queued     | -          | queued     | queued     | ended |
+| queued, a part received     | broken off | broken off | broken off | broken off | broken off | ended |
+| running in the pool         | running    | running    | running    | running    | running    | ended |
+| ended in the pool           | ending     | ending     | ending     | ending     | ending     | ended |
 | unknown to the pool         | missing    | missing    | missing    | missing    | missing    | ended |
-| sent again                  | queued     | running    | broken off | queued     | ending     | ended |
-| given up, or left           | ended      | ended      | ended      | ended      | ended      | ended |
+| submitted again             | queued     | running    | broken off | queued     | ending     | ended |
+| given up or left            | ended      | ended      | ended      | ended      | ended      | ended |
 
-While the request is being sent, reports of its state are ignored, since they are outdated. A request that stays
-missing, broken off or ending is sent again or ended.
+While the request is being sent, its status in the pool is ignored, since it is outdated. A request that stays missing,
+broken off or ending is submitted again or ended.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from tokenlane.routing.contract.errors import LlmError
 
 
 class RequestState(StrEnum):
-    """`QUEUED`: no running attempt is known. `RUNNING`: one is. `BROKEN_OFF`: the attempt that gave a part of the
-    answer is over, and no other has begun. `MISSING`: the pool does not know the request. `ENDING`: the pool has ended
-    the request, and its last messages have not come. `ENDED`: nothing more comes."""
+    """The state of a request.
+
+    `QUEUED`: no attempt runs, as far as the reader knows. `RUNNING`: an attempt runs. `BROKEN_OFF`: the attempt that
+    sent a part of the answer is over, and no other has begun. `MISSING`: the pool does not know the request.
+    `ENDING`: the pool has ended the request, but its last messages have not arrived. `ENDED`: no more messages are
+    expected.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -41,20 +45,20 @@ class RequestState(StrEnum):
 
 
 class Interrupt(NamedTuple):
-    """End the request for all its readers, unless an attempt after this one has begun."""
+    """A step: end the request with an error for all its readers, unless an attempt after `attempt` has begun."""
 
     attempt: int
     position: int
     error: LlmError
 
 
-Step: TypeAlias = Literal["send again", "own again"] | Interrupt
-"""What the link is to do with the pool."""
+Step: TypeAlias = Literal["resubmit", "reclaim"] | Interrupt
+"""What the link must do with the pool: submit the request again, attach to it again, or interrupt it."""
 
 
 @dataclass(eq=False)
 class ReplayRequest:
-    """Asks the worker of one attempt, every `every_s` until something comes, to publish again what has not come."""
+    """A request for missing messages to the worker of one attempt, repeated every `every_s` until messages arrive."""
 
     worker: str
     attempt: int
@@ -62,6 +66,6 @@ class ReplayRequest:
     due_at: float = 0
     first_sent_at: float = inf
 
-    def sent(self, now: float) -> None:
-        """It was published, for the first time or again."""
+    def mark_sent(self, now: float) -> None:
+        """Record that the request for messages was published."""
         self.first_sent_at = min(self.first_sent_at, now)

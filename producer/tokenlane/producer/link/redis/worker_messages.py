@@ -1,4 +1,4 @@
-"""Sends a client's messages to workers: requested handovers, and requests to publish lost messages again."""
+"""Sends a client's messages to workers: handovers, and requests to publish missing messages again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from tokenlane.producer.link.delta_buffer import ToWorker
+from tokenlane.producer.link.delta_buffer import MessageToWorker
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 
 from .redis_request import RedisRequest
 from .request_state import ReplayRequest
 
-_EVERY_S = 0.25
-_MOST = 4096
+_CHECK_EVERY_S = 0.25
+_MAX_QUEUED = 4096
 _BATCH = 256
 
 
 class WorkerMessages:
-    """Sends messages to workers in batches. If a message is lost, the worker or the request asks again.
+    """Sends messages to workers in batches. A lost message is sent again when the worker or the request asks again.
 
     Args:
         requests: all open requests.
@@ -30,25 +30,25 @@ class WorkerMessages:
         self._pool = pool
         self._requests = requests
         self._clock = clock
-        self._handovers: deque[ToWorker] = deque(maxlen=_MOST)
-        self._wake = asyncio.Event()
+        self._handovers: deque[MessageToWorker] = deque(maxlen=_MAX_QUEUED)
+        self._woken = asyncio.Event()
 
-    def hand_over(self, handover: ToWorker) -> None:
-        """Send this handover soon. If too many wait, the oldest is dropped, and its worker asks again."""
+    def hand_over(self, handover: MessageToWorker) -> None:
+        """Send this handover soon. If too many are queued, the oldest is dropped; its worker will ask again."""
         self._handovers.append(handover)
-        self.hurry()
+        self.wake()
 
-    def hurry(self) -> None:
-        """Check soon whether a request needs a replay."""
-        self._wake.set()
+    def wake(self) -> None:
+        """Check without delay whether a request needs a replay."""
+        self._woken.set()
 
     async def run(self) -> None:
         """Send messages until cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S):
-                    await self._wake.wait()
-            self._wake.clear()
+                async with asyncio.timeout(_CHECK_EVERY_S):
+                    await self._woken.wait()
+            self._woken.clear()
             while batch := self._batch():
                 with suppress(LlmError):
                     await self._pool.publish(
@@ -56,11 +56,11 @@ class WorkerMessages:
                     )
                     for _, replay in batch:
                         if replay is not None:
-                            replay.sent(self._clock())
+                            replay.mark_sent(self._clock())
 
-    def _batch(self) -> list[tuple[ToWorker, ReplayRequest | None]]:
-        """The messages to send now, each with the replay that it requests."""
-        batch: list[tuple[ToWorker, ReplayRequest | None]] = [
+    def _batch(self) -> list[tuple[MessageToWorker, ReplayRequest | None]]:
+        """The messages to send now, each with the replay request that it belongs to; None for a handover."""
+        batch: list[tuple[MessageToWorker, ReplayRequest | None]] = [
             (self._handovers.popleft(), None) for _ in range(min(len(self._handovers), _BATCH))
         ]
         for request in self._requests:

@@ -120,7 +120,7 @@ def opened(link: RedisLink, *texts: str, copy: bool = True) -> RedisRequest:
     with request.sending():
         pass
     if texts:
-        request.message(said(0, *texts))
+        request.receive(said(0, *texts))
     return request
 
 
@@ -157,7 +157,7 @@ async def test_what_happens_while_the_pool_is_asked(happens: str, state: State, 
         def happen() -> None:
             message = HAPPENS[happens]
             if message is not None:
-                link._hear(request.id, message.to_wire())
+                link._receive(request.id, message.to_wire())
             elif happens == "left":
                 link.leave(request)
             ended.append((request.ended, request.error))
@@ -181,7 +181,7 @@ async def test_a_message_while_a_lost_request_is_looked_into() -> None:
         await heartbeat.beat([request])
         assert request.state == "missing"
         clock.ahead_s += 60
-        pool.meanwhile = lambda: link._hear(request.id, said(0, "a").to_wire())
+        pool.meanwhile = lambda: link._receive(request.id, said(0, "a").to_wire())
         await heartbeat.beat([request])
         assert request.state == "running"
         assert "submit" not in pool.calls
@@ -222,7 +222,7 @@ async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, cal
     pool, clock = LatePool(), Clock()
     async with beating(pool, clock) as (heartbeat, link):
         request = opened(link, "a")
-        request.own(here=owned)
+        request.owned = owned
         await heartbeat.beat([request])
         assert request.state is RequestState.BROKEN_OFF
         clock.ahead_s += 1
@@ -241,15 +241,15 @@ async def test_the_end_of_a_lease_is_looked_at_only_where_nothing_came(happens: 
     async with beating(pool) as (heartbeat, link):
         request = opened(link, "a")
         await heartbeat.beat([request])
-        assert request.look_at < link._clock() + 1
+        assert request.check_at < link._clock() + 1
         pool.calls.clear()
         pool.lapses_ms = None
         message = HAPPENS[happens]
         if message is not None:
-            link._hear(request.id, message.to_wire())
+            link._receive(request.id, message.to_wire())
         elif happens == "left":
             link.leave(request)
-        await heartbeat._look_until(link._clock() + 0.05)
+        await heartbeat._check_requests_until(link._clock() + 0.05)
         assert pool.calls.count("check") == looks
 
 
@@ -259,7 +259,7 @@ async def test_what_this_client_does_not_hold_is_cancelled() -> None:
     async with beating(pool) as (heartbeat, link):
         request = opened(link)
         pool.strangers = (request.id, "f" * 32)
-        await heartbeat.beat([], counting=True)
+        await heartbeat.beat([], counts_requests=True)
         assert [call for call in pool.calls if call.startswith("cancel")] == [f"cancel {'f' * 32}"]
 
 

@@ -74,19 +74,19 @@ def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
     match state:
         case RequestState.QUEUED if part:
             held = Attachment(RequestStatus("waiting", ATTEMPT, "", None, "", CLIENT), "r", 60_000)
-            request.attached(held, PoolView(TIMINGS))
+            request.receive_attachment(held, PoolView(TIMINGS))
         case RequestState.QUEUED:
             pass
         case RequestState.RUNNING:
-            request.message(begins)
+            request.receive(begins)
         case RequestState.BROKEN_OFF:
-            request.message(said("a"))
+            request.receive(said("a"))
             stands(request, "waiting", clock)
         case RequestState.MISSING:
-            request.message(begins)
+            request.receive(begins)
             stands(request, "missing", clock)
         case RequestState.ENDING:
-            request.message(begins)
+            request.receive(begins)
             stands(request, "failed", clock, worker=WORKER)
         case RequestState.ENDED:
             request.leave()
@@ -95,16 +95,16 @@ def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
 
 
 EVENTS: dict[str, Callable[[RedisRequest, Clock], object]] = {
-    "a message": lambda request, clock: request.message(said("a", "b")),
-    "the last message": lambda request, clock: request.message(Cancelled(attempt=ATTEMPT)),
-    "messages lost": lambda request, clock: request.messages_lost(),
-    "stands queued, nothing came": lambda request, clock: stands(request, "waiting", clock),
-    "stands queued, a part came": lambda request, clock: stands(request, "waiting", clock),
-    "stands running": lambda request, clock: stands(request, "running", clock),
-    "stands ended": lambda request, clock: stands(request, "cancelled", clock),
+    "a message": lambda request, clock: request.receive(said("a", "b")),
+    "the last message": lambda request, clock: request.receive(Cancelled(attempt=ATTEMPT)),
+    "a gap in the messages": lambda request, clock: request.report_gap(),
+    "queued, no delta received": lambda request, clock: stands(request, "waiting", clock),
+    "queued, a part received": lambda request, clock: stands(request, "waiting", clock),
+    "running in the pool": lambda request, clock: stands(request, "running", clock),
+    "ended in the pool": lambda request, clock: stands(request, "cancelled", clock),
     "unknown to the pool": lambda request, clock: stands(request, "missing", clock),
-    "sent again": lambda request, clock: request.sent_again(None),
-    "given up, or left": lambda request, clock: request.give_up(Timeout()),
+    "submitted again": lambda request, clock: request.report_resubmission(None),
+    "given up or left": lambda request, clock: request.give_up(Timeout()),
 }
 
 
@@ -130,7 +130,7 @@ def table() -> list[tuple[str, RequestState, str]]:
 async def test_the_states_are_as_drawn(event: str, before: RequestState, after: str) -> None:
     """Each cell of the table: what happens to a request in one state puts it in another."""
     clock = Clock()
-    request = in_state(before, clock, part=event.endswith("a part came"))
+    request = in_state(before, clock, part=event.endswith("a part received"))
     EVENTS[event](request, clock)
     assert request.state == after
 
@@ -185,9 +185,9 @@ async def test_the_pool_is_told_that_nobody_wants_it_where_it_may_have_it(
         if sending == "accepted":
             under_way.close()
         if message is not None:
-            request.message(message)
+            request.receive(message)
         request.leave()
-        assert request.is_to_be_cancelled is told
+        assert request.must_be_cancelled is told
 
 
 @pytest.mark.parametrize(("worker", "after_s"), [("", TIMINGS.last_message_s), (WORKER, TIMINGS.ended_patience_s)])
@@ -200,7 +200,7 @@ async def test_an_end_that_nobody_repeats_is_believed_after_a_while(worker: str,
         clock.now += wait_s
         stands(request, "failed", clock, worker=worker)
         if (due := request.due_replay()) is not None:
-            due[0].sent(clock())
+            due[0].mark_sent(clock())
         ended.append(request.ended)
     assert ended == [False, False, True]
     assert request.wants_replay == (worker != "")
@@ -237,8 +237,8 @@ class Walk(RuleBasedStateMachine):
             ]
         )
     )
-    def message(self, message: ChannelMessage) -> None:
-        self.request.message(message.model_copy(deep=True))
+    def receive(self, message: ChannelMessage) -> None:
+        self.request.receive(message.model_copy(deep=True))
 
     @rule(
         state=st.sampled_from(get_args(State)), worker=st.sampled_from(["", WORKER]), owner=st.sampled_from(["", "c2"])
@@ -247,18 +247,18 @@ class Walk(RuleBasedStateMachine):
         self.steps = stands(self.request, state, self.clock, worker=worker, owner=owner or CLIENT)
 
     @rule()
-    def messages_lost(self) -> None:
-        self.request.messages_lost()
+    def report_gap(self) -> None:
+        self.request.report_gap()
 
     @rule(error=st.sampled_from([None, QueueFull(), PoolUnavailable(), RequestLost()]))
-    def sent_again(self, error: LlmError | None) -> None:
+    def report_resubmission(self, error: LlmError | None) -> None:
         if self.request.state is RequestState.MISSING:
-            self.request.sent_again(error)
+            self.request.report_resubmission(error)
 
     @rule()
     def asked(self) -> None:
         if (due := self.request.due_replay()) is not None:
-            due[0].sent(self.clock())
+            due[0].mark_sent(self.clock())
 
     @rule()
     def left(self) -> None:
@@ -279,7 +279,7 @@ class Walk(RuleBasedStateMachine):
     def what_is_wanted_fits_its_state(self) -> None:
         """It is sent again only where nothing of it has come, and broken off only where something has."""
         for step in self.steps:
-            if step == "send again":
+            if step == "resubmit":
                 assert self.request.text == ""
             if isinstance(step, Interrupt):
                 assert step.position > 0
@@ -288,8 +288,8 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def it_is_looked_at_while_it_waits_for_something(self) -> None:
         """What is missing or broken off, and may still come, is looked at again."""
-        if self.request.state is RequestState.BROKEN_OFF and self.request.look_at == inf:
-            assert self.clock() - self.request._since >= TIMINGS.taken_up_s
+        if self.request.state is RequestState.BROKEN_OFF and self.request.check_at == inf:
+            assert self.clock() - self.request._since >= TIMINGS.takeover_s
 
 
 TestWalk = Walk.TestCase
