@@ -100,7 +100,7 @@ async def test_a_url_with_an_option_of_redis_py(redis_url: str, worker: StandIn)
         ("up --provider openai --endpoint http://127.0.0.1:1 --pool 'a b'", "Pool name 'a b'"),
         ("chat hello --timeout inf", "number of seconds"),
         ("chat - <&-", "standard input"),
-        ("chat hello >&-", "standard output"),
+        ("chat hello >&-", "Standard output"),
         ("status --help >/dev/full", "Standard output cannot be written"),
     ],
 )
