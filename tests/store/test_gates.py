@@ -101,7 +101,7 @@ async def test_a_plan_and_the_store_answer_alike(pool: Pool) -> None:
         outcome = as_text(as_list(reply)[0])
         assert outcome == (reason or "dispatched"), case
         reasons[outcome] += 1
-    assert reasons.keys() == {"dispatched", "closed", "kept", "full", "occupied"}, reasons
+    assert reasons.keys() == {"dispatched", "closed", "reserved", "full", "occupied"}, reasons
 
 
 async def test_a_kind_that_a_lane_does_not_serve_is_closed_to_it(pool: Pool) -> None:

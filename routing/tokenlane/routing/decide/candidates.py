@@ -1,4 +1,4 @@
-"""Finds the lanes that may serve a request, and the model to use on each, by the policy's routes and lanes' offers."""
+"""Finds the lanes that may serve a request, and the model to use on each, from the policy and the lanes' offers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def candidates(
     - Order: the order of the route; lanes that match the same entry, by credit. Lanes in `needs.avoid` come last, the
       latest failed lane at the end. Each lane appears once.
     - Abilities: lanes whose model has every ability in `needs.can` are preferred. If no lane declares them, all remain.
-    - A kind that does not follow routes may use the lane that the request names, or any lane that takes the kind.
-    - The fallback lane serves requests that name it, and kinds that fall back if no other lane could serve the request
-      even with shorter texts.
+    - A request of a kind that does not follow routes may use the lane that it names, or any lane that serves its kind.
+    - The fallback lane serves requests that name it, and requests of a kind that falls back if no other lane could
+      serve them even with shorter texts.
     - A lane that vanished is expected back, so it blocks the fallback and less capable lanes; a lane that was shut down
-      does not. A lane whose model server has not answered yet might serve any request: because of it requests are not
-      refused, but it does not block the fallback.
+      does not. A lane whose model server has not answered yet might serve any request, so no request is refused while
+      the pool has such a lane; but it does not block the fallback.
     """
     open_to = [lane for lane in lanes if needs.lane in (None, lane.name)]
     open_to.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
-        takers = open_to if needs.lane else of_model_servers(open_to)
-        return _avoided_last(((lane, needs.model or "") for lane in takers if lane.offer.limit_of(kind)), needs)
+        able = open_to if needs.lane else of_model_servers(open_to)
+        return _avoided_last(((lane, needs.model or "") for lane in able if lane.offer.limit_of(kind)), needs)
     pairs: dict[str, tuple[LaneView, str]] = {}
     for candidate in _route(policy, role):
         for lane in open_to:
@@ -41,9 +41,9 @@ def candidates(
                 pairs.setdefault(lane.name, (lane, model))
     expected = [pair for pair in pairs.values() if not (pair[0].has_left or pair[0].is_coming)]
     if not expected and KINDS[kind].falls_back and policy.fallback != "error":
-        return _avoided_last(list(_fallback(policy, role, needs, open_to, kind)) or pairs.values(), needs)
-    able = [pair for pair in expected if _can_all(*pair, needs)] if needs.can else []
-    return _avoided_last(able or pairs.values(), needs)
+        return _avoided_last(list(_fallback_lane(policy, role, needs, open_to, kind)) or pairs.values(), needs)
+    preferred = [pair for pair in expected if _has_abilities(*pair, needs)] if needs.can else []
+    return _avoided_last(preferred or pairs.values(), needs)
 
 
 def _avoided_last(pairs: Iterable[tuple[LaneView, str]], needs: Needs) -> Iterator[tuple[LaneView, str]]:
@@ -51,11 +51,11 @@ def _avoided_last(pairs: Iterable[tuple[LaneView, str]], needs: Needs) -> Iterat
     return iter(sorted(pairs, key=lambda pair: rank.get(pair[0].name, 0)))
 
 
-def _fallback(
+def _fallback_lane(
     policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView], kind: Kind
 ) -> Iterator[tuple[LaneView, str]]:
-    """The fallback lane, unless the request names a model, provider or lane, or another lane would serve it if it were
-    shorter."""
+    """The fallback lane with its model, unless the request names a model, provider or lane, or another lane would serve
+    it if its texts were shorter."""
     shorter, strict = needs.model_copy(update={"input": 0}), policy.model_copy(update={"fallback": "error"})
     others = [lane for lane in lanes if not (lane.has_left or lane.is_coming)]
     if (
@@ -76,7 +76,7 @@ def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) 
 
 
 def may_use(policy: Policy, role: str, lane: LaneView, model: str | None = None) -> bool:
-    """Whether the role's route leads to this lane, with this model if one is given. The lane need not be up."""
+    """Whether the role's route leads to this lane, and to this model if one is given. The lane need not be up."""
     names = (candidate.model for candidate in _route(policy, role) if candidate.is_place_of(lane))
     return any(model is None or name is None or served_name(name, (model,)) is not None for name in names)
 
@@ -89,12 +89,12 @@ def _leads_to(candidate: Candidate, needs: Needs, lane: LaneView) -> bool:
     return candidate.is_place_of(lane) and needs.provider in (None, lane.provider)
 
 
-def _named(candidate: Candidate, needs: Needs) -> set[str]:
+def _named_models(candidate: Candidate, needs: Needs) -> set[str]:
     return {name for name in (candidate.model, needs.model) if name is not None}
 
 
 def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | None:
-    names, lacks = _named(candidate, needs), lane.offer.lacks
+    names, lacks = _named_models(candidate, needs), lane.offer.lacks
     if not _leads_to(candidate, needs, lane) or len(names) > 1:
         return None
     model = next(iter(names or lacks or ()), None)
@@ -104,21 +104,21 @@ def _model_to_pull(candidate: Candidate, needs: Needs, lane: LaneView) -> str | 
 
 
 def _model_for(candidate: Candidate, needs: Needs, lane: LaneView, kind: Kind) -> str | None:
-    if not _leads_to(candidate, needs, lane) or (is_fallback(lane.name) and not _names_it(lane, candidate, needs)):
+    if not _leads_to(candidate, needs, lane) or (is_fallback(lane.name) and not _is_named(lane, candidate, needs)):
         return None
     if lane.offer.max_input_tokens is not None and needs.input > lane.offer.max_input_tokens:
         return None
-    names = _named(candidate, needs)
+    names = _named_models(candidate, needs)
     if lane.is_coming:
         return next(iter(names), "") if len(names) <= 1 else None
     models = lane.models_for(kind)
     if not names:
-        return next((model for model in models if _can_all(lane, model, needs)), next(iter(models), None))
+        return next((model for model in models if _has_abilities(lane, model, needs)), next(iter(models), None))
     served = {served_name(name, models) for name in names}
     return served.pop() if len(served) == 1 else None
 
 
-def _names_it(lane: LaneView, candidate: Candidate, needs: Needs) -> bool:
+def _is_named(lane: LaneView, candidate: Candidate, needs: Needs) -> bool:
     return (
         lane.name in (candidate.lane, needs.lane)
         or lane.provider in (candidate.provider, needs.provider)
@@ -126,7 +126,7 @@ def _names_it(lane: LaneView, candidate: Candidate, needs: Needs) -> bool:
     )
 
 
-def _can_all(lane: LaneView, model: str, needs: Needs) -> bool:
+def _has_abilities(lane: LaneView, model: str, needs: Needs) -> bool:
     return all(lane.offer.can(model, ability) for ability in needs.can)
 
 

@@ -1,4 +1,4 @@
-"""The errors for requests that no lane can serve, with advice for each."""
+"""Builds the errors for requests that no lane can serve, with advice for each."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ from .queue_key import Queue
 
 
 def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> ProviderDown:
-    """The error for a request in a pool without a lane that takes work.
+    """The error for a request in a pool without a lane that accepts work.
 
     Args:
         pool: the pool as messages name it.
-        lanes: the lanes of the pool. If the model servers of some cannot work, the error says why.
+        lanes: the lanes of the pool. If some of them are connected but not ready, the error says why.
     """
     reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
-        return ProviderDown(f"No lane takes work now: {sentence('; '.join(reasons))}", retryable=True)
+        return ProviderDown(f"no lane of {pool} accepts work now: {sentence('; '.join(reasons))}", retryable=True)
     return ProviderDown(
-        f"no lane is connected to {pool}: is this the right pool? `tokenlane doctor` shows more; `tokenlane worker` or "
-        "`tokenlane up` adds a lane.",
+        f"no lane is connected to {pool}: start one with `tokenlane up` or `tokenlane worker`. If this is the wrong "
+        "pool, change the Redis URL or the pool's name.",
         retryable=False,
     )
 
 
 def why_unready(lane: LaneView) -> str:
-    """Why an unready lane takes no work, as part of a sentence."""
-    return f"lane {lane.name!r} is {lane.state}: {lane.why.rstrip('.') or 'its worker does not start its requests'}"
+    """Why an unready lane accepts no work, as part of a sentence."""
+    why = lane.why.rstrip(".") or "its worker is alive but does not start requests"
+    return f"lane {lane.name!r} is {lane.state}: {why}"
 
 
 def not_pulled(lane: LaneView, model: str) -> LlmError:
     """The error for a request that needs a model which a lane could not pull."""
     report = ErrorReport(
         code=lane.offer.unpulled[model],
-        message="the lane could not pull this model, and will not try again for at least a minute: "
+        message=f"lane {lane.name!r} could not pull model {model!r}, and will not try again for at least a minute: "
         f"`tokenlane models pull {model} --lane {lane.name}` shows why",
         lane=lane.name,
         provider=lane.provider,
@@ -74,11 +75,17 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
     open_to = [lane for lane in connected if not is_routed or may_use(policy, queue.role, lane)]
     if needs.lane is not None and needs.lane not in (lane.name for lane in open_to):
         exists = needs.lane in (lane.name for lane in connected)
-        what = f"role {queue.role!r} may not use lane {needs.lane!r}" if exists else f"there is no lane {needs.lane!r}"
+        what = (
+            f"the route of role {queue.role!r} does not lead to lane {needs.lane!r}"
+            if exists
+            else f"no connected lane is named {needs.lane!r}"
+        )
         return BadRequest(f"{what}; connected lanes that the role may use: {_names(open_to) or 'none'}")
     if not is_routed:
         return ProviderDown(
-            f"no lane takes {queue.kind}s: start a newer worker; connected lanes: {_names(open_to)}", retryable=False
+            f"no connected lane serves {queue.kind} requests: update tokenlane on a worker's host; connected lanes: "
+            f"{_names(open_to)}",
+            retryable=False,
         )
     if not open_to:
         return _not_routed(queue)
@@ -88,8 +95,8 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
     ]
     if limits:
         return ContextTooLong(
-            f"the prompt has about {needs.input} tokens, and the lanes that may serve it accept {max(limits)} at most "
-            "(max_input_tokens): shorten it, or raise a lane's limit",
+            f"the prompt has about {needs.input} tokens, but the lanes that may serve it accept at most {max(limits)}: "
+            "shorten the prompt, or raise a lane's `max_input_tokens`",
             model=needs.model,
         )
     return _not_offered(queue, policy, connected, open_to)
@@ -102,7 +109,9 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
         names = ", ".join(sorted(f"{lane.name} ({lane.provider})" for lane in open_to))
         connected = open_to = [lane for lane in open_to if lane.provider == needs.provider]
         if not open_to:
-            return ProviderDown(f"no lane has provider {needs.provider!r}; connected lanes: {names}", retryable=False)
+            return ProviderDown(
+                f"no connected lane has provider {needs.provider!r}; connected lanes: {names}", retryable=False
+            )
         which = f" with provider {needs.provider!r}"
     served = sorted(
         {name for lane in open_to for name in lane.models_for(queue.kind) if may_use(policy, queue.role, lane, name)}
@@ -110,15 +119,17 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
     kind = KINDS[queue.kind]
     if kind.recommended_model and not served:
         return ProviderDown(
-            f"no lane{which} can {queue.kind}: pull a model that can, `tokenlane models pull {kind.recommended_model} "
-            f"--lane LANE`{_no_fallback(policy, needs)}; connected lanes: {_names(open_to)}",
+            f"no connected lane{which} has a model that can {queue.kind}: pull a model with `tokenlane models pull "
+            f"{kind.recommended_model} --lane LANE`{_fallback_advice(policy, needs)}; connected lanes: "
+            f"{_names(open_to)}",
             retryable=False,
             model=needs.model,
         )
     anywhere = [name for lane in connected for name in lane.models_for(queue.kind)]
     if needs.model is not None and served_name(needs.model, anywhere) is None:
         return ModelNotFound(
-            f"no lane{which} serves this model for {kind.operation}; available models: {', '.join(served) or 'none'}",
+            f"no connected lane{which} serves model {needs.model!r} for {kind.operation}; available models: "
+            f"{', '.join(served) or 'none'}",
             model=needs.model,
         )
     return _not_routed(queue)
@@ -126,9 +137,9 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
 
 def _not_routed(queue: Queue) -> ProviderDown:
     return ProviderDown(
-        f"the route of role {queue.role!r} leads to no connected lane that can serve this request: change the route, "
-        "or start a worker for a lane in the route (`tokenlane status` shows the lanes, `tokenlane probe` finds model "
-        "servers)",
+        f"the route of role {queue.role!r} leads to no connected lane that can serve this request: change the route "
+        "(`tokenlane policy show` prints it), or start a worker for a lane of the route (`tokenlane status` lists the "
+        "connected lanes)",
         retryable=False,
         model=queue.needs.model,
     )
@@ -138,9 +149,10 @@ def _names(lanes: Sequence[LaneView]) -> str:
     return ", ".join(sorted(lane.name for lane in lanes))
 
 
-def _no_fallback(policy: Policy, needs: Needs) -> str:
+def _fallback_advice(policy: Policy, needs: Needs) -> str:
+    """Why the fallback lane does not serve the request, or how to add it, as the end of a piece of advice."""
     if needs.model or needs.provider or needs.lane:
         return ""
     if policy.fallback == "error":
-        return ' (the pool\'s policy has fallback = "error")'
+        return ' (the fallback model is off: the pool\'s policy has fallback = "error")'
     return f", or on a worker's host, {install_advice('fasttext')}, which embeds with a small fallback model"

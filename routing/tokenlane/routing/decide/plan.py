@@ -30,8 +30,8 @@ _Options: TypeAlias = list[tuple[LaneView, str]]
 class Survey:
     """The heads of all queues, and all lanes, at one moment.
 
-    `watched_ms`: for how long routers have watched the pool without a gap. After a restart of the server, it takes a
-    while until all live lanes have sent a beat. `pool`: the pool as messages name it.
+    `watched_ms`: for how long routers have watched the pool without a gap. It is short after a restart of the Redis
+    server, when not all live workers have sent a beat yet. `pool`: the pool as messages name it.
     """
 
     now_ms: int
@@ -82,14 +82,14 @@ class Plan:
 
 
 def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Plan:
-    """Choose lanes for the heads of all queues, those of the highest priority first.
+    """Choose lanes for the heads of all queues, starting with the highest priority.
 
-    Each head asks the best of its lanes whose gates it passes. A lane takes as many heads as it has credit for, in the
-    order of `fair_order`; the remaining heads ask again. If more requests of one priority wait for a lane than the
-    survey has heads for, requests of the same kind with lower priorities do not get the lane.
+    Each head asks the best of its lanes whose gates it passes. A lane accepts as many heads as it has credit for, in
+    the order of `fair_order`; the remaining heads ask again. If more requests of one priority wait for a lane than the
+    survey shows, the lane accepts no requests of the same kind with a lower priority.
 
     Args:
-        refused: for a request's id, the lanes that refused the request at dispatch. The request does not ask them.
+        refused: for the id of a request, the lanes that refused it at dispatch. The request does not ask them again.
     """
     weights = {name: role.weight for name, role in policy.roles.items()}
     options: dict[str, _Options] = {}
@@ -102,7 +102,7 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     pulls: dict[PullRequest, None] = {}
     for priority in PRIORITIES:
         heads = left = [head for head in survey.heads if head.queue.priority == priority]
-        while left and (asked := _asked(left, options, credit, refused)):
+        while left and (asked := _group_by_best_lane(left, options, credit, refused)):
             for slots, group in asked.items():
                 taken = list(islice(fair_order(group, weights, slots[0]), credit[slots]))
                 placements += [_placement(head, slots[0], options) for head in taken]
@@ -121,13 +121,13 @@ def plan(survey: Survey, policy: Policy, refused: Mapping[str, frozenset[str]] =
     return Plan(tuple(placements), tuple(refusals), tuple(pulls))
 
 
-def _asked(
+def _group_by_best_lane(
     heads: Sequence[Head],
     options: Mapping[str, _Options],
     credit: dict[_Slots, int],
     refused: Mapping[str, frozenset[str]],
 ) -> dict[_Slots, list[Head]]:
-    """The heads, grouped by the lane and kind that each asks. Heads that no lane can take now are left out."""
+    """The heads, grouped by the lane that each asks and by kind. A head that no lane accepts now is left out."""
     asked: defaultdict[_Slots, list[Head]] = defaultdict(list)
     best: dict[tuple[str, frozenset[str], str], _Slots | None] = {}
     for head in heads:
@@ -135,15 +135,15 @@ def _asked(
         key = name, refusers, head.id if head.suspect else ""
         if key not in best:
             options_left = [lane for lane, _ in options[name] if lane.name not in refusers]
-            best[key] = _best(head, options_left, credit)
+            best[key] = _best_lane(head, options_left, credit)
         if (slots := best[key]) is not None:
             asked[slots].append(head)
     return asked
 
 
-def _best(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int]) -> _Slots | None:
-    """The first lane whose gates the head passes; or, for a suspect, the first lane that `dispatch` can keep free for
-    it."""
+def _best_lane(head: Head, lanes: Sequence[LaneView], credit: dict[_Slots, int]) -> _Slots | None:
+    """The first lane whose gates the head passes. For a suspect without such a lane, the first lane that would accept
+    it once empty: `dispatch` then keeps that lane free for it."""
     to_empty = None
     for lane in lanes:
         slots = lane.name, head.queue.kind

@@ -19,7 +19,7 @@ from .lanes.offer import LaneView
 class PolicyChanged(LlmError):
     """The pool's policy has changed in the meantime: compare it with yours, and apply again.
 
-    Somebody else applied a policy. `tokenlane policy diff` shows the difference.
+    Another command applied a policy after you had read it. `tokenlane policy diff` shows the difference.
     """
 
     code = "policy_changed"
@@ -28,8 +28,8 @@ class PolicyChanged(LlmError):
 class PolicyUnreadable(PoolUnavailable):
     """This version cannot read the pool's policy.
 
-    A newer version of tokenlane or another program wrote the policy. Update tokenlane, or apply a policy with this
-    version.
+    A newer version of tokenlane or another program wrote the policy. Update tokenlane here, or replace the policy with
+    `tokenlane policy apply`.
     """
 
     code = "policy_unreadable"
@@ -52,14 +52,18 @@ class Candidate(_Frozen):
 
 
 class Limits(_Frozen):
-    """The limits of one role; None: the policy's limit applies. `in_flight` counts an agent's requests in all roles."""
+    """Limits for one role, in place of the policy's limits; None keeps the policy's.
+
+    `depth`: how many requests the role may have at once. `in_flight`: how many requests an agent may have at once, in
+    all roles together, after it has submitted a request to this role.
+    """
 
     depth: int | None = Field(default=None, ge=1)
     in_flight: int | None = Field(default=None, ge=1)
 
 
 class RolePolicy(_Frozen):
-    """The policy for one role. `weight`: how many requests of the role are served for each of a role with weight 1."""
+    """The policy for one role. `weight`: how many of its requests are served for each of a role with weight 1."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()
@@ -69,13 +73,16 @@ class RolePolicy(_Frozen):
 class Policy(_Frozen):
     """The pool's policy. `revision` counts changes; 0 is the built-in default.
 
-    `depth`: how many requests a role may have at once, waiting and running; `in_flight`: how many an agent may have.
-    `start_lease_ms`: how long a lane may take to start a request. `lease_ms`: how long a running request survives
-    without a beat from its worker; `orphan_ms`: without a beat from its client, which beats every 2 s. `patience_ms`:
-    how long a request without candidates waits for a lane to appear; it waits longer after the pool's server started,
-    until all live workers have had time to send a beat. `max_crashes`: how many workers may die while they run a
-    request before it fails. `max_starts`: how often a request may be started. `fallback`: what happens to embed
-    requests that no candidate can serve: the fallback lane serves them, or they fail.
+    - `depth`: how many requests a role may have at once, waiting and running.
+    - `in_flight`: how many requests an agent may have at once, in all roles together.
+    - `start_lease_ms`: how long a lane may take to start a request.
+    - `lease_ms`: how long a running request survives without a beat from its worker.
+    - `orphan_ms`: how long a request survives without a beat from its client. Clients send a beat every 2 s.
+    - `patience_ms`: how long a request without candidates waits for a lane to appear. After a start of the Redis server
+      it waits longer, until every live worker has had time to send a beat.
+    - `max_crashes`: how many workers may die while they run a request before it fails.
+    - `max_starts`: how often a request may be started.
+    - `fallback`: whether the fallback lane serves embed requests that no other candidate can serve, or they fail.
     """
 
     revision: int = 0
@@ -92,6 +99,6 @@ class Policy(_Frozen):
 
 
 def all_heard_ms(lease_ms: int) -> int:
-    """How many milliseconds after it first looks at a pool a router or client knows all live workers. Workers send
-    three beats per lease; one second is added."""
+    """The milliseconds within which every live worker sends at least one beat: a third of the lease, plus a second in
+    reserve. A router or client that has watched the pool for so long knows all live workers."""
     return lease_ms // 3 + 1000

@@ -19,10 +19,10 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def policy_of(settings: Settings) -> Policy:
-    """The policy in these settings, with defaults for everything that they leave out.
+    """The policy that these settings describe. A rule that they leave out has its default.
 
     Raises:
-        ConfigError: a route names an unknown provider, or an invalid lane or model.
+        ConfigError: an entry of a route names an unknown provider, an invalid lane name or an empty model name.
     """
     document = settings.document
     roles = {

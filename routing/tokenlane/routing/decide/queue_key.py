@@ -15,12 +15,12 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind, Priority
 
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-"""The highest first."""
+"""All priorities, the highest first."""
 
 
 @dataclass(frozen=True)
 class Queue:
-    """The properties that all requests in a queue share."""
+    """The properties that all requests of a queue share."""
 
     role: str
     kind: Kind
@@ -48,7 +48,7 @@ class Queue:
 
     @cached_property
     def turn(self) -> str:
-        """The name of the turn that this queue shares with all queues of the same role, kind and priority."""
+        """The key of the role's turns: `role:kind:priority`. All queues with the same three share their turns."""
         return f"{self.role}:{self.kind}:{self.priority}"
 
     @classmethod
@@ -57,7 +57,7 @@ class Queue:
         """The queue with this name.
 
         Raises:
-            ValueError: it is not a queue's name.
+            ValueError: this is not the name of a queue.
         """
         role, kind, priority, size, provider, model, *more = name.split(":")
         if kind not in KINDS or priority not in PRIORITIES:

@@ -26,8 +26,8 @@ _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
 
 @dataclass(frozen=True)
 class AttemptFailed:
-    """The attempt ended with an error. `reached`: whether the attempt reached its server. If it did not, it does not
-    count as a start: the lane was not ready, and has stopped taking new work."""
+    """The attempt ended with an error. `reached`: whether it reached the model server. An attempt that did not reach it
+    does not count as a start, and its lane has stopped accepting work."""
 
     error: LlmError
     reached: bool = True
@@ -35,7 +35,8 @@ class AttemptFailed:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """The worker died or lost its connection while it ran the request. `alone`: whether the lane ran nothing else."""
+    """The worker died or lost its connection to Redis while it ran the request. `alone`: whether its lane ran nothing
+    else."""
 
     alone: bool = False
 
@@ -52,7 +53,7 @@ class LaneStopped:
 
 @dataclass(frozen=True)
 class PoolForgot:
-    """The server has lost the request."""
+    """The Redis server has lost the request."""
 
 
 Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | PoolForgot
@@ -62,9 +63,9 @@ Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | P
 class History:
     """The attempts of a request so far, as far as the caller knows them.
 
-    `lane`: the lane of the failed attempt. `starts`: how often the request was started, this attempt included.
-    `crashes`: how many workers died while they ran the request, before this attempt. `delivered`: how many deltas the
-    agent may have received. `left_ms`: time to the request's deadline.
+    `lane`: the lane of the failed attempt. `starts`: how often the request was started, including this attempt.
+    `crashes`: how many workers died while they ran earlier attempts. `delivered`: how many deltas the agent may have
+    received. `left_ms`: the time until the request's deadline.
     """
 
     needs: Needs = field(default_factory=Needs)
@@ -85,7 +86,7 @@ class End:
 @dataclass(frozen=True)
 class TryAgain:
     """Try the request again with these needs, after `due_ms`. `counts`: whether the failed attempt counts as a start.
-    `alone`: whether the lane must run nothing else, because the request may be the cause of its workers' deaths."""
+    `alone`: whether the next lane must run nothing else, because this request may have killed its workers."""
 
     needs: Needs
     due_ms: int = 0
@@ -97,10 +98,10 @@ Decision: TypeAlias = End | TryAgain
 
 
 def decide(cause: Cause, history: History, policy: Policy) -> Decision:
-    """Decide how to go on after a failed attempt.
+    """Decide whether to try a request again after a failed attempt.
 
-    If the agent already has part of the answer, the request ends, since a second attempt would give another answer. If
-    the lane failed, the request is tried on another lane, if one has credit.
+    If the agent already has part of the answer, the request ends, since another attempt would give a different answer.
+    If the lane failed, the next attempt runs on another lane, provided that one has credit.
     """
     if history.delivered > 0:
         return End(_interruption(cause, history.lane))
@@ -120,9 +121,9 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
 
 
 def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
-    """Decide after an error. Pauses double with every start, with full jitter; `retry_after_s` is a lower bound. If the
-    pause would exceed the deadline, the request ends now. If the attempt did not reach its model server, the request
-    waits again without a pause, and the attempt does not count as a start.
+    """Decide after an error. The pause before the next attempt doubles with every start, with full jitter, and is at
+    least `retry_after_s`. If it would end after the deadline, the request ends now. If the attempt did not reach its
+    model server, the request waits again without a pause, and the attempt does not count as a start.
     """
     if not error.retryable:
         return End(error)
@@ -138,23 +139,24 @@ def _after_error(error: LlmError, history: History, policy: Policy, *, reached: 
 
 
 def _elsewhere(history: History) -> Needs:
-    """The request's needs, with the lane that failed among the lanes to avoid."""
+    """The request's needs, with the failed lane as the latest of the lanes to avoid."""
     others = [lane for lane in history.needs.avoid if lane != history.lane]
     return history.needs.model_copy(update={"avoid": (*others, history.lane)[-_MOST_AVOIDED:]})
 
 
 def _after_crash(history: History, policy: Policy, *, alone: bool) -> Decision:
     """Decide after a worker's death. A crash counts against every request that the worker ran, so the last attempt of a
-    request runs alone on its lane: if that worker dies, too, the request is the cause."""
+    request runs alone on its lane: if that worker dies, too, the request is probably the cause."""
     crashes = history.crashes + 1
     if crashes < policy.max_crashes:
         return TryAgain(history.needs, alone=crashes + 1 >= policy.max_crashes)
     blame = (
-        ", the last of them while it ran nothing else"
+        "the last of them ran nothing else, so the request is probably the cause: read the workers' logs before you "
+        "send it again"
         if alone
-        else "; they also ran other requests, which may have caused this: send the request again"
+        else "they also ran other requests, which may be the cause: send the request again"
     )
-    return End(Interrupted(f"{crashes} workers died while they ran this request{blame}"))
+    return End(Interrupted(f"{crashes} workers died while they ran this request; {blame}"))
 
 
 def _interruption(cause: Cause, lane: str) -> LlmError:
@@ -166,7 +168,9 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
                 return final.at(provider=error.provider, lane=error.lane, model=error.model)
             return error
         case WorkerDraining():
-            return Interrupted("the worker was shut down during the answer: send the request again", lane=lane)
+            return Interrupted(
+                "the worker was shut down before the answer was complete: send the request again", lane=lane
+            )
         case WorkerLost() | LaneStopped():
             return answer_lost("worker")
         case PoolForgot():
@@ -176,8 +180,8 @@ def _interruption(cause: Cause, lane: str) -> LlmError:
 
 
 def as_interruption(error: LlmError) -> LlmError:
-    """The error that an agent raises if it already has part of the answer: `Interrupted`, unless the request itself
-    caused the error."""
+    """The error that an agent raises if it already has part of the answer: an `Interrupted`, unless the request itself
+    is the cause of the error."""
     broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
     if isinstance(error, Interrupted) or not broke_off:
         return error
@@ -188,19 +192,19 @@ def as_interruption(error: LlmError) -> LlmError:
 
 
 _LOST = {
-    "restarted": "the answer was started again for another client of the same request: send the request again",
-    "part": "part of the answer was lost, and its worker no longer has that part: send the request again",
-    "worker": "the worker went away after part of the answer was delivered: send the request again",
-    "end": "the end of the answer was lost, and no worker has it any more: send the request again",
+    "restarted": "a new attempt restarted the answer for another client of this request: send the request again",
+    "part": "part of the answer did not arrive, and its worker no longer keeps that part: send the request again",
+    "worker": "the worker died or lost its connection before the answer was complete: send the request again",
+    "end": "the end of the answer did not arrive, and no worker keeps it any longer: send the request again",
 }
 
 
 def answer_lost(what: Literal["restarted", "part", "worker", "end"]) -> Interrupted:
-    """The error of an agent that can no longer get the whole answer."""
+    """The error for an agent that can no longer get the whole answer."""
     return Interrupted(_LOST[what])
 
 
 def may_submit_again(has_copy: bool, delivered: int) -> bool:
-    """Whether an agent should submit a request again after the server has lost it. Only the agent still has a copy. But
-    if part of the answer was delivered, a second attempt would give another answer."""
+    """Whether an agent should submit a request again after the Redis server has lost it: if the agent has a copy of the
+    request, and no part of the answer was delivered, since another attempt would give a different answer."""
     return has_copy and delivered == 0

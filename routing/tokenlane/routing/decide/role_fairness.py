@@ -1,8 +1,8 @@
 """Fairness: the order in which a lane serves the queues of roles.
 
-Queues of a higher priority go first. At each lane, the roles of one priority take turns in proportion to their weights,
-and the queues of one role take turns of one request. Within a queue, agents take turns; that is done by
-store/lua/shared/agent_fairness.lua when a request is submitted and dispatched.
+A lane serves queues of a higher priority first. On each lane, the roles of one priority take turns in proportion to
+their weights, and the queues of one role take turns request by request. The agents of one queue take turns, too:
+store/lua/shared/agent_fairness.lua orders their requests at submission and at dispatch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .queue_key import PRIORITIES, Queue
 
 @dataclass(frozen=True)
 class RoleTurn:
-    """The turns of a role, for one kind and priority. Times are numbers of the pool's `sequence` counter.
+    """The turns of a role, for one kind and priority. Its times are values of the pool's `sequence` counter.
 
     `began`: when the role began to wait. `lanes`: for each lane that has served the role since then, when the role's
     last turn on that lane ended (or `began`), and how many requests of its current turn the lane has served.
@@ -36,9 +36,9 @@ class Head:
     """One of the next requests of a queue.
 
     `attempt`: the newest attempt; 0 if there is none. `more`: whether more requests wait behind the queue's heads.
-    `served`: when the queue was last served, as a number of the pool's `sequence` counter. `place`: how many heads of
-    the queue come before this head. `turn`: the turns of its role. `suspect`: workers died while they ran the request,
-    so it must run alone.
+    `served`: when the queue was last served, as a value of the pool's `sequence` counter. `place`: how many heads of
+    the queue come before this head. `turn`: the turns of its role. `suspect`: whether the request may have killed the
+    workers that ran it, so that it must run alone.
     """
 
     queue: Queue
@@ -57,7 +57,7 @@ def fair_order(heads: Sequence[Head], weights: Mapping[str, int], lane: str) -> 
     """The heads in the order in which a lane should serve them.
 
     Args:
-        heads: only heads that the lane can serve; others would take up places of their roles.
+        heads: only heads that the lane can serve: any other head would use up a turn of its role.
         weights: the weights of the roles; a missing role has weight 1.
     """
     of_roles: defaultdict[str, list[Head]] = defaultdict(list)

@@ -1,6 +1,6 @@
 """Finds route entries in a policy that match no lane of the pool.
 
-Such an entry gets a warning, since a name may be misspelt. It is no error, since the lane's worker may start later.
+Such an entry causes a warning, since it may be misspelt. It is not an error, since the lane's worker may start later.
 """
 
 from __future__ import annotations
@@ -29,26 +29,25 @@ def unknown_places(policy: Policy, lanes: Sequence[LaneView]) -> Iterator[Unknow
     """
     for role, rules in policy.roles.items():
         for candidate in rules.route:
-            wrong = _wrong(candidate, lanes)
-            if wrong:
-                yield UnknownPlace(role, candidate, f"the route of role {role!r} names {wrong}")
+            mismatch = _mismatch(candidate, lanes)
+            if mismatch:
+                yield UnknownPlace(role, candidate, f"the route of role {role!r} names {mismatch}")
 
 
-def _wrong(candidate: Candidate, lanes: Sequence[LaneView]) -> str:
-    """The end of the warning: what the candidate names that does not exist in the pool; "" if a lane matches it."""
+def _mismatch(candidate: Candidate, lanes: Sequence[LaneView]) -> str:
+    """The part of the candidate that no lane of the pool matches, as the end of the warning; "" if a lane matches."""
     named = [lane for lane in lanes if candidate.lane in (None, lane.name)]
-    if not named:
+    if not named and candidate.lane is not None:
         known = ", ".join(sorted(lane.name for lane in lanes)) or "none"
-        what = "a place" if candidate.lane is None else f"lane {candidate.lane!r}"
-        return f"{what}, which this pool does not know; known lanes: {known}"
+        return f"lane {candidate.lane!r}, which the pool does not know; known lanes: {known}"
     matching = [lane for lane in named if candidate.is_place_of(lane)]
-    if not matching:
-        others = ", ".join(sorted({lane.provider for lane in named}))
-        return f"provider {candidate.provider!r}, which no lane has; known providers: {others}"
+    if not matching and candidate.provider is not None:
+        known = ", ".join(sorted({lane.provider for lane in named})) or "none"
+        return f"provider {candidate.provider!r}, which no matching lane has; known providers: {known}"
     if candidate.model is None or any(_may_serve(lane, candidate.model) for lane in matching):
         return ""
     served = ", ".join(sorted({model for lane in matching for model in lane.models})) or "none"
-    return f"model {candidate.model!r}, which no lane of that place serves; available models: {served}"
+    return f"model {candidate.model!r}, which no matching lane serves; available models: {served}"
 
 
 def _may_serve(lane: LaneView, model: str) -> bool:

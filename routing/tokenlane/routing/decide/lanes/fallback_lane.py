@@ -1,6 +1,6 @@
 """The fallback lane, which serves embed requests that no other lane can serve.
 
-Any worker may serve it in addition to its lane. `candidates` chooses it; lists of lanes and error messages omit it.
+A worker may serve it in addition to its own lane. `candidates` chooses it; lists of lanes and error messages omit it.
 """
 
 from __future__ import annotations

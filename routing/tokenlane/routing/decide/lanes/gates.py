@@ -13,17 +13,19 @@ from tokenlane.routing.decide.role_fairness import Head
 
 from .offer import LaneView
 
-Reason = Literal["closed", "kept", "full", "occupied"]
+Reason = Literal["closed", "reserved", "full", "occupied"]
+"""Why a lane does not start a request now. `closed`: the lane accepts no work of this kind. `reserved`: it is kept free
+for a suspect. `full`: it has no free slot. `occupied`: the request is a suspect, and the lane is not empty yet."""
 
 
 def accepts_work(head: Head, lane: LaneView) -> Reason | None:
-    """A worker of the lane takes new work, and the lane serves this kind."""
+    """The lane accepts work, and serves this kind."""
     return None if lane.state.accepts_work and lane.offer.limit_of(head.queue.kind) > 0 else "closed"
 
 
 def is_not_reserved(head: Head, lane: LaneView) -> Reason | None:
     """No other request runs alone on the lane, or is next to run alone there."""
-    return "kept" if lane.reserved_for not in ("", head.id) else None
+    return "reserved" if lane.reserved_for not in ("", head.id) else None
 
 
 def has_credit(head: Head, lane: LaneView) -> Reason | None:
@@ -32,7 +34,7 @@ def has_credit(head: Head, lane: LaneView) -> Reason | None:
 
 
 def is_empty_for_a_suspect(head: Head, lane: LaneView) -> Reason | None:
-    """A suspect starts only on an empty lane. It does not wait for long work to end."""
+    """A suspect starts only on an empty lane, but does not wait for the end of long work of another kind."""
     if not head.suspect:
         return None
     waited_for = (kind for kind, work in KINDS.items() if kind == head.queue.kind or not work.is_long)

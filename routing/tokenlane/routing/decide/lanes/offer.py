@@ -1,4 +1,4 @@
-"""The offer of a lane: its models, abilities and limits, as its workers announce them and as routers see them."""
+"""The offer of a lane, that is its models, abilities and limits: as workers announce it, and as routers see it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _models = TypeAdapter(tuple[str, ...])
 
 
 class Offer(BaseModel):
-    """The kinds of work that a lane takes, its limits, and the abilities of its models.
+    """The kinds of work that a lane serves, its limits, and the abilities of its models.
 
     `limits`: how many requests of each kind the lane serves at once; it does not serve other kinds. `abilities`: the
     abilities of each model, if the model server reports them; a model without an entry can only chat.
-    `max_input_tokens`: the longest prompt; None: no limit. `pulls`: whether the lane pulls missing models that requests
-    need. `lacks`: the only models that it pulls; None: any. `pulling`: the progress of current pulls, by model.
-    `unpulled`: models that the lane recently failed to pull, with the error code.
+    `max_input_tokens`: the size of the longest prompt that the lane accepts; None: no limit. `pulls`: whether the lane
+    pulls missing models that requests need. `lacks`: the missing models that it may pull; None: any model. `pulling`:
+    the progress of current pulls, by model. `unpulled`: the error code of recent pulls that failed, by model.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -76,7 +76,7 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Running:
-    """A request that a worker runs, with everything that the server needs to restore the request after losing it."""
+    """A request that a worker runs, with everything that the Redis server needs to restore it after a loss of data."""
 
     id: str
     attempt: int
@@ -97,8 +97,8 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class ServerFailure:
-    """The latest error from a worker's model server: only its code, since its text may quote a prompt. `at`: when it
-    happened, in seconds on the loop's clock."""
+    """The latest error from a worker's model server. It has no text, which might quote a prompt. `at`: when the error
+    happened, in seconds on the event loop's clock."""
 
     code: str
     at: float
@@ -109,12 +109,12 @@ class LaneView:
     """A lane as routers and clients see it.
 
     Args:
-        queued: how many requests are dispatched or running, by kind.
+        queued: how many requests are dispatched to the lane or running there, by kind.
         facts: what the pool knows about the lane's workers.
-        beat_ms: time since the last beat of any of its workers.
+        beat_ms: the time since the latest beat of any of its workers.
         why: why its model server cannot work; '' if it can.
-        reserved_for: the suspect that runs alone on the lane or is next to; '' if there is none.
-        unread: which of `models`, `limit` and `offer` this version cannot parse.
+        reserved_for: the id of the suspect that runs alone on the lane, or is next to; '' if there is none.
+        unread: the names of the fields, of `models`, `limit` and `offer`, that this version cannot parse.
     """
 
     name: str
@@ -136,7 +136,7 @@ class LaneView:
 
     @property
     def is_coming(self) -> bool:
-        """Whether the lane's worker waits for its model server and does not know the models yet."""
+        """Whether the lane's worker still waits for its model server, and does not know its models yet."""
         return self.state.is_unready and not self.models
 
     @property
@@ -145,7 +145,7 @@ class LaneView:
         return has_left(self.state, self.beat_ms)
 
     def credit_for(self, kind: Kind) -> int:
-        """How many more requests of that kind the lane takes now."""
+        """How many more requests of that kind the lane accepts now."""
         return max(0, self.offer.limit_of(kind) - self.queued.get(kind, 0)) if self.state.accepts_work else 0
 
     def models_for(self, kind: Kind) -> tuple[str, ...]:

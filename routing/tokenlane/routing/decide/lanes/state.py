@@ -1,4 +1,4 @@
-"""The state of a lane, computed from the beats of its workers. Plans, status, health checks and metrics all use it."""
+"""Computes the state of a lane from the beats of its workers, for plans, status, health checks and metrics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ RESTART_MS = 60_000
 class LaneState(StrEnum):
     """The state of a lane.
 
-    `up`: all its workers take new work; `degraded`: only some do. `loading`: its model server is loading a model.
+    `up`: all its workers accept work; `degraded`: only some of them do. `loading`: its model server is loading a model.
     `draining`: its workers are shutting down. `down`: its model server cannot work, or its worker did not start a
-    request. `left`: its workers were shut down; `gone`: its workers have vanished.
+    request. `left`: its workers were shut down. `gone`: its workers have vanished.
     """
 
     UP = "up"
@@ -27,12 +27,12 @@ class LaneState(StrEnum):
 
     @property
     def accepts_work(self) -> bool:
-        """Whether the lane is given new work."""
+        """Whether routers may dispatch requests to the lane."""
         return self in (LaneState.UP, LaneState.DEGRADED)
 
     @property
     def is_unready(self) -> bool:
-        """Whether its workers are alive but take no work: the server cannot work, or they do not start requests."""
+        """Whether its workers are alive but accept no work: the model server cannot work, or no request starts."""
         return self in (LaneState.LOADING, LaneState.DOWN)
 
     @property
@@ -43,7 +43,7 @@ class LaneState(StrEnum):
 
 @dataclass(frozen=True)
 class ServerCondition:
-    """The condition of a server, as its worker sees it: up, loading or down. `why`: why it is not up, in words."""
+    """The condition of a model server as its worker sees it: up, loading or down. `why`: why it is not up, in words."""
 
     state: LaneState = LaneState.UP
     why: str = ""
@@ -58,9 +58,9 @@ class LaneWorkers:
 
     Args:
         announced: the state in the newest beat, a value of `LaneState`; '' if the beat announced no state.
-        beats: whether any worker is alive: it has sent a beat within a lease.
-        accepting_workers: how many live workers accept new work.
-        unready: how many live workers take no work because their model servers cannot work. Only snapshots count them.
+        beats: whether any worker is alive, that is, has sent a beat within a lease.
+        accepting_workers: how many live workers accept work.
+        unready: how many live workers accept no work because their model servers cannot work. Only snapshots have it.
     """
 
     announced: str = ""

@@ -14,7 +14,7 @@ local GATES = {
   -- No other request runs alone on the lane, and the lane is not reserved for another request.
   function(lane, id)
     local suspect = reserved_for(lane)
-    if suspect and suspect ~= id then return 'kept' end
+    if suspect and suspect ~= id then return 'reserved' end
   end,
   -- The lane has a free slot for this kind.
   function(lane, _, request)
