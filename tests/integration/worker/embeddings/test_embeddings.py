@@ -5,33 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 from tests.integration.farm import EVERY_LOG, eventually, farm
+from tests.integration.lanes import lane_of
 from tests.integration.life import PREFIX, audit, dump, raw
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.faults import Fault
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
+from tokenlane.config.settings.values import CacheSettings, LaneSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ProviderDown, sync
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.assembly import open_fallback, open_lane
 from tokenlane.worker.embeddings import embedder as step
 from tokenlane.worker.embeddings.fallback_model import FALLBACK_MODEL, is_fasttext_installed
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.run_and_drain import drain, start_workers
 
 fallback_only = pytest.mark.skipif(not is_fasttext_installed(), reason="the extra `fasttext` is not installed")
 
@@ -65,28 +62,16 @@ def vector(text: str) -> list[float]:
     return [float(len(text)), float(sum(text.encode()) % 1024), 0.5]
 
 
-@asynccontextmanager
-async def at_work(
+def at_work(
     redis_url: str,
     provider: LlmProvider,
     name: str = "lane1",
     *,
     cache: CacheSettings | None = None,
     fallback: bool = False,
-) -> AsyncIterator[Lane]:
-    """A lane with its workers and a router, and perhaps the fallback lane beside it."""
-    opened = open_lane(LaneSettings(name, "fake"), RedisSettings(redis_url), provider=provider, cache=cache)
-    async with AsyncExitStack() as stack:
-        lane = await stack.enter_async_context(opened)
-        beside = await stack.enter_async_context(open_fallback(lane)) if fallback else None
-        tasks = await stack.enter_async_context(background())
-        workers = [worker for one in (lane, beside) if one is not None for worker in await start_workers(one, tasks)]
-        tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
-        try:
-            yield lane
-            await drain(lane, workers, 0)
-        finally:
-            await asyncio.gather(*(worker.abandon() for worker in workers))
+) -> AbstractAsyncContextManager[Lane]:
+    """Serve a lane of this provider and, if `fallback`, the fallback lane too."""
+    return lane_of(redis_url, LaneSettings(name, "fake"), provider=provider, cache=cache, fallback=fallback)
 
 
 def held(provider: Mapper, client: Client) -> asyncio.Task[object]:

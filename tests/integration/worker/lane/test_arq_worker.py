@@ -266,7 +266,7 @@ async def test_a_job_that_rang_needs_no_look_at_the_queue(
 ) -> None:
     """The doorbell names the job, which is started by its name."""
     async with serving(redis_url, FakeProvider()) as (_, worker):
-        monkeypatch.setattr(worker, "_look_at_queue", AsyncMock())
+        monkeypatch.setattr(worker, "_read_queue", AsyncMock())
         asker = await ask(pool, hub)
         await give(pool, asker)
         await asker.completed()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 from tests.fake_server import FakeServer, Reply, fake_server, sse
 from tests.integration.farm import eventually
+from tests.integration.lanes import lane_of
 from tests.waiting import until
 
-from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import ModelNotFound, ProviderDown
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.support.tasks import background
-from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.timings import TIMINGS, Timings
-from tokenlane.worker.run_and_drain import start_workers
 
 LOADING = Reply({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, 503)
 ANSWER = sse({"model": "m", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]})
@@ -30,22 +27,11 @@ MODELS: dict[str, Any] = {"object": "list", "data": [{"id": "m", "object": "mode
 CHAT, LIST = "POST /v1/chat/completions", "GET /v1/models"
 
 
-@asynccontextmanager
-async def served(
+def served(
     url: str, server: FakeServer, lane: str = "gpu0", provider: str = "openai", timings: Timings = TIMINGS
-) -> AsyncIterator[Lane]:
-    """A lane for this server, with a router."""
-    settings = LaneSettings(lane, provider, server.url, capacity=2)
-    async with (
-        open_lane(settings, RedisSettings(url), timings=timings) as opened,
-        background() as tasks,
-    ):
-        workers = await start_workers(opened, tasks)
-        tasks.create_task(run_router(opened.pool, opened.hub, host="here"))
-        try:
-            yield opened
-        finally:
-            await asyncio.gather(*(worker.abandon() for worker in workers))
+) -> AbstractAsyncContextManager[Lane]:
+    """Serve a lane of this model server."""
+    return lane_of(url, LaneSettings(lane, provider, server.url, capacity=2), timings)
 
 
 def after(begun: Callable[[], bool], before: Reply, then: Reply) -> Callable[[Any], Reply]:

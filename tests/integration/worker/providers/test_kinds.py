@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
 import pytest
+from tests.integration.lanes import lane_of
 from tests.integration.life import audit, raw
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import BadRequest, Client, ContextTooLong, ModelNotFound, ProviderDown, RequestCancelled
 from tokenlane.producer.compose import compose_command
 from tokenlane.producer.link.link import open_request
@@ -20,14 +21,10 @@ from tokenlane.routing.contract.requests import ModelAction
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Slots
-from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.run_and_drain import drain, start_workers
 
 CHATS = ModelInfo(name="talker", capabilities=("chat", "tools"))
 EMBEDS = ModelInfo(name="mapper", capabilities=("embed",))
@@ -77,23 +74,11 @@ class Household(FakeProvider):
         self.done.append(f"unloaded {model}")
 
 
-@asynccontextmanager
-async def at_work(
+def at_work(
     redis_url: str, provider: FakeProvider, name: str = "lane1", *, max_input_tokens: int | None = None
-) -> AsyncIterator[Lane]:
-    """A lane with a worker for each kind of work, and a router."""
-    settings = LaneSettings(name, "fake", max_input_tokens=max_input_tokens)
-    async with (
-        open_lane(settings, RedisSettings(redis_url), provider=provider) as lane,
-        background() as tasks,
-    ):
-        workers = await start_workers(lane, tasks)
-        tasks.create_task(run_router(lane.pool, lane.hub, host="here"))
-        try:
-            yield lane
-            await drain(lane, workers, 0)
-        finally:
-            await asyncio.gather(*(worker.abandon() for worker in workers))
+) -> AbstractAsyncContextManager[Lane]:
+    """Serve a lane of this provider."""
+    return lane_of(redis_url, LaneSettings(name, "fake", max_input_tokens=max_input_tokens), provider=provider)
 
 
 async def command(
