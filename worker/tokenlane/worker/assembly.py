@@ -11,10 +11,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
-from tokenlane.routing.contract.errors import LaneConflict, LlmError
+from tokenlane.routing.contract.errors import LaneConflict, LlmError, ModelNotFound
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.lanes.state import UP, ServerCondition
+from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.support.tasks import background, restart_on_error
@@ -181,6 +181,8 @@ async def _describe_at_startup(settings: LaneSettings, provider: LlmProvider) ->
         return await describe_lane(settings, provider, reachable=condition == UP), condition
     except LlmError as error:
         condition = condition_after(error)
+        if settings.models and isinstance(error, ModelNotFound):  # the lane waits for its models
+            condition = ServerCondition(LaneState.DOWN, error.message)
         if condition == UP:
             raise
     return await describe_lane(settings, provider, reachable=False), condition

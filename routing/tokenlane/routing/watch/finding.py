@@ -99,7 +99,7 @@ class Code(StrEnum):
         "model_server_shared",
         "each lane sends up to its limit of requests, so together they may overload it",
     )
-    MODEL_MISSING = "model_missing", "requests for the missing model would be sent to this lane and fail"
+    MODEL_MISSING = "model_missing", "a lane serves only models that its model server has"
     MODEL_NOT_PINNED = "model_not_pinned", "a model that differs from its pinned digest is not served"
     OTHER_SERVER = "other_server", "a provider supports its own kind of server fully, and others only in part"
 

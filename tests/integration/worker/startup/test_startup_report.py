@@ -98,7 +98,7 @@ async def test_what_is_found_is_served(processes: Farm, backend: Simulator) -> N
     ended = await worker.ended()
     assert (ended.code, ended.error) == (exits.OK, "")
     said = block(ended.out)
-    assert said["found"].startswith("sim, of llama.cpp at ")
+    assert said["found"].startswith("sim on llama.cpp at ")
     assert said["lane"].endswith("-llamacpp, provider llamacpp")
 
 
@@ -112,7 +112,7 @@ async def test_a_models_name_cannot_draw(processes: Farm, pool: Pool) -> None:
         assert "?[2Jm??problem   none" in told
         assert not set(told) & {"\x1b", "\x07"}
         assert "\nproblem   none" not in told
-    assert json.loads(arrival.json_line("checked"))["problems"][0]["found"].endswith(drawing)
+    assert json.loads(arrival.json_line("checked"))["problems"][0]["found"].count(drawing) == 1
 
 
 async def test_a_policy_that_leaves_the_lane_out(pool: Pool, backend: Simulator) -> None:
@@ -160,8 +160,7 @@ async def test_only_models_that_are_there_are_advised(pool: Pool, backend: Simul
         '[roles.coder]\nroute = ["vllm/m9", "llamacpp/sim"]',
     )
     arrival = await arrive_at(pool, backend.url, "nope")
-    assert arrival.to_add == ()
-    assert "coder" in block(arrival.text())["roles"]
+    assert (arrival.lane, arrival.to_add) == (None, ())
     assert "policy apply" not in arrival.text()
 
 
@@ -229,6 +228,45 @@ async def test_a_model_the_model_server_does_not_have(pool: Pool, backend: Simul
     arrival = await arrive_at(pool, backend.url, "nope")
     (problem,) = arrival.problems
     assert (problem.code, "'nope'" in problem.observed, "sim" in problem.observed) == (Code.MODEL_MISSING, True, True)
+
+
+async def test_a_missing_model_is_not_announced(pool: Pool) -> None:
+    """The lane offers only those of its models that the model server has."""
+    async with Simulator(models=("first",)) as simulator:
+        arrival = await arrive_at(pool, simulator.url, "first", "second")
+    assert arrival.lane is not None
+    assert arrival.lane.models == ("first",)
+    (problem,) = arrival.problems
+    assert (problem.code, "'second'" in problem.observed) == (Code.MODEL_MISSING, True)
+
+
+async def test_a_lane_whose_models_are_all_missing_stays_closed(processes: Farm, pool: Pool) -> None:
+    """The worker waits for its model, reports one problem, and opens the lane when the model server has the model."""
+    port = free_port()
+    serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", f"http://127.0.0.1:{port}", "--model", "nope")
+    async with Simulator(api="llamacpp", port=port):
+        worker = await processes.tokenlane("worker", *serving)
+        await eventually(lambda: told(worker, "waits "))
+        assert worker.out.count("problem ") == 1
+        assert "'nope'" in block(worker.out)["problem"]
+        (lane,) = (await take_snapshot(pool)).lanes
+        assert (lane.state, lane.models) == ("down", ("nope",))
+    async with Simulator(api="llamacpp", port=port, models=("nope",)):
+
+        async def lane_is_up() -> bool:
+            return [lane.state for lane in (await take_snapshot(pool)).lanes] == ["up"]
+
+        await eventually(lane_is_up, 40)
+
+
+async def test_the_report_names_the_effect_of_another_server(pool: Pool) -> None:
+    """A problem that leaves the lane open says so, and names the option to correct."""
+    async with Simulator(api="ollama") as simulator:
+        arrival = await arrive(LaneSettings("gpu0", "vllm", simulator.url), pool)
+    (problem,) = arrival.problems
+    assert problem.code == Code.OTHER_SERVER
+    assert "takes requests" in problem.observed
+    assert "--provider ollama" in problem.advice
 
 
 @pytest.mark.parametrize("pinned", ["sim", "other"])

@@ -18,6 +18,7 @@ from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.worker.model_management.pinned_digests import check_pin, pin_of
 from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
+from tokenlane.worker.providers.server_names import lists_all_models
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _REQUIRED_PROTOCOLS: dict[Kind, type] = {"embed": Embeds}
 async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reachable: bool = True) -> Announcement:
     """Describe the lane from its settings, and from its model server where the settings leave something open.
 
-    Models whose digests differ from their pinned digests are left out.
+    Left out are models that the model server does not have, and models whose digests differ from their pinned digests.
 
     Args:
         reachable: whether to ask the model server. If not, only the settings describe the lane.
@@ -43,17 +44,21 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
             f"lane {settings.name!r} sets auto_pull, but {settings.provider} cannot pull models: remove the setting"
         )
     try:
-        listed = await provider.models() if reachable else []
+        answer = await provider.models() if reachable else None
     except LlmError:
         if not settings.models:
             raise
-        listed = []  # the model server may start later
-    models, chats = _models_to_serve(settings, listed), settings.capacity or 1
+        answer = None  # the model server may start later
+    listed = answer or []
+    knows_missing = answer is not None and lists_all_models(settings.provider)
+    models, chats = _models_to_serve(settings, listed, only_listed=knows_missing), settings.capacity or 1
     if reachable:
         models = await _without_wrong_digests(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):
             raise ModelNotFound(
-                "the model server has no model that can chat or embed: load a model, or name the lane's with --model",
+                f"the model server does not have {', '.join(map(repr, settings.models))}: start it with that model"
+                if settings.models
+                else "the model server has no model that can chat or embed: load a model, or name one with --model",
                 provider=settings.provider,
                 lane=settings.name,
             )
@@ -67,9 +72,13 @@ def _may_start_empty(provider: LlmProvider) -> bool:
     return isinstance(provider, Pulls) and isinstance(provider, Loads)
 
 
-def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The models in the settings; if there are none, the model server's models that can chat or embed."""
-    if settings.models and settings.auto_pull:
+def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo], *, only_listed: bool) -> tuple[str, ...]:
+    """The models in the settings; if there are none, the model server's models that can chat or embed.
+
+    Args:
+        only_listed: whether the model server does not have the models that it does not list.
+    """
+    if settings.models and (settings.auto_pull or only_listed):
         return tuple(name for name in settings.models if _is_listed(listed, name))
     able = (model for model in listed if model.chats or model.embeds)
     return settings.models or tuple(model.name for model in sorted(able, key=lambda model: not model.chats))

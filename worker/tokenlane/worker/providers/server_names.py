@@ -1,4 +1,4 @@
-"""The names of model servers in messages to users."""
+"""The names of model servers in messages to users, and which kinds list all their models."""
 
 from __future__ import annotations
 
@@ -11,3 +11,12 @@ NAMES = {
     "openai": "an OpenAI-compatible server",
 }
 """The names, by provider."""
+
+PULL_AND_LOAD = ("ollama", "lmstudio")
+"""The providers whose servers can pull and load a model while they run."""
+
+
+def lists_all_models(provider: str) -> bool:
+    """Whether a model that the provider's server does not list is missing. An OpenAI-compatible server may serve models
+    that it does not list, such as aliases."""
+    return provider != "openai"

@@ -14,7 +14,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.rehearsal import rehearse
-from tokenlane.routing.watch.finding import Code, Finding, Severity
+from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.pool_health import HAND_OVER_KEYS
 from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.providers.server_names import NAMES
@@ -71,12 +71,15 @@ def check_server(settings: LaneSettings, probe: ServerProbe, others: Iterable[Fi
     server, provider = probe.server, settings.provider
     if server is None or server in (provider, "openai"):
         return []
-    observed = f"this is {NAMES[server]}, not {NAMES[provider]}"
+    advice = f'use --provider {server}, or set provider = "{server}" in llm.toml'
     if provider == "openai":
         observed = f"this is {NAMES[server]}, whose provider supports it better"
-    works = all(finding.severity != "fail" for finding in others)
-    severity: Severity = "fail" if works and provider != "openai" else "warn"
-    return [Finding(Code.OTHER_SERVER, severity, observed, f'set provider = "{server}"', settings.name)]
+        return [Finding(Code.OTHER_SERVER, "warn", observed, advice, settings.name)]
+    observed = f"this is {NAMES[server]}, not {NAMES[provider]}"
+    if any(finding.severity == "fail" for finding in others):
+        return [Finding(Code.OTHER_SERVER, "warn", observed, advice, settings.name)]
+    observed += "; the lane takes requests, but some fail, or their options are ignored, since the servers differ"
+    return [Finding(Code.OTHER_SERVER, "fail", observed, f"restart the worker: {advice}", settings.name)]
 
 
 async def check_pool(pool: Pool, ring: KeyRing, snapshot: Snapshot) -> list[Finding]:

@@ -77,4 +77,6 @@ async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announ
         try:
             return probe, await describe_lane(settings, provider), findings
         except LlmError as error:
+            if any(finding.code == Code.MODEL_MISSING for finding in findings):
+                return probe, None, findings
             return probe, None, [Finding(Code.MODEL_SERVER, "fail", error.message, subject=settings.name), *findings]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from tokenlane.routing.decide.lanes.state import UP, ServerCondition
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.model_servers import detect_kind
 from tokenlane.worker.providers import LlmProvider
-from tokenlane.worker.providers.server_names import NAMES
+from tokenlane.worker.providers.server_names import NAMES, PULL_AND_LOAD, lists_all_models
 
 _LOOK_S = 5.0
 
@@ -54,15 +55,16 @@ class ServerProbe:
         if self.error is not None:
             yield Finding(Code.MODEL_SERVER, "fail", str(self.error), subject=settings.name)
             return
-        if self.condition != UP:
+        missing = [model for model in settings.models if not self.has(model)]
+        if self.condition != UP and not missing:
             observed = f"the model server is {self.condition.state}: {self.condition.why}"
             yield Finding(Code.MODEL_SERVER, "fail", observed, subject=settings.name)
-        for model in settings.models:
-            if not self.has(model):
-                observed = (
-                    f"the model server does not have model {model!r}; its models: {', '.join(self.models) or 'none'}"
-                )
-                yield Finding(Code.MODEL_MISSING, "fail", observed, subject=settings.name)
+        for model in missing:
+            observed = (
+                f"the model server does not have model {model!r} (it has: {', '.join(self.models) or 'none'}), so "
+                + _effect_of_missing(settings, is_only=len(missing) == len(settings.models))
+            )
+            yield Finding(Code.MODEL_MISSING, "fail", observed, _advice_for_missing(settings, model), settings.name)
 
 
 async def probe_model_server(settings: LaneSettings, provider: LlmProvider, condition: ServerCondition) -> ServerProbe:
@@ -90,3 +92,18 @@ async def _with_models(probe: ServerProbe, provider: LlmProvider) -> ServerProbe
     return replace(
         probe, answered_in_ms=round(1000 * (clock() - start), 1), models=tuple(model.name for model in models)
     )
+
+
+def _effect_of_missing(settings: LaneSettings, *, is_only: bool) -> str:
+    if not lists_all_models(settings.provider):
+        return "requests for it that reach this lane may fail, unless the server only does not list it"
+    if is_only and settings.provider not in PULL_AND_LOAD:
+        return "the lane stays closed, and its requests wait until the model server has the model"
+    return "the lane does not offer it: requests for it go to other lanes, or are refused if no lane has it"
+
+
+def _advice_for_missing(settings: LaneSettings, model: str) -> str:
+    if settings.provider in PULL_AND_LOAD:
+        lane = shlex.quote(settings.name)
+        return f"pull it with `tokenlane models pull {shlex.quote(model)} --lane {lane}`, or serve others with --model"
+    return "start the model server with this model, or serve one that it has with --model"

@@ -131,18 +131,19 @@ class WorkerProcess:
         event = facts.pop("event")
         text = f"lane    {facts['lane']}, "
         text += f"{facts['capacity']} at once" if event == "ready" else "waiting for its model server"
-        facts["problems"] = self._problems(facts)
+        facts["problems"] = self._problems(facts, waits=event == "waiting")
         text += "".join(f"\nproblem {problem}" for problem in facts["problems"])
         self._unready.discard(self._settings.name)
         if not was_ready_before and not self._unready:
             text += '\n\nAsk:   tokenlane chat "Name three primes." --role planner\nStop:  Ctrl-C\n'
         self._report(event, text, **facts)
 
-    def _problems(self, facts: dict[str, Any]) -> list[str]:
+    def _problems(self, facts: dict[str, Any], *, waits: bool) -> list[str]:
         """The lane's problems. Each is one line that names the model server and the next step."""
         models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
         server = f"{facts['provider']} at {facts['endpoint']}{models}"
-        next_step = "Requests wait until it works; `tokenlane probe` shows which model servers answer."
+        effect = "Requests wait until it works" if waits else "The lane takes requests all the same"
+        next_step = f"{effect}; `tokenlane probe` shows which model servers answer."
         remarks = [_text(remark) for remark in facts["remarks"]]
         return [
             one_line(" ".join([*map(sentence, [f"{server}: {_text(problem)}", *remarks]), next_step]))
