@@ -69,6 +69,15 @@ def test_a_path_that_does_not_exist_is_noticed(tmp_path: Path) -> None:
     assert missing_paths(page) == ["routing/gone.py", "lua/gone.lua", "routing/gone/"]
 
 
+def test_every_guarantee_names_its_mechanism_and_tests() -> None:
+    """Each section says how the promise is kept, where, and which tests show it."""
+    sections = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    assert sections
+    for section in sections:
+        assert re.findall(r"^- \*\*(.+)\.\*\*", section, re.MULTILINE) == ["How", "Where", "Tests"], section
+        assert re.search(r"Tests\.\*\* `tests/", section), section
+
+
 def test_every_page_is_in_the_index() -> None:
     """The index of the documentation leads to each page."""
     index = ROOT / "docs" / "README.md"
