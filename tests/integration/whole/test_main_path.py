@@ -282,7 +282,7 @@ async def test_a_redis_that_is_none(server: Server, tmp_path: Path) -> None:
         worker = ("worker", "--provider", "openai", "--endpoint", web.url)
         expected: list[tuple[str, str, list[tuple[str, ...]]]] = [
             ("redis://127.0.0.1:1", "no Redis server answers", [router]),
-            (locked.url, "wants a password", [worker, chat, router]),
+            (locked.url, "requires a password", [worker, chat, router]),
             (f"redis://127.0.0.1:{port}", "not a Redis server", [chat]),
         ]
         for number, (url, says, commands) in enumerate(expected):

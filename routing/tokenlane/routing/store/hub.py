@@ -1,7 +1,7 @@
 """The hub: one pub/sub connection, shared by many subscribers.
 
-Pub/sub keeps no messages. After a lost connection the hub subscribes again and calls `on_gap` for every channel, so
-that the subscriber can ask for the messages it may have missed.
+Pub/sub does not store messages. When the hub has lost its connection, it subscribes to all channels again and calls
+`on_gap` for each, so that the subscriber can ask for the messages that it may have missed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _REFUSED_PAUSES_S = (0.2, 1.0, 5.0)
 _UNSUBSCRIBE_AFTER_S = 0.05
 _MOST_AT_ONCE = 500
-"""How many subscriptions may wait for the server's confirmation at once."""
+"""How many subscriptions may be sent and not yet confirmed by the server at once."""
 
 
 @dataclass(eq=False)
 class _Subscription:
-    """A subscription to one channel. `refused`: the error if the subscription failed; then `confirmed` is set, too."""
+    """A subscription to one channel.
+
+    `asked_at`: when it was requested, on the event loop's clock. `refused`: the error if the subscription failed; then
+    `confirmed` is set, too.
+    """
 
     handler: Callable[[bytes], None]
     on_gap: Callable[[], None]
@@ -44,8 +48,10 @@ class _Subscription:
 class Hub:
     """Many subscriptions over one connection. Get a hub from `open_hub`.
 
-    Handlers run in the task that reads the connection, in the order of the messages, and must not block. The same task
-    sends all SUBSCRIBE commands, since redis-py's connections have no lock.
+    One task reads the connection and calls the handlers, in the order of the messages; handlers must not block. The
+    same task sends all commands, since redis-py's connections have no lock.
+
+    `connected`: set while the connection is open.
     """
 
     def __init__(self, pool: Pool, gives_up_after_s: float | None = None) -> None:
@@ -65,22 +71,23 @@ class Hub:
     async def subscribe(
         self, channel: str, handler: Callable[[bytes], None], on_gap: Callable[[], None] = lambda: None
     ) -> None:
-        """Call `handler` with every message of the channel. Returns once the server confirms the subscription, or if
-        the channel was unsubscribed in the meantime.
+        """Call `handler` with every message on a channel from now on, and `on_gap` after messages may have been lost.
+        Returns once the server confirms the subscription, or if the channel is unsubscribed in the meantime.
 
-        Guarantee: for every message that is published after the return, either `handler` or `on_gap` is called.
+        Guarantee: for every message that is published after the return, `handler` or `on_gap` is called.
         Cancellation: the channel is unsubscribed.
 
         Raises:
             ValueError: the channel already has a handler.
-            PoolUnavailable: the server refuses for good, or has not confirmed within `gives_up_after_s`.
+            PoolUnavailable: the server refuses, and retrying does not help; or the server has not confirmed within
+                `gives_up_after_s`.
         """
         if channel in self._subscriptions:
             raise ValueError(f"the channel already has a handler: {channel}")
         subscription = _Subscription(handler, on_gap, asyncio.get_running_loop().time())
         self._subscriptions[channel] = subscription
         self._wanted[channel] = None
-        self._apply()
+        self._wake_reader()
         try:
             await subscription.confirmed.wait()
             if subscription.refused is not None:
@@ -91,18 +98,18 @@ class Hub:
             raise
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop calling the channel's handler. UNSUBSCRIBE is sent a little later, for several channels at once."""
+        """Stop calling the channel's handler. UNSUBSCRIBE is sent a little later, together for several channels."""
         subscription = self._subscriptions.pop(channel, None)
         if subscription is None:
             return
         subscription.confirmed.set()
         self._wanted.pop(channel, None)
         if not self._unwanted:
-            asyncio.get_running_loop().call_later(_UNSUBSCRIBE_AFTER_S, self._apply)
+            asyncio.get_running_loop().call_later(_UNSUBSCRIBE_AFTER_S, self._wake_reader)
         self._unwanted[channel] = None
 
-    def _apply(self) -> None:
-        """Wake the reading task if there are subscriptions to send."""
+    def _wake_reader(self) -> None:
+        """Wake the reading task if it has SUBSCRIBE or UNSUBSCRIBE commands to send."""
         self._pending = bool(self._unwanted) or (bool(self._wanted) and self._unconfirmed < _MOST_AT_ONCE)
         if self._pending and self._wake is not None:
             if not self._wake.expired():  # an expired timeout wakes the task anyway, and cannot be rescheduled
@@ -119,7 +126,7 @@ class Hub:
                 await self._read(connection)
             except PubSubLost as lost:
                 failures = 0 if self._heard else failures
-                pause_s = self._lost(lost, failures)
+                pause_s = self._pause_after(lost, failures)
             finally:
                 self.connected.clear()
                 with suppress(TimeoutError):
@@ -128,17 +135,18 @@ class Hub:
             await asyncio.sleep(pause_s)
             failures += 1
 
-    def _lost(self, lost: PubSubLost, failures: int) -> float:
-        """Log the reason once per outage, and return how many seconds to wait before the next attempt."""
+    def _pause_after(self, lost: PubSubLost, failures: int) -> float:
+        """Log the reason once per outage, and return for how many seconds to wait before connecting again."""
         why = lost.why
         if failures == 0:
-            logger.warning("pub/sub connection lost, connecting again: %s", why)
-        self._refuse_waiting(why, for_good=lost.refused and not why.retryable)
+            logger.warning("the pub/sub connection was lost, and is opened again: %s", why)
+        self._fail_unconfirmed(why, for_good=lost.refused and not why.retryable)
         pauses = (*_REFUSED_PAUSES_S[:2], why.retry_after_s or _REFUSED_PAUSES_S[2]) if lost.refused else _PAUSES_S
         return pauses[min(failures, len(pauses) - 1)]
 
-    def _refuse_waiting(self, why: LlmError, *, for_good: bool) -> None:
-        """Fail unconfirmed subscriptions: with `for_good` all of them, otherwise those that have waited too long."""
+    def _fail_unconfirmed(self, why: LlmError, *, for_good: bool) -> None:
+        """Fail subscriptions that the server has not confirmed: all of them if the server refuses `for_good`, otherwise
+        the subscriptions that have waited too long."""
         now, patience_s = asyncio.get_running_loop().time(), self._gives_up_after_s
         for channel, subscription in tuple(self._subscriptions.items()):
             overdue = patience_s is not None and now - subscription.asked_at >= patience_s
@@ -147,12 +155,12 @@ class Hub:
                 self.unsubscribe(channel)
 
     async def _open(self, connection: PubSub) -> None:
-        """Connect and subscribe to the hub's channel; the reading task then subscribes to all others."""
+        """Connect, and subscribe to the hub's own channel. The reading task then subscribes to all others."""
         await connection.open(self._hub_channel)
         self._unwanted.clear()
         self._wanted = dict.fromkeys(self._subscriptions)
         self._unconfirmed = 0
-        self._apply()
+        self._wake_reader()
 
     async def _read(self, connection: PubSub) -> None:
         silences = 0
@@ -166,9 +174,9 @@ class Hub:
             except TimeoutError:
                 pass
             finally:
-                self._wake = None  # an ended timeout cannot be rescheduled
+                self._wake = None  # a timeout that has ended cannot be rescheduled
             if self._pending:
-                await self._apply_pending(connection)
+                await self._send_pending(connection)
             elif heard:
                 silences = 0
             elif silences < self._server.timings.silences:
@@ -182,15 +190,15 @@ class Hub:
             case [bytes(kind), bytes(channel), data]:
                 self._deliver(kind, channel, data)
 
-    async def _apply_pending(self, connection: PubSub) -> None:
+    async def _send_pending(self, connection: PubSub) -> None:
         wanted = list(islice(self._wanted, max(0, _MOST_AT_ONCE - self._unconfirmed)))
         for channel in wanted:
             del self._wanted[channel]
-        # Some of the channels may have been subscribed to again.
+        # Some of these channels may have a new subscription.
         unwanted = [channel for channel in self._unwanted if channel not in self._subscriptions]
         self._unwanted.clear()
         self._unconfirmed += len(wanted)
-        self._apply()
+        self._wake_reader()
         if wanted:
             await connection.send("SUBSCRIBE", *wanted)
         if unwanted:
@@ -200,7 +208,7 @@ class Hub:
         if kind == b"subscribe":
             self._unconfirmed -= 1
             if self._wanted:
-                self._apply()
+                self._wake_reader()
         subscription = self._subscriptions.get(channel.decode(errors="replace"))
         if subscription is None:
             return
@@ -214,17 +222,17 @@ class Hub:
     def _call(self, function: Callable[..., None], *args: bytes) -> None:
         try:
             function(*args)
-        except Exception as error:  # an error in one handler must not stop all other streams
+        except Exception as error:  # an error in one handler must not stop the others
             self._errors.record("handler of a message", error)
 
 
 @asynccontextmanager
 async def open_hub(pool: Pool, gives_up_after_s: float | None = None) -> AsyncIterator[Hub]:
-    """Open a hub to the pool's server. Its reading task runs until the block ends.
+    """Open a hub on the pool's server. Its reading task runs until the block ends.
 
     Args:
-        gives_up_after_s: how long a subscription waits for an unreachable server, with a tolerance of some seconds;
-            None: forever.
+        gives_up_after_s: for how long a subscription waits if the server cannot be reached, give or take a few seconds;
+            None to wait forever.
     """
     hub = Hub(pool, gives_up_after_s)
     async with background() as tasks:

@@ -142,4 +142,4 @@ async def test_a_workers_log_says_what_the_server_refuses(
                 while not caplog.records:
                     await asyncio.sleep(0.02)
             assert (await client.complete("hi", role="planner")).text == "abc"
-    assert all(REFUSALS["MISCONF"].words in record.getMessage() for record in caplog.records)
+    assert all(REFUSALS["MISCONF"].text in record.getMessage() for record in caplog.records)

@@ -96,14 +96,14 @@ async def test_each_refusal_has_words_and_a_pause_of_its_own(
     assert refusal_code(cause) == name
     assert type(ours) is refusal.error
     assert (ours.retryable, ours.retry_after_s) == (refusal.pause_s is not None, refusal.pause_s)
-    assert refusal.words.split("{}")[0] in str(ours)
+    assert refusal.text.split("{}")[0] in str(ours)
     assert SECRET not in str(ours) + repr(ours)
 
 
 def test_the_table_is_whole() -> None:
     """Each refusal is on the wire above, no two have the same words, and only full memory is told as a full queue."""
     assert {name for name, _ in ON_THE_WIRE} == set(REFUSALS)
-    assert len({refusal.words for name, refusal in REFUSALS.items() if name != "TRYAGAIN"}) == len(REFUSALS) - 1
+    assert len({refusal.text for name, refusal in REFUSALS.items() if name != "TRYAGAIN"}) == len(REFUSALS) - 1
     assert [name for name, refusal in REFUSALS.items() if refusal.error is QueueFull] == ["OOM"]
 
 

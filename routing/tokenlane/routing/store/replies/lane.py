@@ -1,7 +1,7 @@
 """Parses a lane in a script's reply into a `LaneView`, by the names in LANE_FACTS of lua/shared/lanes.lua.
 
-Workers of any version, or any other Redis client, may have written the values. `LaneView.unread` names the values that
-cannot be parsed.
+A worker of another version, or any other Redis client, may have written the values. `LaneView.unread` lists the values
+that this version cannot parse.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 def parse_lanes(reply: Reply) -> tuple[LaneView, ...]:
-    """The lanes in a reply of `survey` or `check`, whose first row is LANE_FACTS. Unreadable values are logged once."""
+    """Parse the lanes in a reply of `survey` or `check`; the first row is LANE_FACTS. Values that this version cannot
+    parse are logged once."""
     header, *rows = as_list(reply)
     names = [as_text(name) for name in as_list(header)]
     lanes = tuple(parse_lane(names, [_decoded(part) for part in as_list(row)]) for row in rows)
     for lane in lanes:
         for what in lane.unread:
-            _complain(lane.name, what)
+            _log_unreadable(lane.name, what)
     return lanes
 
 
 def parse_lane(names: Sequence[str], row: Sequence[object]) -> LaneView:
-    """The lane with these values, one for each name."""
+    """Parse a lane. `row`: its values, one for each of the `names`."""
     pairs = list(zip(names, row, strict=True))
     texts = {name: value for name, value in pairs if isinstance(value, str)}
     counts = {name: value for name, value in pairs if isinstance(value, int)}
@@ -64,8 +65,8 @@ def _decoded(part: Reply) -> object:
 
 
 @lru_cache(maxsize=256)
-def _complain(lane: str, what: str) -> None:
-    given = "only chats" if what == "offer" else "no work"
+def _log_unreadable(lane: str, what: str) -> None:
+    work = "only chats" if what == "offer" else "no work"
     logger.error(
-        "the %s of lane %r cannot be read; it is given %s: run one version of tokenlane everywhere", what, lane, given
+        "cannot read the %s of lane %r, so it gets %s: run the same version of tokenlane on all hosts", what, lane, work
     )

@@ -13,7 +13,11 @@ from .values import Reply, as_int, as_list, as_text, parse_queue
 
 @dataclass(frozen=True)
 class LapsedAttempt:
-    """An attempt whose lease has lapsed. `queue`: the queue of its request; None if the name cannot be parsed."""
+    """An attempt whose lease has lapsed.
+
+    `queue`: the queue of its request; None if this version cannot parse the queue's name. `cause` and `history`: what
+    decide/recovery.py needs to decide what becomes of the request.
+    """
 
     id: str
     attempt: int
@@ -23,19 +27,19 @@ class LapsedAttempt:
 
 
 def parse_lapsed(reply: Reply) -> tuple[LapsedAttempt, ...]:
-    """Parse a list of attempts as `lapsed_attempt` in lua/shared/leases.lua returns them."""
-    return tuple(_lapsed(as_list(attempt)) for attempt in as_list(reply))
+    """Parse a list of attempts, as `lapsed_attempt` in lua/shared/leases.lua returns them."""
+    return tuple(_parse_attempt(as_list(attempt)) for attempt in as_list(reply))
 
 
-def _lapsed(reply: list[Reply]) -> LapsedAttempt:
-    request_id, attempt, state, lane, queue_name, starts, crashes, alone, left_ms, known = reply
+def _parse_attempt(reply: list[Reply]) -> LapsedAttempt:
+    request_id, attempt, state, lane, queue_name, starts, crashes, alone, left_ms, has_payload = reply
     queue = parse_queue(queue_name)
     cause: Cause = LaneStopped() if as_text(state) == "dispatched" else WorkerLost(alone=as_int(alone) == 1)
     return LapsedAttempt(
         id=as_text(request_id),
         attempt=as_int(attempt),
         queue=queue,
-        cause=cause if as_int(known) else PoolForgot(),
+        cause=cause if as_int(has_payload) else PoolForgot(),
         history=History(
             needs=Needs() if queue is None else queue.needs,
             lane=as_text(lane),

@@ -1,4 +1,4 @@
-"""Narrows the untyped replies of Redis to the types that a script promises."""
+"""Narrows the untyped replies of Redis to the types that the scripts' headers state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def as_int(reply: Reply) -> int:
 
 
 def parse_queue(reply: Reply) -> Queue | None:
-    """The queue with this name; None if this version cannot parse the name."""
+    """Parse the name of a queue; None if this version cannot parse it."""
     try:
         return Queue.parse(as_text(reply))
     except ValueError:

@@ -1,7 +1,7 @@
-"""Turns: limit how many Redis commands a process has in flight, in the order of their urgency; and command time-outs.
+"""Limits for Redis commands: how many a process may have in flight at once, and how long each of them may take.
 
-A command that waits for its turn has not been sent, and its time-out has not started. Beats go first, so that a busy
-process is not taken for dead; commands that submit new work go last.
+A command that waits for the semaphore has not been sent yet, and its time-out has not started. Beats go first, so that
+the pool does not take a busy process for dead. Commands that submit new work go last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEPS = 5
 
 
 class Urgency(IntEnum):
-    """The urgency of a command; the lowest number goes first."""
+    """The urgency of a command. Commands with the lowest number are sent first."""
 
     BEAT = 0
     USUAL = 1
@@ -24,27 +24,27 @@ class Urgency(IntEnum):
 
 
 class PrioritySemaphore:
-    """Lets at most `most` tasks have a turn at once.
+    """A semaphore that at most `limit` tasks hold at once, and that the most urgent waiting task acquires next.
 
-    Guarantee: if a task is cancelled while it waits or has just got its turn, the next task gets that turn.
+    Guarantee: if a task is cancelled while it waits, or just as it acquires the semaphore, the next task acquires it.
     """
 
-    def __init__(self, most: int) -> None:
-        self._free = most
+    def __init__(self, limit: int) -> None:
+        self._free = limit
         self._waiting: tuple[deque[tuple[float, asyncio.Future[None]]], ...] = tuple(deque() for _ in Urgency)
 
     def try_acquire(self) -> bool:
-        """Take a turn if one is free; return whether it was."""
+        """Acquire the semaphore if that is possible without waiting. Return whether it was."""
         if self._free:
             self._free -= 1
             return True
         return False
 
     async def acquire(self, urgency: Urgency = Urgency.USUAL) -> None:
-        """Wait for a turn. The caller must call `release` afterwards.
+        """Wait until the semaphore is acquired. The caller must call `release` afterwards.
 
         Raises:
-            Exception: the reason passed to `give_up`.
+            Exception: the exception that `fail_waiters` made, if it was called in the meantime.
         """
         if self.try_acquire():
             return
@@ -59,7 +59,7 @@ class PrioritySemaphore:
             raise
 
     def release(self) -> None:
-        """End a turn, and let the next waiting task have it."""
+        """Release the semaphore, and let the most urgent waiting task acquire it."""
         for waiting in self._waiting:
             while waiting:
                 _, turn = waiting.popleft()
@@ -69,7 +69,13 @@ class PrioritySemaphore:
         self._free += 1
 
     def fail_waiters(self, since: float, reason: Callable[[], Exception]) -> None:
-        """Fail all tasks that began to wait before `since`, the time at which a command without a reply was sent."""
+        """Fail all tasks that began to wait before `since`. Called when a command got no reply: these tasks have waited
+        even longer than that command.
+
+        Args:
+            since: when that command was sent, on the event loop's clock.
+            reason: makes the exception for each task.
+        """
         for waiting in self._waiting:
             while waiting and waiting[0][0] < since:
                 _, turn = waiting.popleft()
@@ -77,14 +83,15 @@ class PrioritySemaphore:
                     turn.set_exception(reason())
 
 
-class StepwiseTimeout:  # used as `asyncio.timeout` is
-    """A time-out in five steps. Each step begins once the event loop has handled the end of the step before. So if the
-    loop itself was blocked, that uses up one step only, and a reply that arrived in the meantime is still read.
+class StepwiseTimeout:
+    """An async context manager like `asyncio.timeout`, which measures its time in five steps. A step starts only when
+    the event loop has handled the end of the previous step. So if the loop was blocked, that costs one step at most,
+    and a reply that arrived in the meantime is still read.
 
-    `since`: when the time-out began, on the loop's clock.
+    `since`: when the time-out started, on the event loop's clock.
 
     Raises:
-        TimeoutError: all steps are over.
+        TimeoutError: the time of all steps is over.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -103,7 +110,7 @@ class StepwiseTimeout:  # used as `asyncio.timeout` is
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        await self._scope.__aexit__(kind, error, trace)  # raises TimeoutError if the time-out caused the cancellation
+        await self._scope.__aexit__(kind, error, trace)  # raises TimeoutError if the time is over
 
     def _tick(self) -> None:
         self._left -= 1

@@ -1,4 +1,4 @@
-"""Sends commands to a Redis server, in turn and with a time-out, and translates redis-py's errors."""
+"""Sends commands to a Redis server, within limits of number and time, and translates redis-py's errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Script:
-    """A Lua script, and its digest, which is its name on the server."""
+    """A Lua script, and its SHA-1 digest, by which the server knows it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -30,10 +30,10 @@ class Script:
 class Commands:
     """Sends commands to one server. Get it from `Server.commands`.
 
-    All methods raise `PoolUnavailable` if the server does not answer or refuses, and `QueueFull` if it has no memory
-    left.
+    All methods raise `PoolUnavailable` if the server does not answer or refuses the command, and `QueueFull` if the
+    server is out of memory.
 
-    `connections`: the connection pool. If redis-py's client uses it, its commands wait for their turns, too.
+    `connections`: the connection pool. Commands that redis-py's own client sends through it count towards the limit.
     """
 
     def __init__(self, server: Server, connections: Connections) -> None:
@@ -41,10 +41,11 @@ class Commands:
         self.connections = connections
 
     async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """Wait for a turn, send one command, and return its reply. The time-out starts when the command is sent."""
-        turns = self.connections.turns
-        if not turns.try_acquire():
-            await turns.acquire(urgency)
+        """Send a command and return its reply. If too many commands are in flight, wait first. The time-out starts when
+        the command is sent."""
+        semaphore = self.connections.semaphore
+        if not semaphore.try_acquire():
+            await semaphore.acquire(urgency)
         bound = StepwiseTimeout(self.server.timings.command_s)
         try:
             async with bound:
@@ -54,20 +55,20 @@ class Commands:
         except (redis_errors.RedisError, OSError) as error:
             ours = self.server.translate_error(error)
             if isinstance(error, CONNECTION_ERRORS):
-                turns.fail_waiters(bound.since, partial(self.server.translate_error, error))
+                semaphore.fail_waiters(bound.since, partial(self.server.translate_error, error))
             raise ours from error
         finally:
-            turns.release()
+            semaphore.release()
 
     async def run(self, script: Script, key: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
-        """Run a script with this key. The script's text is sent only if the server does not have it yet."""
+        """Run a script with one key. Its text is sent only if the server does not have the script yet."""
         try:
             return await self.ask("EVALSHA", script.sha, 1, key, *args, urgency=urgency)
         except redis_errors.NoScriptError:
             return await self.ask("EVAL", script.text, 1, key, *args, urgency=urgency)
 
     async def ask_about(self, *command: str) -> object | None:
-        """Send a command about the server, such as INFO, and return the reply as redis-py parses it. None if the server
+        """Send a command about the server, such as INFO, and return the reply as redis-py parses it; None if the server
         refuses the command."""
         try:
             async with StepwiseTimeout(self.server.timings.command_s):

@@ -1,4 +1,4 @@
-"""Translates redis-py's errors into tokenlane's errors, which include advice."""
+"""Translates redis-py's errors into tokenlane's errors, which say what to do."""
 
 from __future__ import annotations
 
@@ -14,43 +14,51 @@ from .tls import causes, tls_trouble
 
 
 def translate_error(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
-    """Translate an error from redis-py into one of tokenlane's."""
+    """Translate an error from redis-py into one of tokenlane's errors. `url`: the server's URL."""
     where = masked_url(url)
     if isinstance(error, CONNECTION_ERRORS) and isinstance(error.__cause__, redis_errors.RedisError):
-        return translate_error(error.__cause__, url)  # redis-py wraps errors from a server on a unix socket in this way
+        return translate_error(error.__cause__, url)  # how redis-py wraps errors on a unix socket
     if (ours := translate_refusal(error, where)) is not None:
         return ours
     if isinstance(error, redis_errors.InvalidResponse):
         tls = "" if url.startswith("rediss://") else "; for a Redis server with TLS, use rediss:// in the URL"
-        return PoolUnavailable(f"the server at {where} is not a Redis server: check host and port{tls}")
+        return PoolUnavailable(
+            f"the server at {where} is not a Redis server: check the host and the port in the URL{tls}"
+        )
     if url.startswith("rediss://") and (trouble := tls_trouble(error, where)):
         return PoolUnavailable(trouble)
     if isinstance(error, CONNECTION_ERRORS) and _hung_up(error):
         return PoolUnavailable(
-            f"the server at {where} closed the connection without an answer: it may have too many clients "
-            "(maxclients), or accept only TLS (rediss://)",
+            f"the server at {where} closed the connection without a reply: use rediss:// in the URL if the server "
+            "accepts only TLS, or raise its maxclients if it has too many clients",
             retryable=True,
             retry_after_s=1.0,
         )
     if isinstance(error, CONNECTION_ERRORS):
         why = _why_unreached(error)
-        what = f"{why} `tokenlane up` starts one here." if why else "start one with `tokenlane up`, or check the URL"
+        what = (
+            f"{why} `tokenlane up` starts a server on this host."
+            if why
+            else "start one with `tokenlane up`, or check the URL"
+        )
         return PoolUnavailable(f"no Redis server answers at {where}: {what}")
-    return PoolUnavailable(f"the Redis server at {where} gave an unexpected answer: {type(error).__name__}")
+    return PoolUnavailable(
+        f"the Redis server at {where} sent an unexpected reply ({type(error).__name__}): check its version and its log"
+    )
 
 
 def is_unreachable(error: LlmError) -> bool:
-    """Whether an error from `Commands` means that no server answered, and not that a server refused."""
+    """Whether an error from `Commands` means that no server answered; false if a server answered and refused."""
     cause = error.__cause__
     wrapped = cause is not None and isinstance(cause.__cause__, redis_errors.RedisError)
     return isinstance(cause, CONNECTION_ERRORS) and not wrapped and find_refusal(cause) is None
 
 
 def _why_unreached(error: BaseException) -> str:
-    """Why the connection could not be made; '' if the error does not show a reason."""
+    """Why the connection could not be opened; '' if the error does not show the reason."""
     _, *earlier = causes(error)
     reasons = (it for it in earlier if isinstance(it, OSError) and not isinstance(it, TimeoutError))
-    return next(map(why_unreached, reasons), "")  # a TimeoutError may come from the command and not from connecting
+    return next(map(why_unreached, reasons), "")  # a TimeoutError may come from a command
 
 
 def _hung_up(error: BaseException) -> bool:

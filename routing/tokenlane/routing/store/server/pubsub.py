@@ -1,4 +1,4 @@
-"""A pub/sub connection with time-outs and without retries. Its only error is `PubSubLost`."""
+"""A pub/sub connection with time-outs and without retries. The only error that it raises is `PubSubLost`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class PubSubLost(Exception):
-    """The pub/sub connection is lost, or could not be made. `refused`: whether the server replied with an error."""
+    """The pub/sub connection was lost, or could not be opened.
+
+    `why`: the error that says why. `refused`: whether the server refused the connection or a command.
+    """
 
     def __init__(self, why: LlmError, *, refused: bool) -> None:
         super().__init__(why.code)
@@ -47,17 +50,17 @@ class PubSub:
             raise self.lost(error) from error
 
     async def send(self, *command: str) -> None:
-        """Send a command. `read` returns its reply, between the messages."""
+        """Send a command. Its reply comes from `read`, among the messages."""
         assert self._connection is not None
         try:
-            # Sending blocks if the server does not read.
+            # Sending blocks while the server does not read.
             async with StepwiseTimeout(self._server.timings.pubsub_connect_s):
                 await self._connection.send_command(*command)
         except (redis_errors.RedisError, OSError) as error:
             raise self.lost(error) from error
 
     async def read(self) -> Reply:
-        """The server's next message or reply. Cancellation: no message is lost."""
+        """Wait for the server's next message or reply. Cancellation: no message is lost."""
         assert self._connection is not None
         try:
             return cast("Reply", await self._connection.read_response(disconnect_on_error=False))
@@ -65,7 +68,7 @@ class PubSub:
             raise self.lost(error) from error
 
     def lost(self, error: redis_errors.RedisError | OSError) -> PubSubLost:
-        """Make the `PubSubLost` for this error."""
+        """The `PubSubLost` for an error from redis-py."""
         refused = isinstance(error, redis_errors.ResponseError) or find_refusal(error) is not None
         return PubSubLost(self._server.translate_error(error), refused=refused)
 

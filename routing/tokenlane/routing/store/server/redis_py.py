@@ -1,16 +1,16 @@
-"""Redis connections that behave alike with redis-py 5 and with the newest redis-py.
+"""Redis connections that behave the same with redis-py 5 and with the newest redis-py.
 
-ARQ keeps workers on version 5; an agent's base install gets the newest version. `make test-redis` tests both. Only this
-module uses private names of redis-py.
+ARQ requires redis-py 5, so workers have that version; an agent's base install has the newest version. `make test-redis`
+tests both. Only this module uses private names of redis-py. It evens out these differences:
 
-- The newest version defaults to RESP3, in which the reply to PING on a pub/sub connection is no message; version 5 uses
-  RESP3 if the URL requests it. Here both use RESP2.
+- The newest version uses RESP3 by default, in which PING on a pub/sub connection has no message as its reply. Version 5
+  uses RESP3 if the URL says so. Here both versions use RESP2.
 - The newest version sets a `socket_timeout` of 5 s. With a time-out, redis-py sends through `asyncio.wait_for`, which
-  swallows cancellations in Python 3.11. Here connections have no `socket_timeout`; callers set their time-outs.
-- The newest version takes locks, measures and dispatches events around each command. Here only the lists of free and
-  used connections are touched, which both versions have.
-- A transport may raise any error; uvloop does so after its handle is closed. An error that is neither redis-py's nor an
-  OSError counts as a lost connection, and the command is retried.
+  swallows cancellations in Python 3.11. Here connections have no `socket_timeout`, and callers limit the time.
+- The newest version takes locks, measures time and dispatches events for each command. Here commands use only the lists
+  of free and used connections, which both versions have.
+- A transport may raise any exception, as uvloop's does after its handle was closed. Here an exception that is neither
+  redis-py's nor an OSError counts as a lost connection, and the command is retried.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ else:
 T = TypeVar("T")
 
 CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
-"""The errors that redis-py raises if it has no connection."""
+"""The errors that redis-py raises if a connection cannot be opened, is lost, or times out."""
 
 MAX_CONNECTIONS = 32
 _ARQ_RETRIES = 10
@@ -77,7 +77,7 @@ def database_of(url: str) -> int:
 
 
 def connections(url: str, retries: int, timings: Timings, max_in_flight: int = MAX_CONNECTIONS) -> Connections:
-    """A connection pool for the server. It opens connections when they are needed.
+    """A connection pool for a server. It opens a connection only when a command needs one.
 
     Raises:
         PoolUnavailable: the URL is not a Redis URL.
@@ -85,8 +85,8 @@ def connections(url: str, retries: int, timings: Timings, max_in_flight: int = M
     """
     with _redis_url(url):
         options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
-        options.pop("timeout", None)  # for another kind of connection pool
-        options["connection_class"] = _lasting(options.get("connection_class"))
+        options.pop("timeout", None)  # an option of redis-py's BlockingConnectionPool
+        options["connection_class"] = _hardened(options.get("connection_class"))
         options["retry"] = _Retry(ExponentialBackoff(cap=0.5, base=0.02), retries)
         pool = Connections(**{"max_connections": max_in_flight, **options})
         pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; raises for unknown options
@@ -94,13 +94,13 @@ def connections(url: str, retries: int, timings: Timings, max_in_flight: int = M
 
 
 def pubsub_connection(url: str, timings: Timings) -> AbstractConnection:
-    """A pub/sub connection that is not opened yet and does not retry. Raises the errors of `connections`."""
+    """A pub/sub connection, not opened yet, that does not retry. Raises the same errors as `connections`."""
     pool = connections(url, 0, timings)
     return cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
 
 def arq_settings(url: str) -> ArqRedisSettings:
-    """The settings for ARQ's client. They make it retry during a short outage."""
+    """The settings for ARQ's Redis client, with retries that outlast a short outage."""
     from arq.connections import RedisSettings  # agents have no ARQ
 
     parsed = RedisSettings.from_dsn(url)
@@ -120,26 +120,26 @@ def _redis_url(url: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, redis_errors.RedisError) as error:
         raise PoolUnavailable(
-            f"{masked_url(url)!r} is not a Redis URL: give redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+            f"{masked_url(url)!r} is not a Redis URL: use redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
         ) from error
 
 
 class Connections(ConnectionPool):
-    """A connection pool with one connection for each turn.
+    """A connection pool with a connection for each command in flight; `semaphore` limits their number.
 
-    It leaves out redis-py's check whether a connection was cut: a command on such a connection fails and is retried.
-    Connecting is retried as a whole, since redis-py does not retry the handshake.
+    It skips redis-py's check whether a connection is still alive: a command on a dead connection fails and is retried.
+    It retries connecting as a whole, since redis-py does not retry the handshake.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.turns = PrioritySemaphore(self.max_connections)
+        self.semaphore = PrioritySemaphore(self.max_connections)
 
     async def exchange(self, *parts: bytes | str | int) -> Reply:
         """Send a command and return its raw reply, at half the cost of redis-py's `execute_command`. The caller must
-        have taken a turn.
+        hold the semaphore.
 
-        If the connection has been cut in the meantime, the first attempt does not count as one of the retries.
+        If the connection has died since its last command, the first try is not counted as one of the retries.
         """
         connection = self.get()
         try:
@@ -153,7 +153,7 @@ class Connections(ConnectionPool):
             self.put(connection)
 
     async def get_connection(self, *_: object, **__: object) -> AbstractConnection:
-        await self.turns.acquire()
+        await self.semaphore.acquire()
         connection = self.get()
         try:
             if not connection.is_connected:
@@ -165,14 +165,14 @@ class Connections(ConnectionPool):
 
     async def release(self, connection: AbstractConnection) -> None:
         self.put(connection)
-        self.turns.release()
+        self.semaphore.release()
 
     def get(self) -> AbstractConnection:
-        """A connection for the caller's turn. `put` it back before the turn ends."""
+        """Take a free connection. The caller must hold the semaphore, and call `put` before releasing it."""
         return cast("AbstractConnection", self.get_available_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
     def put(self, connection: AbstractConnection) -> None:
-        """Keep the connection for the next turn."""
+        """Give a connection back, for the next command."""
         self._in_use_connections.remove(connection)
         self._available_connections.append(connection)
 
@@ -188,7 +188,7 @@ async def _retried(connection: AbstractConnection, do: Callable[[], Awaitable[T]
 
 
 class _Retry(Retry):
-    """redis-py's `Retry`, except that a command is not retried if the server replied with an error."""
+    """redis-py's `Retry`, except that a command is not retried after the server has replied with an error."""
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> Any:
         async def attempt() -> T | redis_errors.ConnectionError:
@@ -197,7 +197,9 @@ class _Retry(Retry):
             except (redis_errors.AuthenticationError, redis_errors.AuthorizationError) as error:
                 return error
             except redis_errors.ConnectionError as error:
-                if not isinstance(error.__cause__, redis_errors.RedisError):  # redis-py's wrapping for a unix socket
+                if not isinstance(
+                    error.__cause__, redis_errors.RedisError
+                ):  # how redis-py wraps errors on a unix socket
                     raise
                 return error
 
@@ -207,8 +209,9 @@ class _Retry(Retry):
         return outcome
 
 
-class _Lasting:
-    """A mixin that turns errors from the transport into lost connections, and reads TLS files with a size limit."""
+class _HardenedConnection:
+    """A mixin for connection classes. It treats any error from the transport as a lost connection, and reads TLS files
+    with a size limit."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**with_files_read(options))
@@ -228,7 +231,7 @@ class _Lasting:
             raise
 
     async def disconnect(self, *args: Any, **options: Any) -> None:
-        # redis-py drops its streams before it closes them, so an error from closing does no harm.
+        # redis-py forgets its streams before it closes them, so an error while closing does no harm.
         with suppress(Exception):
             await super().disconnect(*args, **options)  # type: ignore[misc]  # of the other base
 
@@ -239,7 +242,7 @@ class _Lasting:
 
 
 @cache
-def _lasting(kind: type[AbstractConnection] | None) -> type[AbstractConnection]:
-    """This connection class, or the class for plain TCP, with the mixin `_Lasting`."""
+def _hardened(kind: type[AbstractConnection] | None) -> type[AbstractConnection]:
+    """A connection class with the mixin `_HardenedConnection`; None stands for the class for plain TCP."""
     base = kind or Connection
-    return type(base.__name__, (_Lasting, base), {})
+    return type(base.__name__, (_HardenedConnection, base), {})

@@ -1,4 +1,4 @@
-"""The table of reasons why a Redis server refuses a command, with tokenlane's error and advice for each."""
+"""The reasons why a Redis server refuses a command: a table with tokenlane's error and advice for each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, QueueFu
 
 @dataclass(frozen=True)
 class ServerRefusal:
-    """One kind of refusal.
+    """A reason why the server refuses.
 
-    `words`: the end of a message that begins "the Redis server at URL "; `{}` stands for the command or node that the
-    server names. `pause_s`: after how many seconds to retry; None if retrying cannot help until an operator acts.
+    Attributes:
+        text: the end of the message, after "the Redis server at URL". `{}` stands for the command or node that the
+            server names.
+        pause_s: after how many seconds to retry; None if retrying does not help until an operator acts.
+        error: the type of the error.
     """
 
-    words: str
+    text: str
     pause_s: float | None = None
     error: type[LlmError] = PoolUnavailable
 
 
 REFUSALS: Mapping[str, ServerRefusal] = {
     "NOAUTH": ServerRefusal(
-        "wants a password: put it into the URL, redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
+        "requires a password: put it into the URL, redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
     ),
     "WRONGPASS": ServerRefusal(
         "does not accept this user and password: check both in the URL, redis://USER:PASSWORD@HOST"
@@ -35,47 +38,54 @@ REFUSALS: Mapping[str, ServerRefusal] = {
         "does not let this user run {}: allow it with ACL SETUSER (docs/security.md has a rule)"
     ),
     "NOPERM key": ServerRefusal(
-        "does not let this user touch the pool's keys: allow them with ACL SETUSER, ~{main}:* for the pool 'main'"
+        "does not let this user access the pool's keys: allow them with ACL SETUSER, ~{main}:* for the pool 'main'"
     ),
     "NOPERM channel": ServerRefusal(
-        "does not let this user use the pool's channels: allow them with ACL SETUSER, &{main}:* for the pool 'main'; "
-        "without a rule a new user may use none"
+        "does not let this user access the pool's channels: allow them with ACL SETUSER, &{main}:* for the pool 'main' "
+        "(by default, a new user may access no channel)"
     ),
     "DENIED": ServerRefusal(
-        "is in protected mode and accepts connections from its own host only: set a password on the server, and put it "
-        "into the URL"
+        "is in protected mode and accepts only connections from its own host: set a password on the server, and put "
+        "the password into the URL"
     ),
     "MAXCLIENTS": ServerRefusal(
-        "takes no more clients: raise its maxclients, or close some (CLIENT LIST shows them)", pause_s=1.0
+        "accepts no more clients: raise its maxclients, or close some clients (CLIENT LIST shows them)", pause_s=1.0
     ),
     "OOM": ServerRefusal(
         "is out of memory: send the request again later, or raise the server's maxmemory", pause_s=1.0, error=QueueFull
     ),
     "READONLY": ServerRefusal("is a replica and accepts no writes: use the URL of its primary", pause_s=5.0),
-    "LOADING": ServerRefusal("is loading its data from disk: try again when it has finished", pause_s=1.0),
-    "BUSY": ServerRefusal("is busy with a long-running script or function: SCRIPT KILL ends a script", pause_s=1.0),
-    "MASTERDOWN": ServerRefusal("is a replica that has lost its primary: use the primary's URL", pause_s=1.0),
-    "CLUSTERDOWN": ServerRefusal("is a node of a cluster that is down: CLUSTER INFO shows why", pause_s=1.0),
-    "MOVED": ServerRefusal(
-        "is a node of a Redis Cluster (node {} has the pool): use a server outside a cluster", pause_s=5.0
+    "LOADING": ServerRefusal("is still loading its data from disk: try again later", pause_s=1.0),
+    "BUSY": ServerRefusal(
+        "is busy with a long-running script or function: wait, or end it with SCRIPT KILL or FUNCTION KILL", pause_s=1.0
     ),
-    "ASK": ServerRefusal("is a cluster node that is moving this pool to another node", pause_s=1.0),
-    "TRYAGAIN": ServerRefusal("is a cluster node that is moving this pool to another node", pause_s=1.0),
-    "CROSSSLOT": ServerRefusal("refused keys of two cluster slots in one command: this is a bug, please report it"),
+    "MASTERDOWN": ServerRefusal("is a replica that has lost its primary: use the URL of the primary", pause_s=1.0),
+    "CLUSTERDOWN": ServerRefusal("is a node of a Redis Cluster that is down: use CLUSTER INFO to see why", pause_s=1.0),
+    "MOVED": ServerRefusal(
+        "is a node of a Redis Cluster whose node {} holds the pool: use a server outside a cluster", pause_s=5.0
+    ),
+    "ASK": ServerRefusal("is moving this pool to another node of its Redis Cluster: try again later", pause_s=1.0),
+    "TRYAGAIN": ServerRefusal("is moving this pool to another node of its Redis Cluster: try again later", pause_s=1.0),
+    "CROSSSLOT": ServerRefusal(
+        "refused a command with keys in two cluster slots: this is a bug in tokenlane, please report it"
+    ),
     "MISCONF": ServerRefusal(
-        "accepts no writes because it cannot save to disk: read its log, and check whether the disk is full",
+        "accepts no writes because it cannot save its data to disk: check its log, and whether the disk is full",
         pause_s=5.0,
     ),
     "NOREPLICAS": ServerRefusal(
-        "accepts no writes while its replicas are disconnected: check min-replicas-to-write", pause_s=1.0
+        "accepts no writes while its replicas are disconnected: connect them, or lower min-replicas-to-write",
+        pause_s=1.0,
     ),
     "EXECABORT": ServerRefusal(
-        "refused a transaction because of one of its commands: its log or ACL LOG shows which", pause_s=5.0
+        "refused a transaction because of one of its commands: check the server's log and ACL LOG", pause_s=5.0
     ),
     "UNKNOWN": ServerRefusal(
-        "does not know {}: a Sentinel or a proxy cannot hold a pool; use the URL of the Redis server itself"
+        "does not know {}: use the URL of a Redis server, because a Sentinel or a proxy cannot hold a pool"
     ),
-    "SELECT": ServerRefusal("does not have the database in the URL: a cluster has only database 0"),
+    "SELECT": ServerRefusal(
+        "does not have the database in the URL: use a lower number (a cluster has only database 0)"
+    ),
 }
 
 _CLASSES: Mapping[type[Exception], str] = {
@@ -92,7 +102,7 @@ _CLASSES: Mapping[type[Exception], str] = {
     redis_errors.ClusterCrossSlotError: "CROSSSLOT",
     redis_errors.MasterDownError: "MASTERDOWN",
 }
-"""Errors from whose text redis-py removes the code. The newest redis-py does so for more of them than version 5."""
+"""The errors of redis-py whose text no longer contains the code. The newest version has more of them than version 5."""
 
 _CODE = re.compile(r"[A-Z][A-Z]+(?= |$)")
 _IN_SCRIPT = re.compile(r": -([A-Z]+ )")  # servers before 7.0: "ERR Error running script (call to f_…): …: -OOM …"
@@ -101,7 +111,7 @@ _NODE = re.compile(r"\d+ (\S+)")
 
 
 def translate_refusal(error: BaseException, where: str) -> LlmError | None:
-    """Translate a refusal into tokenlane's error; None if the error is no refusal, since no server has replied.
+    """Translate a refusal into one of tokenlane's errors; None if the error is no refusal, because no server replied.
 
     Args:
         where: the server's URL without the password.
@@ -110,11 +120,13 @@ def translate_refusal(error: BaseException, where: str) -> LlmError | None:
         if not isinstance(error, redis_errors.ResponseError):
             return None
         # The text is safe to show: Redis quotes arguments only for unknown commands.
-        return PoolUnavailable(f"the Redis server at {where} refused: {error}")
+        return PoolUnavailable(f"the Redis server at {where} refused a command: {error}")
     text = str(error)
     named = _NODE.search(text) if refusal_code(error) == "MOVED" else _COMMAND.search(text)
-    words = refusal.words.replace("{}", named[1] if named else "a command that tokenlane uses")
-    if isinstance(error, redis_errors.AuthenticationError) and "://***@" in where:  # a user's name without a password
+    words = refusal.text.replace("{}", named[1] if named else "a command that tokenlane uses")
+    if (
+        isinstance(error, redis_errors.AuthenticationError) and "://***@" in where
+    ):  # the URL has a user, but no password
         words += ". Did you mean redis://:PASSWORD@HOST?"
     return refusal.error(
         f"the Redis server at {where} {words}", retryable=refusal.pause_s is not None, retry_after_s=refusal.pause_s
@@ -122,12 +134,12 @@ def translate_refusal(error: BaseException, where: str) -> LlmError | None:
 
 
 def find_refusal(error: BaseException) -> ServerRefusal | None:
-    """The table's entry for an error from redis-py; None if the table has no entry."""
+    """The entry of `REFUSALS` for an error from redis-py; None if there is no entry."""
     return REFUSALS.get(refusal_code(error))
 
 
 def refusal_code(error: BaseException) -> str:
-    """The refusal's key in the table, in most cases the server's error code; '' if the error is not a refusal."""
+    """The key of an error in `REFUSALS`, which in most cases is the server's error code; '' if it is no refusal."""
     text = str(error)
     if isinstance(error, redis_errors.AuthenticationError):
         return "NOAUTH" if "required" in text else "WRONGPASS"
@@ -144,7 +156,7 @@ def refusal_code(error: BaseException) -> str:
 
 
 def _refined_code(code: str, text: str) -> str:
-    """The table's key for an error code. Some codes stand for several refusals, which the text distinguishes."""
+    """The key in `REFUSALS` for an error code. Some codes have several meanings, which the text distinguishes."""
     low = text.lower()
     if code == "NOPERM" or "acl failure in script" in low or "no permission" in low:
         return "NOPERM channel" if "channel" in low else "NOPERM key" if " key" in low else "NOPERM command"

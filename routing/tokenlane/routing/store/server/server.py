@@ -1,4 +1,4 @@
-"""A Redis server, by its URL: opens connections for commands and pub/sub, and gives ARQ its settings."""
+"""A Redis server: opens connections for commands and pub/sub by its URL, and makes the settings of ARQ's client."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .timings import Timings
 if TYPE_CHECKING:  # agents have no ARQ
     from arq.connections import RedisSettings as ArqRedisSettings
 
-USUAL = Timings()
+DEFAULT_TIMINGS = Timings()
 
 
 @dataclass(frozen=True, repr=False)
 class Server:
     """One Redis server. Get it from `Server.of`.
 
-    `url` contains the password; `str(server)` leaves it out. `most`: how many commands may be in flight at once.
+    `url` contains the password; `str(server)` does not. `max_in_flight`: how many commands may be in flight at once.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Server:
         Raises:
             PoolUnavailable: the URL is not a Redis URL.
         """
-        return cls(url, database_of(url), timings or USUAL)
+        return cls(url, database_of(url), timings or DEFAULT_TIMINGS)
 
     def __repr__(self) -> str:
         return f"<Server {self}>"
@@ -52,25 +52,25 @@ class Server:
         return masked_url(self.url)
 
     async def primary_of(self, pool: str) -> Server:
-        """The server that accepts writes for the pool with this name. Here that is always the server itself."""
+        """The server that accepts writes for a pool. For a single Redis server, that is the server itself."""
         return self
 
     async def greet(self) -> None:
-        """Check that a Redis server answers. Does not retry, so that a wrong URL is reported at once.
+        """Check that a Redis server answers. This does not retry, so a wrong URL is reported at once.
 
         Raises:
-            PoolUnavailable: no server answers, or the server requires a password.
+            PoolUnavailable: no Redis server answers, or the server refuses the connection.
         """
         async with self.commands(retries=0) as commands:
             await commands.ask("PING")
 
     @asynccontextmanager
     async def commands(self, *, retries: int = 5) -> AsyncIterator[Commands]:
-        """Open connections for commands. They survive a restart of the server, since commands are retried with growing
-        pauses for a few seconds.
+        """Make a connection pool for commands, until the block ends. A command is retried with growing pauses for a few
+        seconds, so it succeeds across a restart of the server.
 
         Raises:
-            PoolUnavailable: an option or a file in the URL is wrong.
+            PoolUnavailable: the URL has an unknown option, or names a file that cannot be read.
         """
         try:
             opened = connections(self.url, retries, self.timings, self.max_in_flight)
@@ -82,17 +82,17 @@ class Server:
             await opened.disconnect()
 
     def pubsub(self) -> PubSub:
-        """A pub/sub connection that is not opened yet."""
+        """A pub/sub connection, not opened yet."""
         return PubSub(self)
 
     def arq(self) -> ArqRedisSettings:
-        """The settings for ARQ's client."""
+        """The settings for ARQ's Redis client."""
         return arq_settings(self.url)
 
     def translate_error(self, error: redis_errors.RedisError | OSError) -> LlmError:
-        """Translate an error from redis-py into one of tokenlane's."""
+        """Translate an error from redis-py into one of tokenlane's errors."""
         return translate_error(error, self.url)
 
     def error_from_reply(self, text: str) -> LlmError:
-        """Translate an error reply of the server into one of tokenlane's errors."""
+        """Translate the text of an error reply from the server into one of tokenlane's errors."""
         return self.translate_error(redis_errors.ResponseError(text))

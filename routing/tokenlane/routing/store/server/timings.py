@@ -10,12 +10,12 @@ class Timings:
     """Time-outs in seconds. Tests use shorter ones.
 
     Attributes:
-        connect_s: for opening a connection.
-        command_s: from sending a command to receiving its reply.
-        pubsub_connect_s: for opening a pub/sub connection and confirming its first channel, and for sending a command
-            on it.
-        silence_s: how long a pub/sub connection may be silent before the hub sends PING.
-        silences: after how many silences in a row the connection counts as lost.
+        connect_s: how long opening a connection may take.
+        command_s: how long a command may take, from sending it to receiving its reply.
+        pubsub_connect_s: how long it may take to open a pub/sub connection and subscribe to its first channel, and to
+            send a command on it.
+        silence_s: after how long without a message the hub sends PING on a pub/sub connection.
+        silences: after how many such silences in a row the connection counts as lost.
     """
 
     connect_s: float = 5.0

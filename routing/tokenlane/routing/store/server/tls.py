@@ -1,4 +1,4 @@
-"""TLS connections to a Redis server: reads the certificate files in the URL, and explains why a connection failed."""
+"""TLS connections to a Redis server: reads the certificate files that the URL names, and explains failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tokenlane.config.host.bounded_files import read_file
 
 _OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib", "cadata")
-"""How OpenSSL's errors show that they come from reading a file."""
+"""Parts of the texts of OpenSSL's errors that come from reading a file."""
 
 
 class UnreadableFile(OSError):
@@ -21,8 +21,8 @@ class UnreadableFile(OSError):
 
 
 def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a connection, with its certificate files read or checked. OpenSSL would read a device or a pipe
-    forever.
+    """Read or check the certificate files in the options of a connection, and return the options to use. OpenSSL itself
+    would read from a device or a pipe forever.
 
     Raises:
         UnreadableFile: a file cannot be read, or is too long.
@@ -41,51 +41,54 @@ def with_files_read(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_file(path: Path) -> None:
-    """Check a file that OpenSSL can only read from its path."""
+    """Check a file that OpenSSL reads by its path: it must be a regular file of limited size, or not exist."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}, it is not a regular file")
     read_file(path)
 
 
 def tls_trouble(error: BaseException, where: str) -> str | None:
-    """The message for a failed connection to a `rediss://` URL; None if TLS is not the reason.
+    """The message for an error from connecting to a `rediss://` URL; None if TLS is not the cause.
 
     Args:
         where: the URL without the password.
     """
     if isinstance(error, UnreadableFile):
-        return _unreadable(where, error.strerror or "it cannot be read")
+        return _unreadable(where, f"a file cannot be read ({error.strerror or error})")
     _, *earlier = causes(error)
     *_, first = error, *takewhile(lambda it: isinstance(it, OSError), earlier)
     match first:
         case ssl.SSLCertVerificationError() as refused:
             return (
-                f"the certificate of the Redis server at {where} is not accepted ({refused.verify_message}): add the "
-                "file of its certificate authority to the URL, ?ssl_ca_certs=PATH, and check the host name"
+                f"the certificate of the Redis server at {where} cannot be verified ({refused.verify_message}): check "
+                "the host name, and add the file of the server's certificate authority to the URL, ?ssl_ca_certs=PATH"
             )
         case ssl.SSLError() as failed if any(part in str(failed) for part in _OF_FILES):
             return _unreadable(where, "one of the files contains no certificate or key in PEM format")
         case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
             return (
-                f"the Redis server at {where} refuses the TLS handshake ({reason}): if it requires a client "
-                "certificate, add that to the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH"
+                f"the Redis server at {where} refuses the TLS handshake ({reason}): if the server requires a client "
+                "certificate, add its files to the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH"
             )
         case ssl.SSLError() | TimeoutError() | ConnectionResetError() | BrokenPipeError():
             return (
-                f"no Redis server answers over TLS at {where}: check that this port uses TLS; for a server without TLS "
-                "use redis:// in the URL"
+                f"no Redis server answers over TLS at {where}: check that this port accepts TLS; for a server without "
+                "TLS, use redis:// in the URL"
             )
         case _:
             return None
 
 
 def _unreadable(where: str, why: str) -> str:
-    return f"cannot connect to {where} over TLS: {why}: check the files in ssl_ca_certs, ssl_certfile and ssl_keyfile"
+    return (
+        f"cannot connect to {where} over TLS, because {why}: check the files that the URL names in ssl_ca_certs, "
+        "ssl_certfile and ssl_keyfile"
+    )
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, then its cause or context, then the cause or context of that, and so on."""
-    before: BaseException | None = error
-    while before is not None:
-        yield before
-        before = before.__cause__ or before.__context__
+    """An error and the chain of its causes: first the error, then its cause or context, and so on."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
