@@ -135,7 +135,7 @@ async def test_a_workers_log_says_what_the_server_refuses(
     async def refused(_: LaneWorker) -> None:
         raise ResponseError("MISCONF Errors writing to the AOF file: No space left on device")
 
-    monkeypatch.setattr(LaneWorker, "_look_at_queue", refused)
+    monkeypatch.setattr(LaneWorker, "_read_queue", refused)
     with caplog.at_level(logging.WARNING):
         async with working(redis_url), Client(redis_url, agent="agent1") as client:
             async with asyncio.timeout(20):

@@ -84,7 +84,7 @@ async def test_nothing_is_there() -> None:
 async def test_another_protocol() -> None:
     """A web server at the port is told apart from a server that is not there."""
     async with listening(http) as port:
-        assert "is not a Redis server: check host and port" in await refusal(f"redis://127.0.0.1:{port}")
+        assert "is not a Redis server" in await refusal(f"redis://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(("answer", "said"), [(silent, "no Redis server answers"), (closing, "closed the connection")])
@@ -99,7 +99,7 @@ async def test_passwords(tmp_path: Path) -> None:
     async with valkey(tmp_path, "--requirepass", SECRET) as port:
         for credentials in ("", ":wrong@", "nobody:wrong@"):
             said = await refusal(f"redis://{credentials}127.0.0.1:{port}")
-            assert ("user and password" if credentials else "wants a password") in said
+            assert ("user and password" if credentials else "password") in said
             assert "wrong" not in said
         async with connect(f"redis://:{SECRET}@127.0.0.1:{port}") as pool:
             await life.submit(pool)
@@ -178,7 +178,7 @@ async def test_tls(tmp_path: Path) -> None:
 )
 async def test_bad_urls(url: str) -> None:
     """What is no Redis URL is told before anything is tried."""
-    assert "is not a Redis URL: give redis://HOST:PORT" in await refusal(url)
+    assert "redis://HOST:PORT" in await refusal(url)
 
 
 async def test_a_host_that_cannot_be(tmp_path: Path) -> None:
