@@ -36,7 +36,7 @@ def complaint_about(text: str, *, as_json: bool) -> str | None:
 
 def met(faults: Faults, path: str = CHAT, model: str = "m") -> int | None:
     """The status of the fault that a chat meets."""
-    fault = faults.due(path, model, chats=path == CHAT)
+    fault = faults.next_fault(path, model, chats=path == CHAT)
     return fault.status if fault else None
 
 

@@ -46,7 +46,7 @@ class Exchange:
         if script.malformed_after is not None:
             return web.Response(body=b'{"malformed": ', headers={"Content-Type": kind})
         headers = {"Content-Type": kind, **encoded.headers()}
-        return web.Response(body=json.dumps(encoded.whole()).encode(), headers=headers)
+        return web.Response(body=json.dumps(encoded.unstreamed_body()).encode(), headers=headers)
 
     def send_events(self, kind: str, events: Iterable[bytes]) -> web.StreamResponse:
         """Send a stream of these events."""

@@ -49,7 +49,7 @@ class Faults:
         self._faults = tuple(faults)
         self._met: Counter[int] = Counter()
 
-    def due(self, path: str, model: str, *, chats: bool) -> Fault | None:
+    def next_fault(self, path: str, model: str, *, chats: bool) -> Fault | None:
         """Return the first fault that hits this request; every fault that matches it counts it."""
         due: Fault | None = None
         for place, fault in enumerate(self._faults):

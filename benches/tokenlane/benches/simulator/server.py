@@ -114,7 +114,7 @@ class Simulator:
         )
         self._dialect = kind(self.engine)
         self._encoders = self._dialect.encoders()
-        self._works = self._dialect.works()
+        self._works = self._dialect.work_pages()
         self._count = 0
         self._runner: web.AppRunner | None = None
 
@@ -125,7 +125,7 @@ class Simulator:
         return model
 
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[self._meet])
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[self._handle])
         pages: dict[str, Page] = {
             **{f"POST {path}": partial(self._chat, encoder) for path, encoder in self._encoders.items()},
             **{name: partial(self._work, work) for name, work in self._works.items()},
@@ -192,7 +192,7 @@ class Simulator:
     # What comes before any page.
 
     @web.middleware
-    async def _meet(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Pick the fault of a request, log it, and answer it by its page."""
         if request.path.startswith("/simulator/"):
             return await handler(request)
@@ -203,9 +203,9 @@ class Simulator:
         try:
             script = self._pick_fault(request.path, model, parsed, chats=chats)
         except ValidationError as error:
-            return web.json_response(self._dialect.error(400, str(error)), status=400)
+            return web.json_response(self._dialect.scripted_error(400, str(error)), status=400)
         if not chats and f"{request.method} {request.path}" not in self._works:
-            return await self._inform(request, handler, script)
+            return await self._answer_unlogged(request, handler, script)
         received = Received(self._count, body, dict(request.headers), model, _peer(request), request.path)
         received.cut = partial(close, request)
         self._count += 1
@@ -213,7 +213,7 @@ class Simulator:
         self.log.changed.notify()
         request[_EXCHANGE] = Exchange(request, received, script, self.engine, self.log, self._dialect.keeps_alive)
         try:
-            return await self._answered(request, handler, received, script)
+            return await self._answer_logged(request, handler, received, script)
         except (asyncio.CancelledError, ConnectionError):
             if received.ended is None:
                 received.end("disconnected")
@@ -228,13 +228,13 @@ class Simulator:
     def _pick_fault(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> FaultScript:
         if "simulate" in parsed:
             return FaultScript.model_validate(parsed["simulate"])
-        if (fault := self._scripted.due(path, model, chats=chats)) is not None:
+        if (fault := self._scripted.next_fault(path, model, chats=chats)) is not None:
             return fault
         return self.faults.popleft() if chats and self.faults else _NO_FAULT
 
-    async def _inform(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
+    async def _answer_unlogged(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
         """Answer by a page that only informs; it is not logged."""
-        if self._locked(request):
+        if self._lacks_key(request):
             return self._dialect.refusal(Refused("unauthorized"))
         await asyncio.sleep((script.ttft_ms or 0) / 1000)
         if (early := await early_answer(request, script, self._dialect)) is not None:
@@ -244,16 +244,16 @@ class Simulator:
         except Refused as refused:
             return self._dialect.refusal(refused)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-            return self._dialect.no_route(request)
+            return self._dialect.unknown_path(request)
 
-    async def _answered(
+    async def _answer_logged(
         self, request: web.Request, handler: Handler, received: Received, script: FaultScript
     ) -> web.StreamResponse:
         if (early := await early_answer(request, script, self._dialect)) is not None:
             received.end("refused")
             return early
         try:
-            if self._locked(request):
+            if self._lacks_key(request):
                 raise Refused("unauthorized")
             response = await handler(request)
         except Refused as refused:
@@ -261,7 +261,7 @@ class Simulator:
             return self._dialect.refusal(refused)
         except SendError as broken:
             received.end("failed")
-            return web.json_response(self._dialect.error(broken.status, broken.error), status=broken.status)
+            return web.json_response(self._dialect.scripted_error(broken.status, broken.error), status=broken.status)
         except CloseConnection:
             received.end("failed")
             close(request)
@@ -276,8 +276,8 @@ class Simulator:
             received.end("completed")
         return response
 
-    def _locked(self, request: web.Request) -> bool:
-        if self._key is None or not self._dialect.guards(request.path):
+    def _lacks_key(self, request: web.Request) -> bool:
+        if self._key is None or not self._dialect.requires_key(request.path):
             return False
         return request.headers.get("Authorization", "").casefold() != f"Bearer {self._key}".casefold()
 
@@ -293,30 +293,30 @@ class Simulator:
         exchange = request[_EXCHANGE]
         if not request.body_exists:
             raise Refused("bad_request", "missing request body")
-        ask = encoder.read(self._dialect.parsed(await request.read()))
+        ask = encoder.read(self._dialect.parse_body(await request.read()))
         try:
-            return await self._speak(encoder, exchange, ask)
+            return await self._answer_chat(encoder, exchange, ask)
         except Refused as refused:
-            events = encoder.refused(refused) if ask.stream else None
+            events = encoder.refusal_bytes(refused) if ask.stream else None
             if events is None:
                 raise
             exchange.received.end("refused")
             return exchange.send_events(encoder.stream_type, events)
 
-    async def _speak(self, encoder: Encoder, exchange: Exchange, ask: Ask) -> web.StreamResponse:
+    async def _answer_chat(self, encoder: Encoder, exchange: Exchange, ask: Ask) -> web.StreamResponse:
         dialect, engine, script, received = self._dialect, self.engine, exchange.script, exchange.received
-        model = dialect.chosen(ask)
-        ask = dialect.settled(ask, model)
-        if (other := dialect.instead(encoder, ask, model, script)) is not None:
+        model = dialect.model_for(ask)
+        ask = dialect.adapt_to_model(ask, model)
+        if (other := dialect.answer_without_generating(encoder, ask, model, script)) is not None:
             return await other
         loop = asyncio.get_running_loop()
         came = loop.time()
-        instance = await dialect.ready(ask, model, script)
+        instance = await dialect.load_model(ask, model, script)
         loaded = loop.time()
         with self.models.using(instance):
             async with engine.slot(received):
-                named = dialect.named(ask, instance.model)
-                answer = engine.answer(received.index, ask, named, dialect.context(instance), script)
+                named = dialect.name_in_answer(ask, instance.model)
+                answer = engine.answer(received.index, ask, named, dialect.context_limit(instance), script)
                 answer.request_id = exchange.request.headers.get("X-Request-Id", "")
                 answer.load_s, answer.queued_s = loaded - came, loop.time() - loaded
                 encoded = EncodedChat(encoder, answer)
@@ -328,7 +328,7 @@ class Simulator:
                         received.end("completed")
                 finally:
                     engine.count_answer(answer, received.sent)
-        dialect.done_with(ask, instance)
+        dialect.after_answer(ask, instance)
         return response
 
 

@@ -1,4 +1,4 @@
-"""The servers the simulator imitates, a folder each."""
+"""The servers that the simulator can imitate, one package each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of all dialects: what a kind of server serves, and how it refuses."""
+"""The base class of dialects. A dialect defines the pages of one kind of server, and how that server words refusals."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ Work = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 class Dialect(ABC):
-    """A kind of server."""
+    """One kind of server. The defaults are those of most servers."""
 
     preloads: ClassVar[bool] = True
-    """Its models are in memory from the start, and stay."""
+    """Whether all models are in memory from the start, and stay there."""
     exact_names: ClassVar[bool] = True
+    """Whether names of models must match exactly; see `SimulatedModels`."""
     queue: ClassVar[int | None] = None
-    """How many may wait."""
+    """How many requests may wait for a slot; None: no limit."""
     most_loaded: ClassVar[int | None] = None
+    """How many models may be in memory at once; None: no limit."""
     keeps_alive: ClassVar[bool] = True
-    """Whether a connection carries another request after a stream."""
+    """Whether a connection stays open after a stream."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -42,74 +44,74 @@ class Dialect(ABC):
 
     @abstractmethod
     def encoders(self) -> Mapping[str, Encoder]:
-        """Return its encoders of chats, by path."""
+        """Return the encoders of chats, by path."""
 
-    def works(self) -> Mapping[str, Work]:
-        """Return the pages that do work and are logged, by method and path."""
+    def work_pages(self) -> Mapping[str, Work]:
+        """Return the pages that embed texts or change models, by `METHOD /path`. The log contains their requests."""
         return {}
 
     @abstractmethod
     def pages(self) -> Mapping[str, Page]:
-        """Return the pages that only inform, by method and path."""
+        """Return the pages that only show information, by `METHOD /path`. The log omits their requests."""
 
     @abstractmethod
-    def error(self, status: int, error: JsonValue) -> JsonValue:
-        """The body of a refusal that is scripted.
+    def scripted_error(self, status: int, error: JsonValue) -> JsonValue:
+        """Return the body of an error that a fault script demands.
 
         Args:
-            error: what the script says; None for the server's own words.
+            error: the error in the script; None: a default in the shape of the server's errors.
         """
 
     @abstractmethod
     def refusal(self, refused: Refused) -> web.Response:
-        """Return a refusal in the server's words."""
+        """Return the response to a request that the server refuses."""
 
-    def guards(self, path: str) -> bool:
-        """Whether this path requires the API key, if the server has one."""
+    def requires_key(self, path: str) -> bool:
+        """Whether this path requires the API key, if the simulator has a key."""
         return True
 
-    def no_route(self, request: web.Request) -> web.Response:
-        """Answer a request to an unknown path."""
+    def unknown_path(self, request: web.Request) -> web.Response:
+        """Return the response to a request for an unknown path."""
         return web.json_response({"detail": "Not Found"}, status=404)
 
-    def parsed(self, body: bytes) -> dict[str, JsonValue]:
-        """The JSON object a request holds.
+    def parse_body(self, body: bytes) -> dict[str, JsonValue]:
+        """Parse the body of a chat request.
 
         Raises:
-            Refused: it holds none.
+            Refused: the body is not a JSON object.
         """
         return parse(body)
 
-    def instead(
+    def answer_without_generating(
         self, encoder: Encoder, ask: Ask, model: Model, script: FaultScript
     ) -> Awaitable[web.StreamResponse] | None:
-        """Answer a request that wants no generation, such as loading a model; None if it wants one."""
+        """Answer a request that needs no generated text, such as one to load a model; None if it needs text."""
         return None
 
-    def chosen(self, ask: Ask) -> Model:
-        """The model that answers.
+    def model_for(self, ask: Ask) -> Model:
+        """Return the model that answers this request.
 
         Raises:
-            Refused: there is none.
+            Refused: no model can answer it.
         """
         model = self.models.find(ask.model)
         if model is None:
             raise Refused("model_missing", model=ask.model)
         return model
 
-    async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
-        """The model in memory.
+    async def load_model(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
+        """Return an instance of the model, and load the model if necessary.
 
         Raises:
-            Refused: it cannot be brought there.
+            Refused: the model cannot be loaded.
         """
         return await self.engine.instance(model, script, context_length=ask.context_length)
 
-    def settled(self, ask: Ask, model: Model) -> Ask:
-        """The request once it is known which model answers.
+    def adapt_to_model(self, ask: Ask, model: Model) -> Ask:
+        """Return the request with the defaults of the model that will answer it.
 
         Raises:
-            Refused: that one cannot.
+            Refused: this model cannot answer it.
         """
         if model.embeds:
             raise Refused("cannot_chat", model=model.name)
@@ -117,13 +119,13 @@ class Dialect(ABC):
             raise Refused("cannot_see", model=model.name)
         return replace(ask, think=bool(model.thinks and ask.think is not False))
 
-    def named(self, ask: Ask, model: Model) -> str:
-        """Return the model's name in the answer."""
+    def name_in_answer(self, ask: Ask, model: Model) -> str:
+        """Return the name of the model as the answer states it."""
         return model.name
 
-    def context(self, instance: Instance) -> int:
-        """Return the limit of tokens for prompt and answer together."""
+    def context_limit(self, instance: Instance) -> int:
+        """Return how many tokens prompt and answer may have together."""
         return instance.context_length
 
-    def done_with(self, ask: Ask, instance: Instance) -> None:  # noqa: B027 - most servers do nothing then
-        """Called after each answer."""
+    def after_answer(self, ask: Ask, instance: Instance) -> None:  # noqa: B027 - most servers do nothing
+        """Update the instance after an answer."""

@@ -1,4 +1,4 @@
-"""The base of encoders, which turn an answer into a server's bytes."""
+"""The base class of encoders, which turn an answer into the bytes that a server sends."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _MARK = "\0"
 
 
 class Encoder(ABC):
-    """A path for chats. It makes bytes; a `Player` decides when, and whether, they are sent."""
+    """The encoding of chats on one path. A `Player` decides when the bytes are sent."""
 
     stream_type: ClassVar[str]
     late_head: ClassVar[bool] = False
-    """Not even the headers are sent before the first token."""
+    """Whether the server sends no headers before the first token."""
     ping: ClassVar[bytes]
     """The bytes that keep a connection open without content."""
     malformed: ClassVar[bytes]
-    """A piece with invalid JSON."""
+    """The bytes of a piece with invalid JSON."""
     huge_start: ClassVar[bytes]
-    """The start of an endless line."""
+    """The first bytes of an endless line."""
 
     @abstractmethod
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
@@ -41,49 +41,49 @@ class Encoder(ABC):
         """Return the bytes before the first piece."""
         return b""
 
-    def first(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
-        """Return the first piece, with the bytes before it."""
+    def first_piece(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
+        """Return the first piece and the bytes before it."""
         return self.opening(answer) + self.piece(answer, part)
 
     def piece(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
-        """Return a piece of the answer; empty if it waits for later pieces."""
+        """Return a piece of the answer; empty if the server sends it together with a later piece."""
         return self.frame(answer, Part(part) if isinstance(part, str) else part)
 
-    def around(self, answer: SimulatedAnswer) -> tuple[bytes, bytes]:
+    def text_frame(self, answer: SimulatedAnswer) -> tuple[bytes, bytes]:
         """Return the bytes before and after each piece of text."""
         before, _, after = self.frame(answer, Part(_MARK)).partition(quoted(_MARK))
         return before, after
 
     @abstractmethod
     def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
-        """A piece."""
+        """Return one piece of the answer."""
 
     @abstractmethod
     def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
         """Return all bytes after the last piece."""
 
     @abstractmethod
-    def whole(self, answer: SimulatedAnswer) -> JsonValue:
-        """Return the answer to a request without a stream."""
+    def unstreamed_body(self, answer: SimulatedAnswer) -> JsonValue:
+        """Return the body of an answer without a stream."""
 
     @abstractmethod
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """An error in the middle of an answer, to the stream's end.
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """Return the bytes of an error in the middle of a stream, and of the end of the stream.
 
         Args:
-            error: what a script says; None for the server's own words.
+            error: the error in the fault script; None: a default in the shape of the server's errors.
         """
 
-    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """Return the bytes of a stream whose model was unloaded."""
-        return self.failing(500, None)
+    def unloaded(self, answer: SimulatedAnswer) -> Iterator[bytes]:
+        """Return the bytes that end a stream when its model is unloaded."""
+        return self.error_bytes(500, None)
 
     def headers(self, answer: SimulatedAnswer) -> dict[str, str]:
         """Return the headers of an answer without a stream."""
         return {}
 
-    def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """Return a refusal inside a stream; None where the server sends a status instead."""
+    def refusal_bytes(self, refused: Refused) -> Iterator[bytes] | None:
+        """Return a refusal in a stream; None if the server sends an error status instead."""
         return None
 
 
@@ -92,5 +92,5 @@ def quoted(text: str) -> bytes:
     """Return text as a JSON string."""
     try:
         return json.dumps(text, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a pair
+    except UnicodeEncodeError:  # the text contains half of a surrogate pair
         return json.dumps(text).encode()

@@ -1,10 +1,10 @@
-"""Reads and checks the fields of requests that several dialects share."""
+"""Reads and validates the request fields that several dialects have in common."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -16,25 +16,25 @@ _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse(body: bytes) -> dict[str, JsonValue]:
-    """The JSON object a request holds.
+    """Parse the body of a request.
 
     Raises:
-        Refused: it holds none.
+        Refused: the body is not a JSON object.
     """
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refused("bad_request", f"the body is no JSON: {error}") from None
+        raise Refused("bad_request", f"the body is not JSON: {error}") from None
     if not isinstance(parsed, dict):
-        raise Refused("bad_request", "the body is no JSON object")
+        raise Refused("bad_request", "the body is not a JSON object")
     return parsed
 
 
 def integer(body: Mapping[str, JsonValue], *names: str) -> int | None:
-    """The first of these options that is set.
+    """Return the first of these options that is set; None if none is.
 
     Raises:
-        Refused: it is no whole number.
+        Refused: the option is not a whole number.
     """
     for name in names:
         value = body.get(name)
@@ -47,10 +47,10 @@ def integer(body: Mapping[str, JsonValue], *names: str) -> int | None:
 
 
 def boolean(body: Mapping[str, JsonValue], name: str, default: bool) -> bool:
-    """An option that is true or false.
+    """Return an option that is true or false.
 
     Raises:
-        Refused: it is neither.
+        Refused: the option is neither.
     """
     value = body.get(name)
     if value is None:
@@ -61,10 +61,13 @@ def boolean(body: Mapping[str, JsonValue], name: str, default: bool) -> bool:
 
 
 def stops(value: JsonValue, most: int | None = None) -> tuple[str, ...]:
-    """The stop strings.
+    """Return the stop strings.
+
+    Args:
+        most: how many the server accepts; None: no limit.
 
     Raises:
-        Refused: they are none, or more than the server takes.
+        Refused: the value does not consist of strings, or there are too many.
     """
     if value is None:
         return ()
@@ -77,7 +80,7 @@ def stops(value: JsonValue, most: int | None = None) -> tuple[str, ...]:
 
 
 def text_of(content: JsonValue) -> tuple[str, int]:
-    """Return a message's text and its number of images."""
+    """Return the text of a message and the number of its images."""
     if isinstance(content, str):
         return content, 0
     texts: list[str] = []
@@ -91,10 +94,10 @@ def text_of(content: JsonValue) -> tuple[str, int]:
 
 
 def openai_turns(messages: JsonValue) -> tuple[ConversationTurn, ...]:
-    """The conversation.
+    """Return the conversation in OpenAI's `messages`.
 
     Raises:
-        Refused: it is none.
+        Refused: the value is not a list of messages with roles.
     """
     if not isinstance(messages, list):
         raise Refused("bad_request", "messages must be a list", parameter="messages")
@@ -109,10 +112,10 @@ def openai_turns(messages: JsonValue) -> tuple[ConversationTurn, ...]:
 
 
 def tools_of(value: JsonValue) -> tuple[Tool, ...]:
-    """The tools offered.
+    """Return the tools in OpenAI's `tools`.
 
     Raises:
-        Refused: one is no function with a name.
+        Refused: a tool is not a function with a name.
     """
     tools: list[Tool] = []
     for offered in value if isinstance(value, list) else ():
@@ -133,26 +136,25 @@ def texts(value: JsonValue) -> Sequence[str] | None:
 
 
 def seconds(value: JsonValue) -> float | None:
-    """Ollama's `keep_alive`: a number is seconds, a string as Go writes durations; less than 0 is for ever (None).
+    """Return Ollama's `keep_alive` in seconds; None if it is negative, which means forever.
+
+    Args:
+        value: a number of seconds, or a duration in Go's notation such as `5m`.
 
     Raises:
-        Refused: it is no time.
+        Refused: the value is neither.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return None if value < 0 else float(value)
-    found = list(_DURATION.finditer(value)) if isinstance(value, str) else []
-    if not isinstance(value, str) or "".join(part[0] for part in found) != value or not found:
+    parts = list(_DURATION.finditer(value)) if isinstance(value, str) else []
+    if not isinstance(value, str) or "".join(part[0] for part in parts) != value or not parts:
         raise Refused("bad_request", f"time: invalid duration {json.dumps(value)}", parameter="keep_alive")
-    total = _total(found)
+    total = sum(float(part[1]) * _UNITS_S[part[2]] for part in parts)
     return None if total < 0 else total
 
 
-def _total(found: Iterable[re.Match[str]]) -> float:
-    return sum(float(part[1]) * _UNITS_S[part[2]] for part in found)
-
-
 def json_object(body: bytes) -> dict[str, JsonValue]:
-    """Return the body as a JSON object; empty if it is not one."""
+    """Return the body as a JSON object; an empty object if it is anything else."""
     try:
         parsed = json.loads(body)
     except ValueError:
@@ -161,8 +163,8 @@ def json_object(body: bytes) -> dict[str, JsonValue]:
 
 
 def model_named(body: dict[str, JsonValue]) -> str:
-    """Return the model that a request names in any dialect; empty if it names none."""
+    """Return the model that a request of any dialect names; empty if it names none."""
     for name in ("model", "name", "instance_id"):
-        if isinstance(found := body.get(name), str):
-            return found
+        if isinstance(model := body.get(name), str):
+            return model
     return ""

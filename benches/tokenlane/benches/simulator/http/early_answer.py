@@ -26,7 +26,7 @@ async def early_answer(request: web.Request, script: FaultScript, dialect: Diale
         return None
     headers = {"Retry-After": script.retry_after, "Location": script.location}
     return web.json_response(
-        dialect.error(status, script.error),
+        dialect.scripted_error(status, script.error),
         status=status,
         headers={name: value for name, value in headers.items() if value is not None},
     )

@@ -27,8 +27,8 @@ class EncodedChat:
     def frames(self) -> Iterator[bytes]:
         """Return the answer's tokens. The bytes around text are always the same."""
         encoder, answer = self._encoder, self._answer
-        yield encoder.first(answer, self._parts[0])
-        before, after = encoder.around(answer)
+        yield encoder.first_piece(answer, self._parts[0])
+        before, after = encoder.text_frame(answer)
         for part in islice(self._parts, 1, None):
             yield before + quoted(part) + after if isinstance(part, str) else encoder.frame(answer, part)
 
@@ -41,17 +41,17 @@ class EncodedChat:
         """See `Encoder`."""
         return self._encoder.ending(self._answer)
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
         """See `Encoder`."""
-        return self._encoder.failing(status, error)
+        return self._encoder.error_bytes(status, error)
 
-    def departed(self) -> Iterator[bytes]:
+    def unloaded(self) -> Iterator[bytes]:
         """See `Encoder`."""
-        return self._encoder.departed(self._answer)
+        return self._encoder.unloaded(self._answer)
 
-    def whole(self) -> JsonValue:
+    def unstreamed_body(self) -> JsonValue:
         """See `Encoder`."""
-        return self._encoder.whole(self._answer)
+        return self._encoder.unstreamed_body(self._answer)
 
     def headers(self) -> dict[str, str]:
         """Return the headers of an answer without a stream."""

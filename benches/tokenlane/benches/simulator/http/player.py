@@ -61,11 +61,11 @@ class Encoded(Protocol):
         """Return all bytes after the last step."""
         ...
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
         """Return an error inside a stream, up to the stream's end."""
         ...
 
-    def departed(self) -> Iterator[bytes]:
+    def unloaded(self) -> Iterator[bytes]:
         """Return the bytes of a stream whose model was unloaded."""
         ...
 
@@ -73,7 +73,7 @@ class Encoded(Protocol):
         """End the answer after the steps that were sent."""
         ...
 
-    def whole(self) -> JsonValue:
+    def unstreamed_body(self) -> JsonValue:
         """Return the answer to a request without a stream."""
         ...
 
@@ -98,7 +98,7 @@ class StaySilent(Exception):
     """Send no more, and leave the connection open."""
 
 
-class _EndHere(Exception):
+class _EndEarly(Exception):
     """The script ends the answer here, unfinished."""
 
     def __init__(self, *, cut: bool = False) -> None:
@@ -162,8 +162,8 @@ class Player:
                 self._head()
             await self._steps(first_s, next_s)
             for data in self._encoded.ending():
-                await self._drip(data)
-        except _EndHere as over:
+                await self._write_slowly(data)
+        except _EndEarly as over:
             self._received.end("failed")
             if self._wire is None:
                 raise (CloseConnection() if over.cut else SendError(500, self._script.error)) from None
@@ -184,7 +184,7 @@ class Player:
                 await self._play(place, wait_s, next_s)
                 wait_s = next_s
             if place in places and not self._stopped:
-                await self._happen(place)
+                await self._inject_faults(place)
 
     async def _play(self, until: int, first_s: float, next_s: float) -> None:
         if not self._script.split_ms:
@@ -193,7 +193,7 @@ class Player:
         await asyncio.sleep(first_s)
         while self._at < until and not self._stopped:
             data = next(self._frames)
-            await self._drip(data)
+            await self._write_slowly(data)
             self._last = data or self._last
             self._at += 1
             self._received.sent = self._at
@@ -215,7 +215,7 @@ class Player:
         for start in range(0, len(data), size):
             self._wire.chunk(data[start : start + size])
 
-    async def _drip(self, data: bytes) -> None:
+    async def _write_slowly(self, data: bytes) -> None:
         """Write data in the pieces and with the pauses of the script."""
         if self._wire is None or not data:
             return
@@ -228,7 +228,7 @@ class Player:
             self._wire.chunk(data[start : start + size])
             await asyncio.sleep(self._script.split_ms / 1000)
 
-    async def _happen(self, place: int) -> None:
+    async def _inject_faults(self, place: int) -> None:
         """Do what the script wants before step `place`."""
         script, encoded = self._script, self._encoded
         if script.stall_after == place:
@@ -236,36 +236,36 @@ class Player:
         if script.hold_after == place:
             await self._hold()
         if script.duplicate_after == place:
-            await self._drip(self._last)
+            await self._write_slowly(self._last)
         if script.malformed_after == place:
-            await self._drip(encoded.malformed)
+            await self._write_slowly(encoded.malformed)
         if script.huge_line_after == place:
-            await self._drip(encoded.huge_start + b"x" * script.huge_line_bytes)
+            await self._write_slowly(encoded.huge_start + b"x" * script.huge_line_bytes)
         if script.endless_line_after == place:
             await self._endless(encoded.huge_start)
-        await self._end_at(place)
+        await self._end_early(place)
 
-    async def _end_at(self, place: int) -> None:
+    async def _end_early(self, place: int) -> None:
         """End the answer here in the script's way."""
         script, encoded = self._script, self._encoded
         if place in (script.error_after, script.unload_after):
             if self._wire is not None and not self._wire.begun:
                 raise SendError(500, script.error)
             unloaded = script.unload_after == place
-            for data in encoded.departed() if unloaded else encoded.failing(500, script.error):
-                await self._drip(data)
-            raise _EndHere
+            for data in encoded.unloaded() if unloaded else encoded.error_bytes(500, script.error):
+                await self._write_slowly(data)
+            raise _EndEarly
         if script.half_open_after == place:
             raise StaySilent
         if script.cut_after == place:
-            raise _EndHere(cut=True)
+            raise _EndEarly(cut=True)
 
     async def _hold(self) -> None:
         received, ping_ms = self._received, self._script.ping_ms
         received.held = True
         self._changed()
         while ping_ms is not None and not received.released.is_set():
-            await self._drip(self._encoded.ping)
+            await self._write_slowly(self._encoded.ping)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ping_ms / 1000):
                     await received.released.wait()
@@ -274,11 +274,11 @@ class Player:
 
     async def _endless(self, start: bytes) -> None:
         if self._wire is None:
-            raise _EndHere(cut=True)
+            raise _EndEarly(cut=True)
         self._head()
         if start:  # an empty chunk would be the last
             self._wire.chunk(start)
         for _ in range(_ENDLESS_BYTES // len(_BLOCK)):
             self._wire.chunk(_BLOCK)
             await self._wire.drained()
-        raise _EndHere(cut=True)
+        raise _EndEarly(cut=True)

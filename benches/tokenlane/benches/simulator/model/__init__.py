@@ -1,1 +1,1 @@
-"""The simulated model: its answers, its vectors, the models of a server, and refusals."""
+"""Simulated models: their answers, embeddings and refusals, and the models of a server."""

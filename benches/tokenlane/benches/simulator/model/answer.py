@@ -1,4 +1,4 @@
-"""A chat request independent of its dialect, and the answer to it, token by token."""
+"""Chat requests, independent of a dialect, and the simulated answers to them, token by token."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 from .text import after, count_tokens, example, pieces_of, words
 
 BEGIN = "<|assistant|>\n"
-"""Where in a rendered prompt the answer begins."""
+"""The text that ends a rendered prompt. The answer follows it."""
 _THOUGHTS = 4
-"""Tokens of reasoning."""
+"""The number of reasoning tokens before an answer."""
 
 Finish = Literal["stop", "length", "tool_calls", "abort"]
 
@@ -42,20 +42,23 @@ class Ask:
     """A chat request.
 
     Args:
-        prefill: the beginning of the answer, which the model continues; it is not one of the turns.
+        turns: the messages, without a last assistant message that the model continues.
+        prefill: the beginning of the answer, which the model continues.
         tools: the tools that the model may call.
-        tool: the tool that the model must call; None: no particular tool.
-        schema: the JSON schema of the answer; None: the answer is text.
+        tool: the tool that the model must call; None: any tool.
+        must_call: whether the model must call a tool.
+        schema: the JSON schema of the answer.
+        formatted: whether the answer must be JSON.
         think: whether the model reasons first; None: the model's default.
         stream: whether the answer is streamed.
-        usage: whether the stream ends with the counts of tokens.
+        usage: whether the stream ends with the numbers of tokens.
         echo: whether the answer repeats `prefill`.
         keep_alive: how long the model stays loaded, as Ollama's API writes it.
         context_length: the context length with which to load the model; None: the model's default.
         keeps_stop: whether the answer includes the stop string that ended it.
-        rendered: the prompt, if the client has rendered it; then there are no turns.
-        render_only: whether the client only wants the rendered prompt.
-        truncate: whether a prompt that is too long loses its oldest turns.
+        rendered: the prompt, if the client rendered it; then there are no turns.
+        render_only: whether to return the rendered prompt instead of an answer.
+        truncate: whether to drop the oldest turns of a prompt that is too long.
     """
 
     model: str
@@ -89,7 +92,7 @@ class Ask:
 
     @property
     def prompt(self) -> str:
-        """The conversation and the begun answer."""
+        """The conversation, and the beginning of the answer."""
         return f"{self.conversation}{BEGIN}{self.prefill}"
 
     @property
@@ -100,7 +103,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call, in all its pieces."""
+    """A complete tool call. `arguments` is JSON."""
 
     index: int
     id: str
@@ -109,7 +112,7 @@ class Call:
 
 
 class Part(NamedTuple):
-    """A token of the answer that is more than text, which is a `str`: of its reasoning, or of a call's arguments."""
+    """A token of the reasoning or of a tool call's arguments. Tokens of text are plain strings."""
 
     text: str
     channel: Literal["text", "reasoning", "call"] = "text"
@@ -131,7 +134,7 @@ class SimulatedAnswer:
     parts: list[str | Part]
     finish: str | None
     stopped_by: str | None = None
-    """The stop string that ended it."""
+    """The stop string that ended the answer."""
     prompt_tokens: int = 0
     created: int = 0
     request_id: str = ""
@@ -156,19 +159,19 @@ class SimulatedAnswer:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens."""
+        """The number of tokens of the answer."""
         return len(self.parts)
 
 
 def simulate_answer(
     ask: Ask, script: FaultScript, tokens: int, seed: int | None, room: int
 ) -> tuple[list[str | Part], str, str | None]:
-    """The answer's parts, why it ends, and the stop string that ended it.
+    """Return the parts of the answer, its finish reason, and the stop string that ended it.
 
     Args:
-        tokens: how many an ordinary answer has.
-        seed: the server's own; the request's comes first.
-        room: how many tokens fit after the prompt.
+        tokens: the number of tokens in an ordinary answer.
+        seed: the seed of the server. The seed in the request overrides it.
+        room: the number of tokens that fit in the context after the prompt.
     """
     if script.pieces is not None:
         scripted = after(ask.prefill, script.pieces, len(script.pieces)) if ask.prefill else script.pieces
@@ -178,12 +181,12 @@ def simulate_answer(
     finish: Finish = "stop"
     stopped_by = None
     if calls := _calls(ask):
-        parts += [part for call in calls for part in _spelled(call)]
+        parts += [part for call in calls for part in _call_parts(call)]
         finish = "tool_calls"
     else:
-        whole = tokens if script.tokens is None else script.tokens
-        said, stopped_by = _stopped([*islice(_said(ask, whole, seed), most + 1)], ask)
-        parts += said
+        length = tokens if script.tokens is None else script.tokens
+        pieces, stopped_by = _stopped([*islice(_text_pieces(ask, length, seed), most + 1)], ask)
+        parts += pieces
     if len(parts) > most:
         return parts[:most], "length", None
     return parts, finish, stopped_by
@@ -196,7 +199,7 @@ def _thoughts(ask: Ask, seed: int | None) -> list[Part]:
     return [Part(thought, "reasoning") for thought in thoughts]
 
 
-def _said(ask: Ask, tokens: int, seed: int | None) -> Iterator[str]:
+def _text_pieces(ask: Ask, tokens: int, seed: int | None) -> Iterator[str]:
     if ask.formatted:
         pieces = pieces_of(example(ask.schema))
         return after(ask.prefill, pieces, len(pieces))
@@ -204,7 +207,7 @@ def _said(ask: Ask, tokens: int, seed: int | None) -> Iterator[str]:
 
 
 def _stopped(pieces: list[str], ask: Ask) -> tuple[list[str], str | None]:
-    """Cut the pieces before the first stop string, which may span pieces."""
+    """Cut the pieces at the first stop string, which may span several pieces, and return the stop string."""
     if not ask.stop:
         return pieces, None
     text = "".join(pieces)
@@ -224,7 +227,7 @@ def _stopped(pieces: list[str], ask: Ask) -> tuple[list[str], str | None]:
 
 
 def _calls(ask: Ask) -> list[Call]:
-    """Return the calls: of tools that the last message names, else of the first tool; none after a tool's result."""
+    """Return calls of the tools that the last message names, else of the first tool; none after a tool's result."""
     if not ask.tools or ask.prefill or (ask.turns and ask.turns[-1].role == "tool" and not ask.must_call):
         return []
     if ask.tool is not None:
@@ -240,7 +243,7 @@ def _call(index: int, tool: Tool, ask: Ask) -> Call:
     return Call(index, f"call_{hashlib.sha256(name).hexdigest()[:12]}", tool.name, example(tool.parameters))
 
 
-def _spelled(call: Call) -> Sequence[Part]:
+def _call_parts(call: Call) -> Sequence[Part]:
     pieces = pieces_of(call.arguments)
     last = len(pieces) - 1
     return [Part(piece, "call", call, place == 0, place == last) for place, piece in enumerate(pieces)]

@@ -1,4 +1,4 @@
-"""The models of a simulated server: in the registry, on disk, and in memory."""
+"""The models of a simulated server: in the registry, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ _UNITS = {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)?", re.IGNORECASE)
 _ABILITIES = (("embeds", "embed"), ("thinks", "think"), ("sees", "vision"), ("shortens", "matryoshka"))
 PULL_STEPS = 12
-"""In how many a pull arrives, spread over its layers in turns."""
+"""The number of pieces in which a pull arrives. The layers take turns."""
 
 
 def parse_bytes(text: str) -> int:
-    """`4GB` in bytes.
+    """Return a size such as `4GB` in bytes.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: the text is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no size, as 400MB or 4GB is.")
+        raise ValueError(f"{text!r} is not a size: write it as in 400MB or 4GB.")
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model. An ability that is not set follows from the name: `embed` in the name for a model that makes embeddings,
-    `think` for reasoning, `vision` for images, `matryoshka` for embeddings that can be shortened."""
+    """A model.
+
+    An ability that is not set depends on the name: a model with `embed` in its name makes embeddings, `think` stands
+    for reasoning, `vision` for images, and `matryoshka` for embeddings that can be shortened.
+    """
 
     name: str
     size_bytes: int = 1_000_000_000
     context_length: int = 32_768
     dimensions: int = 64
-    """The length of its embeddings."""
+    """The length of the embeddings."""
     embeds: bool | None = None
-    """Whether the model makes embeddings; then it cannot chat."""
+    """Whether the model makes embeddings instead of chatting."""
     thinks: bool | None = None
     sees: bool | None = None
     shortens: bool | None = None
     """Whether the model's embeddings may be cut to the requested `dimensions`."""
     corrupt: bool = False
-    """Whether a pull of the model gets files with a wrong hash."""
+    """Whether the files of a pull have a wrong hash."""
     digest: str = ""
-    """SHA-256 in hex; made from the name if empty."""
+    """SHA-256 in hexadecimal; derived from the name if empty."""
 
     def __post_init__(self) -> None:
         name = self.name.lower()
@@ -64,19 +67,19 @@ class Model:
 
     @classmethod
     def parse(cls, text: str) -> Model:
-        """`NAME` or `NAME=SIZE`.
+        """Read a model from `NAME` or `NAME=SIZE`.
 
         Raises:
-            ValueError: it has no name, or a size that is none.
+            ValueError: the name is missing, or the size is not one.
         """
         name, given, size = text.strip().partition("=")
         if not name.strip():
-            raise ValueError("A model needs a name.")
+            raise ValueError("a model needs a name: write NAME or NAME=SIZE.")
         return cls(name.strip(), parse_bytes(size)) if given else cls(name.strip())
 
     @property
     def layers(self) -> list[tuple[str, int]]:
-        """Digest and size of its layers: weights, template, configuration."""
+        """The digest and size of each layer: weights, template, configuration."""
         small = min(1000, self.size_bytes // 4)
         sizes = [self.size_bytes - small * 2, small, small]
         return [(hashlib.sha256(f"{self.digest}{n}".encode()).hexdigest(), size) for n, size in enumerate(sizes)]
@@ -90,43 +93,43 @@ class Instance:
     model: Model
     context_length: int
     expires_at: float | None = None
-    """When the model is unloaded, by `time.time`; None: never."""
+    """When the model is unloaded, in seconds of `time.time`; None: never."""
     users: int = 0
     leaving: bool = False
-    """Whether the model is to be unloaded once no request uses it."""
+    """Whether the model will be unloaded once no request uses it."""
     used_at: float = field(default_factory=time.monotonic)
     on_demand: bool = False
-    """Whether a request for an answer loaded the model, and not a command to load it."""
+    """Whether a request for an answer loaded the model, rather than a command to load it."""
 
 
 @dataclass
 class Download:
-    """The progress of a pull. An interrupted pull keeps it, and the next continues."""
+    """The progress of a pull. The next pull of the same model continues an interrupted one."""
 
     model: Model
     steps: int = 0
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is missing."""
+    def complete(self) -> bool:
+        """Whether all pieces have arrived."""
         return self.steps >= PULL_STEPS
 
     def completed(self) -> list[int]:
-        """The bytes of each layer, which come by turns."""
+        """Return the bytes received of each layer. The layers take turns."""
         layers = self.model.layers
         turns, extra = divmod(self.steps, len(layers))
         last = PULL_STEPS // len(layers)
         return [size * (turns + (place < extra)) // last for place, (_, size) in enumerate(layers)]
 
     def step(self) -> int:
-        """Receive another piece, and return its layer."""
+        """Receive another piece, and return the index of its layer."""
         layer = self.steps % len(self.model.layers)
         self.steps += 1
         return layer
 
     @property
     def left(self) -> int:
-        """The number of missing steps."""
+        """The number of missing pieces."""
         return max(PULL_STEPS - self.steps, 0)
 
 
@@ -158,7 +161,7 @@ class SimulatedModels:
         self.downloads: dict[str, Download] = {}
         self._instances: dict[str, Instance] = {}
         self._coming: tuple[Model, ...] = ()
-        """What takes room already, though it is not there yet."""
+        """The models that are being loaded, which already take memory."""
         self._loading: dict[str, asyncio.Task[Instance]] = {}
         self._freed = Condition()
 
@@ -171,7 +174,7 @@ class SimulatedModels:
         return self._named(self.on_disk, name)
 
     def in_registry(self, name: str) -> Model | None:
-        """Return the model with this name if it can be pulled."""
+        """Return the model with this name in the registry; None if no model with this name can be pulled."""
         return self._named(self.registry, name)
 
     def _named(self, models: dict[str, Model], name: str) -> Model | None:
@@ -194,12 +197,12 @@ class SimulatedModels:
         return next((instance for instance in self.loaded() if instance.id == instance_id), None)
 
     def instances_of(self, model: Model) -> list[Instance]:
-        """Return all instances of a model, under whatever name it was loaded."""
+        """Return all instances with the content of this model, whatever the name."""
         staying = (instance for instance in self.loaded() if not instance.leaving)
         return [instance for instance in staying if instance.model.digest == model.digest]
 
     def put(self, model: Model, context_length: int | None = None) -> Instance:
-        """Load a model at once and without a check of memory, as at a server's start."""
+        """Load a model at once, without checking memory, as when a server starts."""
         known = {instance.id for instance in self.loaded()}
         name, number = model.name, 1
         while name in known:
@@ -210,13 +213,13 @@ class SimulatedModels:
         return instance
 
     async def load(self, model: Model, context_length: int | None = None, *, another: bool = False) -> Instance:
-        """The model in memory. Whoever asks while it loads waits for the same load.
+        """Return an instance of the model, and load the model if necessary. Concurrent calls share one load.
 
         Args:
-            another: load it even if it is there.
+            another: load another instance, even if there is one.
 
         Raises:
-            Refused: it does not fit.
+            Refused: the model needs more memory than the server has.
         """
         if another:
             return await self._load(model, context_length)
@@ -230,7 +233,7 @@ class SimulatedModels:
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Cancel all loading."""
+        """Cancel all loads in progress."""
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
@@ -252,7 +255,7 @@ class SimulatedModels:
         return self.put(model, context_length)
 
     def _make_room(self, model: Model) -> bool:
-        """Whether the model fits, after unloading idle models, the longest unused first."""
+        """Unload idle models, the least recently used first, and return whether the model now fits."""
         while not self._fits(model):
             idle = [instance for instance in self.loaded() if not instance.users]
             if not idle:
@@ -286,7 +289,7 @@ class SimulatedModels:
             self._freed.notify()
 
     def download(self, name: str) -> Download | None:
-        """Begin or continue the pull of this name; None if the registry has no such model."""
+        """Begin or continue a pull; None if the registry has no model with this name."""
         model = self.in_registry(name)
         if model is None:
             return None
@@ -295,8 +298,8 @@ class SimulatedModels:
             return Download(model, PULL_STEPS)
         return self.downloads.setdefault(model.name, Download(model))
 
-    def arrived(self, download: Download, *, corrupt: bool = False) -> bool:
-        """Finish a pull; return whether its hash is right, and so whether the model is on disk now."""
+    def finish_download(self, download: Download, *, corrupt: bool = False) -> bool:
+        """Finish a pull. Return whether the hash was right, and so whether the model is now on disk."""
         self.downloads.pop(download.model.name, None)
         if corrupt or download.model.corrupt:
             return False
@@ -304,7 +307,7 @@ class SimulatedModels:
         return True
 
     def delete(self, model: Model) -> None:
-        """Remove a model from disk, and from memory too if that was its last name."""
+        """Remove a model from disk. If no other name has the same content, unload it too."""
         del self.on_disk[model.name]
         if any(other.digest == model.digest for other in self.on_disk.values()):
             return
@@ -313,7 +316,7 @@ class SimulatedModels:
 
 
 def _tagged(name: str) -> str:
-    """Return the name in lower case with its tag, as Ollama compares names."""
+    """Return the name in lower case and with a tag, which is how Ollama compares names."""
     return _with_tag(name.lower())
 
 

@@ -1,4 +1,4 @@
-"""Refusals, independent of a dialect, and the tables of servers' words for them."""
+"""Refusals of requests, independent of a dialect, and how each server words them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Reason = Literal[
 
 
 class Refused(Exception):
-    """The request is not served. A dialect turns it into a status and a body.
+    """The server refuses the request. A dialect turns this into a status and a body.
 
     Args:
-        tokens: with `too_long`, how many the request has.
-        limit: and how many it may have.
-        parameter: what in the request is wrong.
+        tokens: the number of tokens in the request, if it is too long.
+        limit: the number of tokens that it may have.
+        parameter: the field of the request that is wrong.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Refused(Exception):
         self.model, self.tokens, self.limit, self.parameter = model, tokens, limit, parameter
 
 
-class Words(NamedTuple):
-    """A server's words for a refusal. `message` may hold {model}, {tokens}, {limit} and {message}."""
+class Wording(NamedTuple):
+    """How a server words a refusal. `message` may contain {model}, {tokens}, {limit} and {message}."""
 
     status: int
     kind: str
@@ -60,8 +60,8 @@ class Words(NamedTuple):
     code: str | None = None
 
 
-def worded(refused: Refused, table: Mapping[Reason, Words]) -> Words:
-    """Return the server's words for this refusal; those for a bad request if it has none."""
+def wording_of(refused: Refused, table: Mapping[Reason, Wording]) -> Wording:
+    """Return how a server words this refusal. A refusal that is not in the table is worded as a bad request."""
     words = table.get(refused.reason, table["bad_request"])
     message = words.message.format(
         model=refused.model, tokens=refused.tokens, limit=refused.limit, message=refused.message

@@ -1,4 +1,4 @@
-"""The simulated model's text: a pure function of the seed and the conversation, so that any server can continue it."""
+"""The text of the simulated model: a function of the seed and the conversation, so any server can continue it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from itertools import count, islice
 from pydantic import JsonValue
 
 VOCABULARY = 32_000
-"""How many tokens the simulated tokenizer has."""
+"""The number of tokens in the vocabulary of the simulated tokenizer."""
 _TOKEN = re.compile(r"\s*\S+\s?|\s+")
 _PIECE = re.compile(r"\w+|[^\w]")
 _UNFOLDED = 2
-"""How often a part of a schema is taken up inside itself."""
+"""How often a recursive part of a schema may contain itself in an example."""
 _DEEPEST = 16
-"""How many references may lead from one part to another."""
+"""The longest chain of references in a schema."""
 
 _PROSE = """
 the queue carries every token from a lane to its agent and none is lost while café naïve über 東京 données 🚀 workers
@@ -31,11 +31,11 @@ _WORDS = _PROSE.split()
 
 
 def words(seed: int | None, conversation: str) -> Iterator[str]:
-    """Words without end, a token each.
+    """Yield words without end, one token each.
 
     Args:
-        seed: None counts them, `w0 w1 w2 `, whatever was asked: nothing lost or repeated goes unseen.
-        conversation: what the words depend on besides the seed.
+        seed: the seed of the words; None: numbered words, `w0 w1 w2 `, in which a lost or repeated token is obvious.
+        conversation: the text that the words depend on, if there is a seed.
     """
     return map(_counted, count()) if seed is None else _drawn(seed, conversation)
 
@@ -52,17 +52,17 @@ def _drawn(seed: int, conversation: str) -> Iterator[str]:
             yield _WORDS[byte % len(_WORDS)] + " "
 
 
-def after(prefix: str, pieces: Iterable[str], whole: int) -> Iterator[str]:
-    """What of the first `whole` pieces is left once `prefix` has been said; the rest of a piece it cuts comes first.
+def after(prefix: str, pieces: Iterable[str], length: int) -> Iterator[str]:
+    """Yield what follows `prefix` in the first `length` pieces. The first piece may be only the end of a piece.
 
-    A prefix that is not how the pieces begin counts by its length, as a model continues whatever it is given.
+    Only the length of the prefix counts, not its text, since a model continues any beginning.
     """
     if not prefix:
-        return islice(pieces, whole)
-    return _left(len(prefix), islice(pieces, whole))
+        return islice(pieces, length)
+    return _skipping(len(prefix), islice(pieces, length))
 
 
-def _left(skip: int, pieces: Iterable[str]) -> Iterator[str]:
+def _skipping(skip: int, pieces: Iterable[str]) -> Iterator[str]:
     for piece in pieces:
         if skip >= len(piece):
             skip -= len(piece)
@@ -72,12 +72,12 @@ def _left(skip: int, pieces: Iterable[str]) -> Iterator[str]:
 
 
 def pieces_of(text: str) -> list[str]:
-    """Return the tokens of text that is no prose, such as JSON."""
+    """Return the tokens of JSON."""
     return _PIECE.findall(text)
 
 
 def count_tokens(text: str) -> int:
-    """Return the number of tokens in a text: one a word."""
+    """Return the number of tokens in a text. Every word is one token."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
@@ -87,7 +87,7 @@ def split_tokens(text: str) -> list[str]:
 
 
 def token_ids(text: str) -> list[int]:
-    """Return the tokens of a text as numbers."""
+    """Return the numbers of the tokens of a text."""
     return [_token_id(token) for token in split_tokens(text)]
 
 
@@ -96,27 +96,33 @@ def _token_id(token: str) -> int:
     return zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY
 
 
-class _NoneFitsError(Exception):
-    """No finite JSON fits this part of a schema."""
+class _NoValidValueError(Exception):
+    """No finite JSON value is valid for this part of a schema."""
 
 
 def example(schema: JsonValue) -> str:
-    """JSON that fits the schema: for each type the least that is allowed. A property that need not be there is, unless
-    it would never end."""
+    """Return JSON that is valid for a schema, with the smallest allowed value of each type.
+
+    It includes optional properties, unless they would recurse without end. It is `null` if no value is valid.
+    """
     try:
-        found = {} if schema is True else _instance(schema, schema, ())
-    except (_NoneFitsError, RecursionError):
-        found = None
-    return json.dumps(found, ensure_ascii=False)
+        value = {} if schema is True else _instance(schema, schema, ())
+    except (_NoValidValueError, RecursionError):
+        value = None
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _instance(schema: JsonValue, root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
-    """
+    """Return a value for a part of a schema.
+
     Args:
-        opened: the references that led here.
+        opened: the references that lead from the root to this part.
+
+    Raises:
+        _NoValidValueError: no value is valid.
     """
     if schema is False or len(opened) > _DEEPEST:
-        raise _NoneFitsError
+        raise _NoValidValueError
     if not isinstance(schema, dict):
         return None
     if "const" in schema:
@@ -127,7 +133,7 @@ def _instance(schema: JsonValue, root: JsonValue, opened: tuple[str, ...]) -> Js
     reference = schema.get("$ref")
     if isinstance(reference, str):
         if opened.count(reference) == _UNFOLDED:
-            raise _NoneFitsError
+            raise _NoValidValueError
         return _instance(_resolve(reference, root), root, (*opened, reference))
     for key in ("anyOf", "oneOf"):
         options = schema.get(key)
@@ -141,9 +147,9 @@ def _instance(schema: JsonValue, root: JsonValue, opened: tuple[str, ...]) -> Js
 
 def _first_that_ends(options: Sequence[JsonValue], root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
     for option in options:
-        with suppress(_NoneFitsError):
+        with suppress(_NoValidValueError):
             return _instance(option, root, opened)
-    raise _NoneFitsError
+    raise _NoValidValueError
 
 
 def _of_type(schema: Mapping[str, JsonValue], root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
@@ -169,14 +175,14 @@ def _of_type(schema: Mapping[str, JsonValue], root: JsonValue, opened: tuple[str
 
 def _object(schema: Mapping[str, JsonValue], root: JsonValue, opened: tuple[str, ...]) -> JsonValue:
     properties, required = schema.get("properties"), schema.get("required")
-    found: dict[str, JsonValue] = {}
+    values: dict[str, JsonValue] = {}
     for name, inner in properties.items() if isinstance(properties, dict) else ():
         try:
-            found[name] = _instance(inner, root, opened)
-        except _NoneFitsError:
+            values[name] = _instance(inner, root, opened)
+        except _NoValidValueError:
             if isinstance(required, list) and name in required:
                 raise
-    return found
+    return values
 
 
 def _string(schema: Mapping[str, JsonValue]) -> str:
@@ -211,17 +217,17 @@ def _resolve(reference: str, root: JsonValue) -> JsonValue:
 
 
 def _merged(parts: Sequence[JsonValue], root: JsonValue) -> JsonValue:
-    whole: dict[str, JsonValue] = {}
+    merged: dict[str, JsonValue] = {}
     properties: dict[str, JsonValue] = {}
     required: list[JsonValue] = []
     for part in parts:
         if isinstance(part, dict):
             reference = part.get("$ref")
-            found = _resolve(reference, root) if isinstance(reference, str) else part
-            if isinstance(found, dict):
-                whole |= found
-                inner = found.get("properties")
+            resolved = _resolve(reference, root) if isinstance(reference, str) else part
+            if isinstance(resolved, dict):
+                merged |= resolved
+                inner = resolved.get("properties")
                 properties |= inner if isinstance(inner, dict) else {}
-                needed = found.get("required")
+                needed = resolved.get("required")
                 required += needed if isinstance(needed, list) else []
-    return whole | {"properties": properties, "required": required} if properties else whole
+    return merged | {"properties": properties, "required": required} if properties else merged

@@ -1,4 +1,4 @@
-"""Simulated embeddings: equal texts get equal vectors, and texts that share words are closer."""
+"""Simulated embeddings: equal texts get equal vectors, and texts that share words get similar vectors."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from functools import lru_cache
 _WORD = re.compile(r"\w+")
 
 
-def embedding(model: str, text: str, dimensions: int, kept: int | None = None) -> list[float]:
-    """A vector of length 1: the sum of one for each word and a little of one for the whole text.
+def embedding(model: str, text: str, dimensions: int, length: int | None = None) -> list[float]:
+    """Return the embedding of a text, normalised: the sum of a vector for each word and a short one for the whole text.
 
     Args:
-        kept: how many of its dimensions to keep; None: all.
+        dimensions: the number of dimensions of the model.
+        length: how many dimensions to return; None: all of them.
     """
     total = [0.1 * number for number in _direction(model, "\0" + text, dimensions)]
     for word in _WORD.findall(text.lower()):
         for place, number in enumerate(_direction(model, word, dimensions)):
             total[place] += number
-    total = total[:kept]
-    length = math.sqrt(math.fsum(number * number for number in total))
-    return [number / length for number in total]
+    total = total[:length]
+    norm = math.sqrt(math.fsum(number * number for number in total))
+    return [number / norm for number in total]
 
 
 @lru_cache(maxsize=4096)
 def _direction(model: str, word: str, dimensions: int) -> tuple[float, ...]:
-    """Return numbers between -1 and 1, odd multiples of 1/255, so that none is 0."""
+    """Return a vector for a word. Its numbers are odd multiples of 1/255 between -1 and 1, so none of them is 0."""
     name = f"{model}\0{word}".encode("utf-8", "surrogatepass")
     return tuple((2 * byte - 255) / 255 for byte in hashlib.shake_128(name).digest(dimensions))

@@ -1,4 +1,4 @@
-"""llama.cpp's `llama-server`: OpenAI's dialect for one model, with additions."""
+"""The dialect of llama.cpp's `llama-server`: OpenAI's API for one model, and native paths."""
 
 from __future__ import annotations
 
@@ -16,90 +16,90 @@ from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder
 from tokenlane.benches.simulator.dialects.request_fields import integer, parse
 from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import Instance, Model
-from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Wording, wording_of
 from tokenlane.benches.simulator.model.text import VOCABULARY, token_ids
 
 _BPE, _WORDPIECE = 2, 3
-"""Its numbers for vocabularies; the second is of models that embed and cannot chat."""
-_LOADING = Words(503, "unavailable_error", "Loading model")
-_REFUSALS: Mapping[Reason, Words] = {
-    "bad_request": Words(400, "invalid_request_error"),
-    "model_missing": Words(404, "not_found_error", "model not found"),
-    "too_long": Words(
+"""The numbers that llama.cpp has for kinds of vocabularies. Models that only make embeddings have the second kind."""
+_LOADING = Wording(503, "unavailable_error", "Loading model")
+_REFUSALS: Mapping[Reason, Wording] = {
+    "bad_request": Wording(400, "invalid_request_error"),
+    "model_missing": Wording(404, "not_found_error", "model not found"),
+    "too_long": Wording(
         400,
         "exceed_context_size_error",
         "request ({tokens} tokens) exceeds the available context size ({limit} tokens), try increasing it",
     ),
-    "unauthorized": Words(401, "authentication_error", "Invalid API Key"),
+    "unauthorized": Wording(401, "authentication_error", "Invalid API Key"),
     "overloaded": _LOADING,
     "sleeping": _LOADING,
     "not_loaded": _LOADING,
     "load_failed": _LOADING,
-    "cannot_embed": Words(
+    "cannot_embed": Wording(
         501, "not_supported_error", "This server does not support embeddings. Start it with `--embeddings`"
     ),
-    "cannot_chat": Words(400, "invalid_request_error", "this model does not chat"),
-    "cannot_see": Words(
+    "cannot_chat": Wording(400, "invalid_request_error", "this model does not chat"),
+    "cannot_see": Wording(
         500, "server_error", "image input is not supported - hint: if this is unexpected, you may need the mmproj"
     ),
 }
 
 
 class LlamaCppEncoder(OpenAiEncoder):
-    """Continues a last assistant message, and repeats it in one chunk with the first new token."""
+    """OpenAI's encoding with continued answers: a chunk repeats the beginning together with the first new token."""
 
     fingerprint: ClassVar[str | None] = "b0-simulator"
     limit_names: ClassVar[Sequence[str]] = ("max_tokens", "n_predict", "max_completion_tokens")
 
-    def limit(self, body: Mapping[str, JsonValue]) -> int | None:
-        """-1 is no limit."""
+    def token_limit(self, body: Mapping[str, JsonValue]) -> int | None:
+        """Return the limit of tokens in the answer; None for -1."""
         limit = integer(body, *self.limit_names)
         return None if limit is not None and limit < 0 else limit
 
-    def prefilled(
+    def split_prefill(
         self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
     ) -> tuple[tuple[ConversationTurn, ...], str]:
-        """The last message, if it is the assistant's."""
+        """Return a last assistant message as the beginning of the answer."""
         if [turn.role for turn in turns[-2:]] == ["assistant", "assistant"]:
             raise Refused("bad_request", "Cannot have 2 or more assistant messages at the end of the list.")
         if turns and turns[-1].role == "assistant":
             return turns[:-1], turns[-1].content
         return turns, ""
 
-    def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
-        """Always."""
+    def echoes_prefill(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
+        """Return True if the answer continues a beginning: llama.cpp always repeats it."""
         return bool(prefill)
 
-    def first(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
-        """The role, and the continued text with the first token."""
+    def first_piece(self, answer: SimulatedAnswer, part: str | Part) -> bytes:
+        """Return a chunk with the role, and one with the continued beginning and the first token."""
         if answer.ask.echo and isinstance(part, str):
             part = answer.ask.prefill + part
-        return super().first(answer, part)
+        return super().first_piece(answer, part)
 
     def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """The continued text comes even if no token follows."""
+        """Yield the ending, and before it the continued beginning if no token follows it."""
         if answer.ask.echo and not answer.parts:
             yield self.frame(answer, Part(answer.ask.prefill))
         yield from super().ending(answer)
 
-    def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """The server's shape."""
+    def error_document(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an error as llama.cpp shapes it."""
         document: JsonValue = {"code": status, "message": "simulated", "type": "server_error"}
         return {"error": document if error is None else error}
 
 
 class LlamaCppDialect(OpenAiDialect):
-    """One model, whose name in a request is ignored."""
+    """A server with one model. It ignores the name in a request."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = LlamaCppEncoder
     owner: ClassVar[str] = "llamacpp"
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Chat, and prompts."""
+        """Return the encoders of chats and completions."""
         return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
     def pages(self) -> Mapping[str, Page]:
-        """The server's pages and OpenAI's."""
+        """Return the pages of llama.cpp and of OpenAI's API."""
         return {
             **super().pages(),
             "GET /props": self._props,
@@ -111,45 +111,45 @@ class LlamaCppDialect(OpenAiDialect):
             "POST /apply-template": self._apply_template,
         }
 
-    def guards(self, path: str) -> bool:
-        """Health and models are open."""
+    def requires_key(self, path: str) -> bool:
+        """Whether the path is neither a health check nor a list of models."""
         return path not in ("/health", "/v1/health", "/v1/models", "/models", "/")
 
-    def chosen(self, ask: Ask) -> Model:
-        """The requested model if it exists, else the first."""
+    def model_for(self, ask: Ask) -> Model:
+        """Return the requested model if it exists, else the first model."""
         return self.models.find(ask.model) or next(iter(self.models.on_disk.values()))
 
     def refusal(self, refused: Refused) -> web.Response:
-        """The server's words."""
-        words = worded(refused, _REFUSALS)
+        """Return the refusal as llama.cpp words it."""
+        words = wording_of(refused, _REFUSALS)
         document: dict[str, JsonValue] = {"code": words.status, "message": words.message, "type": words.kind}
         if refused.reason == "too_long":
             document |= {"n_prompt_tokens": refused.tokens, "n_ctx": refused.limit}
         return web.json_response({"error": document}, status=words.status)
 
-    def error(self, status: int, error: JsonValue) -> JsonValue:
-        """An `error` object."""
+    def scripted_error(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an `error` object."""
         plain: JsonValue = {"code": status, "message": "simulated", "type": "simulated"}
         return {"error": plain if error is None else error}
 
-    def embedder(self, name: str) -> Model:
-        """Return the model, if it makes embeddings."""
-        model = self.chosen(Ask(name))
+    def embedding_model_for(self, name: str) -> Model:
+        """Return the model, and refuse the request if it makes no embeddings."""
+        model = self.model_for(Ask(name))
         if not model.embeds:
             raise Refused("cannot_embed", model=name)
         return model
 
-    def kept(self, model: Model, wanted: int | None) -> int | None:
-        """All: `dimensions` is not read."""
+    def vector_length(self, model: Model, wanted: int | None) -> int | None:
+        """Return None, since llama.cpp ignores `dimensions`."""
         return None
 
-    def no_route(self, request: web.Request) -> web.Response:
-        """The server's words for an unknown path."""
+    def unknown_path(self, request: web.Request) -> web.Response:
+        """Return llama.cpp's error for an unknown path."""
         document: JsonValue = {"code": 404, "message": "File Not Found", "type": "not_found_error"}
         return web.json_response({"error": document}, status=404)
 
-    def listed(self, model: Model) -> JsonValue:
-        """With the file's metadata."""
+    def model_entry(self, model: Model) -> JsonValue:
+        """Return the entry of a model, which includes metadata of its file."""
         meta: JsonValue = {
             "vocab_type": _WORDPIECE if model.embeds else _BPE,
             "n_vocab": VOCABULARY,

@@ -1,4 +1,4 @@
-"""LM Studio: OpenAI's dialect for chats, and an API of its kind for models."""
+"""The dialect of LM Studio: OpenAI's API for chats, and a native API for models."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from tokenlane.benches.simulator.exchange import Exchange
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import PULL_STEPS, Download, Instance, Model
-from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Wording, wording_of
 
 _TOO_LONG = (
     "Input does not fit in context length. The input has {tokens} tokens, but the context length only supports "
     "{limit} tokens."
 )
-_REFUSALS: Mapping[Reason, Words] = {
-    "bad_request": Words(400, "invalid_request_error"),
-    "model_missing": Words(404, "invalid_request_error", 'Model "{model}" not found. Please download it first.'),
-    "not_loaded": Words(
+_REFUSALS: Mapping[Reason, Wording] = {
+    "bad_request": Wording(400, "invalid_request_error"),
+    "model_missing": Wording(404, "invalid_request_error", 'Model "{model}" not found. Please download it first.'),
+    "not_loaded": Wording(
         404,
         "invalid_request_error",
         "No models loaded. Please load a model in the developer page or use the `lms load` command.",
     ),
-    "too_long": Words(400, "invalid_request_error", _TOO_LONG),
-    "load_failed": Words(400, "invalid_request_error", 'Failed to load model "{model}". Error: {message}'),
-    "cannot_chat": Words(400, "invalid_request_error", 'Model "{model}" is not an llm.'),
-    "cannot_embed": Words(400, "invalid_request_error", 'Model "{model}" is not an embedding model.'),
-    "cannot_see": Words(400, "invalid_request_error", 'Model "{model}" does not support images.'),
+    "too_long": Wording(400, "invalid_request_error", _TOO_LONG),
+    "load_failed": Wording(400, "invalid_request_error", 'Failed to load model "{model}". Error: {message}'),
+    "cannot_chat": Wording(400, "invalid_request_error", 'Model "{model}" is not an llm.'),
+    "cannot_embed": Wording(400, "invalid_request_error", 'Model "{model}" is not an embedding model.'),
+    "cannot_see": Wording(400, "invalid_request_error", 'Model "{model}" does not support images.'),
 }
 _KEPT_S = 3600.0
 _KEY_WANTED = (
@@ -50,49 +50,49 @@ _KEY_WANTED = (
 
 
 class LmStudioEncoder(OpenAiEncoder):
-    """Every chunk has the role; an error in the stream is an event of that name."""
+    """OpenAI's encoding as LM Studio varies it: the role is in every chunk, and errors have events named `error`."""
 
     role_in_each: ClassVar[bool] = True
     reasoning_field: ClassVar[str | None] = "reasoning_content"
 
-    def limit(self, body: Mapping[str, JsonValue]) -> int | None:
-        """-1 is no limit."""
+    def token_limit(self, body: Mapping[str, JsonValue]) -> int | None:
+        """Return the limit of tokens in the answer; None for -1."""
         limit = integer(body, "max_tokens")
         return None if limit is not None and limit < 0 else limit
 
-    def prefilled(
+    def split_prefill(
         self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
     ) -> tuple[tuple[ConversationTurn, ...], str]:
-        """The last message, if it is the assistant's."""
+        """Return a last assistant message as the beginning of the answer."""
         if [turn.role for turn in turns[-2:]] == ["assistant", "assistant"]:
             raise Refused("bad_request", "Multi-part or consecutive assistant responses are not supported")
         return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
 
-    def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
-        """It takes schemas and text only; the error is a string."""
+    def read_format(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
+        """Return the JSON schema, and refuse formats other than `json_schema` and `text`."""
         if isinstance(wanted, dict) and wanted.get("type") not in ("json_schema", "text"):
             raise Refused("wrong_format", "'response_format.type' must be 'json_schema' or 'text'")
-        return super().format_of(wanted)
+        return super().read_format(wanted)
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """The message twice."""
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """Yield an event `error`, in which the message is both in the error and next to it."""
         document: JsonValue = {"message": "simulated"} if error is None else error
         message = document.get("message") if isinstance(document, dict) else document
         yield event({"error": document, "message": message}, "error")
 
-    def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """A prompt that is too long is refused in the stream."""
+    def refusal_bytes(self, refused: Refused) -> Iterator[bytes] | None:
+        """Return the refusal of a prompt that is too long; None for others, which have an error status."""
         if refused.reason != "too_long":
             return None
-        return self.failing(400, {"message": worded(refused, _REFUSALS).message})
+        return self.error_bytes(400, {"message": wording_of(refused, _REFUSALS).message})
 
-    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """It was unloaded."""
-        return self.failing(500, {"message": "Model unloaded."})
+    def unloaded(self, answer: SimulatedAnswer) -> Iterator[bytes]:
+        """Return the error that LM Studio sends when a model is unloaded."""
+        return self.error_bytes(500, {"message": "Model unloaded."})
 
 
 class LmStudioDialect(OpenAiDialect):
-    """Models are downloaded, and loaded by name or by the first request; an unknown name may get another model."""
+    """A server that downloads models and loads a model on request. It may answer an unknown name with another model."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = LmStudioEncoder
     preloads: ClassVar[bool] = False
@@ -103,18 +103,18 @@ class LmStudioDialect(OpenAiDialect):
         super().__init__(engine)
         self._jobs: dict[str, _Job] = {}
 
-    def kept(self, model: Model, wanted: int | None) -> int | None:
-        """All: `dimensions` is not read."""
+    def vector_length(self, model: Model, wanted: int | None) -> int | None:
+        """Return None, since LM Studio ignores `dimensions`."""
         return None
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Chat, and prompts."""
+        """Return the encoders of chats and completions."""
         return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
-    def works(self) -> Mapping[str, Work]:
-        """Embeddings by two paths, downloads, loading and unloading."""
+    def work_pages(self) -> Mapping[str, Work]:
+        """Return the pages for embeddings and for downloading, loading and unloading models."""
         return {
-            **super().works(),
+            **super().work_pages(),
             "POST /api/v0/embeddings": self.embeddings,
             "POST /api/v1/models/download": self._start_download,
             "POST /api/v1/models/load": self._load,
@@ -122,7 +122,7 @@ class LmStudioDialect(OpenAiDialect):
         }
 
     def pages(self) -> Mapping[str, Page]:
-        """The native lists of models and OpenAI's."""
+        """Return the pages with lists of models, by the native paths and OpenAI's."""
         return {
             **super().pages(),
             "GET /lmstudio-greeting": self._greeting,
@@ -131,29 +131,29 @@ class LmStudioDialect(OpenAiDialect):
             "GET /api/v1/models/download/status/{job}": self._download_status,
         }
 
-    def error(self, status: int, error: JsonValue) -> JsonValue:
-        """An `error` object."""
+    def scripted_error(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an `error` object."""
         plain: JsonValue = {"message": "simulated", "type": "invalid_request_error", "param": None, "code": None}
         return {"error": plain if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """The server's words, in one of three shapes."""
+        """Return the refusal as LM Studio words it, in one of its three shapes."""
         if refused.reason == "unauthorized":
             document: JsonValue = {"type": "invalid_request", "code": "invalid_api_key", "message": _KEY_WANTED}
             return web.json_response({"error": document}, status=401)
-        words = worded(refused, _REFUSALS)
+        words = wording_of(refused, _REFUSALS)
         if refused.reason == "wrong_format":
             return web.json_response({"error": words.message}, status=400)
         parameter = "model" if refused.model else refused.parameter
         known: JsonValue = {"message": words.message, "type": words.kind, "param": parameter, "code": None}
         return web.json_response({"error": known}, status=words.status)
 
-    def no_route(self, request: web.Request) -> web.Response:
-        """Status 200, whatever the path."""
+    def unknown_path(self, request: web.Request) -> web.Response:
+        """Return an error with status 200, as LM Studio does for unknown paths."""
         return web.json_response({"error": f"Unexpected endpoint or method. ({request.method} {request.path})"})
 
-    def chosen(self, ask: Ask) -> Model:
-        """An unknown name gets the loaded model, if exactly one is loaded."""
+    def model_for(self, ask: Ask) -> Model:
+        """Return the requested model, or for an unknown name the loaded model, if exactly one is loaded."""
         chatting = [instance for instance in self.models.loaded() if not instance.model.embeds]
         for instance in chatting:
             if ask.model == instance.id:
@@ -164,21 +164,21 @@ class LmStudioDialect(OpenAiDialect):
             return chatting[0].model
         raise Refused("model_missing" if chatting else "not_loaded", model=ask.model)
 
-    async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
-        """A request loads its model and unloads the model of an earlier request."""
+    async def load_model(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
+        """Load the model, and unload models that earlier requests loaded."""
         if present := self.models.instances_of(model):
             if script.unloaded or script.out_of_memory:
-                await super().ready(ask, model, script)
+                await super().load_model(ask, model, script)
             return present[0]
         for instance in self.models.loaded():
             if instance.on_demand and not instance.model.embeds:
                 self.models.unload(instance)
-        instance = await super().ready(ask, model, script)
+        instance = await super().load_model(ask, model, script)
         instance.on_demand = True
         return instance
 
-    def done_with(self, ask: Ask, instance: Instance) -> None:
-        """A model that a request loaded is unloaded after an hour."""
+    def after_answer(self, ask: Ask, instance: Instance) -> None:
+        """Set a model that a request loaded to be unloaded after an hour."""
         if instance.on_demand:
             instance.expires_at = time.time() + _KEPT_S
 
@@ -236,7 +236,7 @@ class LmStudioDialect(OpenAiDialect):
         return web.json_response({"object": "list", "data": listed})
 
     async def _load(self, exchange: Exchange) -> web.StreamResponse:
-        """Loads the model, a second time if it is loaded."""
+        """Load another instance of the model."""
         body = parse(await exchange.request.read())
         name = str(body.get("model") or "")
         model = self.models.find(name)
@@ -261,7 +261,7 @@ class LmStudioDialect(OpenAiDialect):
         return web.json_response(document)
 
     async def _unload(self, exchange: Exchange) -> web.StreamResponse:
-        """Unloads an instance by its id, not by the model's name."""
+        """Unload an instance by its id, not by the model's name."""
         body = parse(await exchange.request.read())
         wanted = str(body.get("instance_id") or "")
         instance = self.models.instance(wanted)
@@ -277,7 +277,7 @@ class LmStudioDialect(OpenAiDialect):
         download = self.models.download(name)
         if download is None:
             return _native(404, "model_not_found", f'Model "{name}" not found in the catalog.')
-        if download.whole:
+        if download.complete:
             return web.json_response({"status": "already_downloaded"})
         running = [job for job in self._jobs.values() if job.download is download and job.status == "downloading"]
         job = running[0] if running else _Job(f"job_{len(self._jobs) + 1}", download, corrupt=exchange.script.corrupt)
@@ -293,15 +293,15 @@ class LmStudioDialect(OpenAiDialect):
         return web.json_response(job.state(self.engine.pace.pull_s))
 
     def _advance(self) -> None:
-        """Advance the downloads to where they are by now: they go on without requests."""
+        """Update the downloads, which continue between requests, to the current time."""
         for job in self._jobs.values():
             if job.status != "downloading":
                 continue
             pull_s = self.engine.pace.pull_s
             part = (time.monotonic() - job.started) / pull_s if pull_s else 1.0
             job.download.steps = min(int(part * PULL_STEPS), PULL_STEPS)
-            if job.download.whole:
-                right = self.models.arrived(job.download, corrupt=job.corrupt)
+            if job.download.complete:
+                right = self.models.finish_download(job.download, corrupt=job.corrupt)
                 job.status = "completed" if right else "failed"
                 job.ended_at = _moment()
 
@@ -317,7 +317,7 @@ class _Job:
     ended_at: str | None = None
 
     def state(self, pull_s: float | None = None) -> dict[str, JsonValue]:
-        """Return the download's state; without `pull_s`, the state at its start."""
+        """Return the state of the download. Without `pull_s`, the fields about its progress are missing."""
         total = self.download.model.size_bytes
         document: dict[str, JsonValue] = {
             "job_id": self.id,

@@ -1,4 +1,4 @@
-"""Ollama, with its native API and its OpenAI-compatible API."""
+"""The dialect of Ollama: its native API and its OpenAI-compatible API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tokenlane.benches.simulator.exchange import Exchange
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import BEGIN, Ask
 from tokenlane.benches.simulator.model.models import PULL_STEPS, Instance, Model
-from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Wording, wording_of
 from tokenlane.benches.simulator.model.text import count_tokens
 from tokenlane.benches.simulator.model.vectors import embedding
 
@@ -27,27 +27,29 @@ from .encoders import ChatEncoder, CompatibleEncoder, GenerateEncoder, moment
 from .pull import EncodedPull
 
 _KEPT_S = 300.0
-_GONE = Words(500, "", "model runner has unexpectedly stopped, this may be due to resource limitations")
-_REFUSALS: Mapping[Reason, Words] = {
-    "bad_request": Words(400, ""),
-    "model_missing": Words(404, "", "model '{model}' not found"),
-    "embedder_missing": Words(404, "", 'model "{model}" not found, try pulling it first'),
-    "too_long": Words(400, "", "the prompt is longer than the context length currently available ({tokens} > {limit})"),
-    "input_too_long": Words(400, "", "the input length exceeds the context length"),
-    "unauthorized": Words(401, "", "unauthorized"),
-    "overloaded": Words(503, "", "server busy, please try again.  maximum pending requests exceeded"),
-    "load_failed": Words(500, ""),
+_GONE = Wording(500, "", "model runner has unexpectedly stopped, this may be due to resource limitations")
+_REFUSALS: Mapping[Reason, Wording] = {
+    "bad_request": Wording(400, ""),
+    "model_missing": Wording(404, "", "model '{model}' not found"),
+    "embedder_missing": Wording(404, "", 'model "{model}" not found, try pulling it first'),
+    "too_long": Wording(
+        400, "", "the prompt is longer than the context length currently available ({tokens} > {limit})"
+    ),
+    "input_too_long": Wording(400, "", "the input length exceeds the context length"),
+    "unauthorized": Wording(401, "", "unauthorized"),
+    "overloaded": Wording(503, "", "server busy, please try again.  maximum pending requests exceeded"),
+    "load_failed": Wording(500, ""),
     "not_loaded": _GONE,
     "sleeping": _GONE,
-    "cannot_chat": Words(400, "", '"{model}" does not support chat'),
-    "cannot_embed": Words(400, "", '"{model}" does not support embeddings'),
-    "cannot_think": Words(400, "", '"{model}" does not support thinking'),
-    "cannot_see": Words(400, "", '"{model}" does not support image input'),
+    "cannot_chat": Wording(400, "", '"{model}" does not support chat'),
+    "cannot_embed": Wording(400, "", '"{model}" does not support embeddings'),
+    "cannot_think": Wording(400, "", '"{model}" does not support thinking'),
+    "cannot_see": Wording(400, "", '"{model}" does not support image input'),
 }
 
 
 class OllamaDialect(OpenAiDialect):
-    """Models are pulled, loaded by requests, and unloaded after a while without requests."""
+    """A server that pulls models, loads a model on request, and unloads it after some time without requests."""
 
     preloads: ClassVar[bool] = False
     exact_names: ClassVar[bool] = False
@@ -55,17 +57,17 @@ class OllamaDialect(OpenAiDialect):
     owner: ClassVar[str] = "library"
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Chats by three paths."""
+        """Return the encoders of chats, by the native paths and OpenAI's."""
         return {
             "/api/chat": ChatEncoder(),
             "/api/generate": GenerateEncoder(),
             "/v1/chat/completions": CompatibleEncoder(),
         }
 
-    def works(self) -> Mapping[str, Work]:
-        """Embeddings, pulls, copies and deletions."""
+    def work_pages(self) -> Mapping[str, Work]:
+        """Return the pages for embeddings and for pulling, copying and deleting models."""
         return {
-            **super().works(),
+            **super().work_pages(),
             "POST /api/embed": self._embed,
             "POST /api/embeddings": self._embed_one,
             "POST /api/pull": self._pull,
@@ -74,7 +76,7 @@ class OllamaDialect(OpenAiDialect):
         }
 
     def pages(self) -> Mapping[str, Page]:
-        """Version, models, and loaded models."""
+        """Return the pages for the version and for lists of models."""
         return {
             **super().pages(),
             "GET /": self._greeting,
@@ -85,72 +87,74 @@ class OllamaDialect(OpenAiDialect):
             "HEAD /api/blobs/{digest}": self._blob,
         }
 
-    def guards(self, path: str) -> bool:
-        """It knows no keys; a proxy in front of it may require one."""
+    def requires_key(self, path: str) -> bool:
+        """Return True. Ollama has no keys, but a proxy in front of it may require one on every path."""
         return True
 
-    def error(self, status: int, error: JsonValue) -> JsonValue:
-        """Errors are plain text."""
+    def scripted_error(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an object in which the error is a plain text."""
         return {"error": "simulated" if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """The server's words."""
-        words = worded(refused, _REFUSALS)
+        """Return the refusal as Ollama words it."""
+        words = wording_of(refused, _REFUSALS)
         return web.json_response({"error": words.message}, status=words.status)
 
-    def no_route(self, request: web.Request) -> web.Response:
-        """Plain text."""
+    def unknown_path(self, request: web.Request) -> web.Response:
+        """Return an error page in plain text."""
         return web.Response(text="404 page not found", status=404)
 
-    def settled(self, ask: Ask, model: Model) -> Ask:
-        """It refuses to think with a model that cannot."""
+    def adapt_to_model(self, ask: Ask, model: Model) -> Ask:
+        """Refuse a request for reasoning if the model cannot reason."""
         if ask.think and not model.thinks:
             raise Refused("cannot_think", model=model.name)
-        if model.embeds and not ask.turns:  # loading it is not chatting with it
+        if model.embeds and not ask.turns:  # a request without messages only loads the model
             return ask
-        return super().settled(ask, model)
+        return super().adapt_to_model(ask, model)
 
-    def named(self, ask: Ask, model: Model) -> str:
-        """As in the request."""
+    def name_in_answer(self, ask: Ask, model: Model) -> str:
+        """Return the name in the request."""
         return ask.model
 
-    async def ready(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
-        """A context length other than the loaded one reloads the model."""
+    async def load_model(self, ask: Ask, model: Model, script: FaultScript) -> Instance:
+        """Load the model, also if it is loaded with another context length."""
         wanted = ask.context_length
         for instance in self.models.instances_of(model):
             if wanted is not None and instance.context_length != wanted:
                 self.models.unload(instance)
-        return await super().ready(ask, model, script)
+        return await super().load_model(ask, model, script)
 
-    def done_with(self, ask: Ask, instance: Instance) -> None:
-        """Each request sets how long the model stays loaded."""
+    def after_answer(self, ask: Ask, instance: Instance) -> None:
+        """Set how long the model stays loaded, as the request says."""
         self._keep(instance, ask.keep_alive)
 
-    def instead(
+    def answer_without_generating(
         self, encoder: Encoder, ask: Ask, model: Model, script: FaultScript
     ) -> Awaitable[web.StreamResponse] | None:
-        """Without messages or prompt the model is loaded or unloaded; a request to render gets the prompt."""
+        """Load or unload the model if there are no messages and no prompt; return the rendered prompt if requested."""
         if ask.render_only:
             return self._show_prompt(ask)
         if ask.turns or ask.prefill or not isinstance(encoder, ChatEncoder):
             return None
-        return self._move(encoder, ask, model, script)
+        return self._load_or_unload(encoder, ask, model, script)
 
     async def _show_prompt(self, ask: Ask) -> web.StreamResponse:
         shown: JsonValue = {"rendered_template": ask.prompt if ask.prefill else f"{ask.conversation}{BEGIN}"}
         return web.json_response({"model": ask.model, "created_at": moment(), "_debug_info": shown})
 
-    async def _move(self, encoder: ChatEncoder, ask: Ask, model: Model, script: FaultScript) -> web.StreamResponse:
+    async def _load_or_unload(
+        self, encoder: ChatEncoder, ask: Ask, model: Model, script: FaultScript
+    ) -> web.StreamResponse:
         if ask.keep_alive is not None and seconds(ask.keep_alive) == 0:
             for instance in self.models.instances_of(model):
                 self.models.unload(instance)
-            return web.json_response(encoder.moved(ask, "unload"))
-        self._keep(await self.ready(ask, model, script), ask.keep_alive)
-        return web.json_response(encoder.moved(ask, "load"))
+            return web.json_response(encoder.load_answer(ask, "unload"))
+        self._keep(await self.load_model(ask, model, script), ask.keep_alive)
+        return web.json_response(encoder.load_answer(ask, "load"))
 
     def _keep(self, instance: Instance, keep_alive: JsonValue) -> None:
-        kept_s = _KEPT_S if keep_alive is None else seconds(keep_alive)
-        instance.expires_at = None if kept_s is None else time.time() + kept_s
+        keep_s = _KEPT_S if keep_alive is None else seconds(keep_alive)
+        instance.expires_at = None if keep_s is None else time.time() + keep_s
         self.models.loaded()
 
     # Embeddings.
@@ -173,8 +177,8 @@ class OllamaDialect(OpenAiDialect):
                     raise Refused("input_too_long", model=model.name, tokens=count, limit=limit)
         with self.models.using(instance):
             async with self.engine.slot(exchange.received):
-                kept = integer(body, "dimensions")
-                vectors: list[JsonValue] = [[*embedding(model.name, text, model.dimensions, kept)] for text in inputs]
+                length = integer(body, "dimensions")
+                vectors: list[JsonValue] = [[*embedding(model.name, text, model.dimensions, length)] for text in inputs]
         self._keep(instance, body.get("keep_alive"))
         return web.json_response(
             {
@@ -187,7 +191,7 @@ class OllamaDialect(OpenAiDialect):
         )
 
     async def _embed_one(self, exchange: Exchange) -> web.StreamResponse:
-        """The older path: one text, and its vector."""
+        """Answer the older path, which embeds a single text."""
         body = parse(await exchange.request.read())
         text = str(body.get("prompt") or "")
         model = self._embedder(body, [text])
@@ -328,7 +332,7 @@ def _details(model: Model) -> dict[str, JsonValue]:
 
 
 def _expiry(instance: Instance) -> str:
-    """Return the time of expiry; a model that stays expires in three centuries."""
+    """Return when an instance expires. An instance that stays expires in three centuries."""
     if instance.expires_at is None:
         return "2318-01-01T00:00:00Z"
     return datetime.fromtimestamp(instance.expires_at, UTC).isoformat().replace("+00:00", "Z")

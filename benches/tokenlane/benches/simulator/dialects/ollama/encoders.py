@@ -1,4 +1,4 @@
-"""Ollama's encoders: lines of JSON, and its OpenAI-compatible stream."""
+"""Ollama's encodings: lines of JSON, and an OpenAI-compatible stream."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def moment() -> str:
 
 
 class ChatEncoder(Encoder):
-    """`/api/chat`: a line of JSON a piece, the last with `done`. A last assistant message is continued."""
+    """The encoding of `/api/chat`: a line of JSON for each piece. The model continues a last assistant message."""
 
     stream_type: ClassVar[str] = "application/x-ndjson"
     late_head: ClassVar[bool] = True
-    ping: ClassVar[bytes] = b"\n"  # the real one has none
+    ping: ClassVar[bytes] = b"\n"  # Ollama itself sends none
     malformed: ClassVar[bytes] = b'{"message": {"content": \n'
     huge_start: ClassVar[bytes] = b""
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """The request's fields."""
+        """Read the fields of a request."""
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise Refused("bad_request", "model is required")
@@ -66,7 +66,7 @@ class ChatEncoder(Encoder):
         )
 
     def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[ConversationTurn, ...], str]:
-        """Return the messages, and the begun answer."""
+        """Return the conversation without the beginning of the answer, and that beginning."""
         messages = body.get("messages") or []
         turns = openai_turns(messages)
         assert isinstance(messages, list)
@@ -77,7 +77,7 @@ class ChatEncoder(Encoder):
         return turns, ""
 
     def fields(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
-        """Return the fields of a line that hold the text."""
+        """Return the fields of a line that contain text, reasoning and tool calls."""
         message: dict[str, JsonValue] = {"role": "assistant", "content": text}
         if thinking:
             message["thinking"] = thinking
@@ -85,12 +85,12 @@ class ChatEncoder(Encoder):
             message["tool_calls"] = [*calls]
         return {"message": message}
 
-    def moved(self, ask: Ask, reason: str) -> JsonValue:
+    def load_answer(self, ask: Ask, reason: str) -> JsonValue:
         """Return the answer to a request that loaded or unloaded the model."""
         return {"model": ask.model, "created_at": moment(), **self.fields(""), "done": True, "done_reason": reason}
 
     def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
-        """A line before the last. A tool call comes once it is complete."""
+        """Return a line with a piece; empty for a piece of a tool call that is not complete yet."""
         if part.call is not None:
             return self._line(answer, self.fields("", calls=[_called(answer, part.call.index)])) if part.last else b""
         if part.channel == "reasoning":
@@ -101,7 +101,7 @@ class ChatEncoder(Encoder):
         return line({"model": answer.model, "created_at": moment(), **fields, "done": False})
 
     def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """The line with `done`, if the answer has a finish reason."""
+        """Yield the line with `done`, if the answer has a finish reason."""
         if answer.finish is not None:
             yield line(self._last(answer, self.fields("")))
 
@@ -123,61 +123,61 @@ class ChatEncoder(Encoder):
             "eval_duration": 1,
         }
 
-    def whole(self, answer: SimulatedAnswer) -> JsonValue:
-        """The answer in one object."""
+    def unstreamed_body(self, answer: SimulatedAnswer) -> JsonValue:
+        """Return the whole answer as one object."""
         calls = [_called(answer, call.index) for call in answer.calls]
         return self._last(answer, self.fields(answer.text, thinking=answer.reasoning, calls=calls))
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """One line, and nothing after it."""
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """Yield a line with the error."""
         yield line({"error": "simulated" if error is None else error})
 
-    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """The runner died: the stream just ends."""
+    def unloaded(self, answer: SimulatedAnswer) -> Iterator[bytes]:
+        """Return no bytes: when Ollama's runner dies, the stream ends without an error."""
         return iter(())
 
 
 class GenerateEncoder(ChatEncoder):
-    """`/api/generate`: a prompt instead of messages."""
+    """The encoding of `/api/generate`, which has a prompt instead of messages."""
 
     def conversation(self, body: Mapping[str, JsonValue]) -> tuple[tuple[ConversationTurn, ...], str]:
-        """The prompt as one turn."""
+        """Return the prompt as a single turn."""
         prompt = body.get("prompt")
         return (
             (ConversationTurn("user", prompt, _images(dict(body))),) if isinstance(prompt, str) and prompt else ()
         ), ""
 
     def fields(self, text: str, *, thinking: str = "", calls: Sequence[JsonValue] = ()) -> dict[str, JsonValue]:
-        """At the top level of the line."""
+        """Return the fields with text and reasoning, which are at the top level of the line."""
         return {"response": text, "thinking": thinking} if thinking else {"response": text}
 
 
 class CompatibleEncoder(OpenAiEncoder):
-    """`/v1/chat/completions`: an error in mid-stream becomes an empty chunk, and the stream just ends."""
+    """The encoding of `/v1/chat/completions`, which loses errors in the middle of a stream."""
 
     reasoning_field: ClassVar[str | None] = "reasoning"
     limit_names: ClassVar[Sequence[str]] = ("max_tokens",)
     fingerprint: ClassVar[str | None] = "fp_ollama"
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """Without `tool_choice`, which is not read."""
+        """Read the fields of a request, except `tool_choice`, which Ollama ignores."""
         ask = super().read({**body, "tool_choice": None})
         if not ask.turns and not ask.prefill:
             raise Refused("bad_request", "[] is too short - 'messages'")
         return ask
 
-    def prefilled(
+    def split_prefill(
         self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
     ) -> tuple[tuple[ConversationTurn, ...], str]:
-        """As in the native API."""
+        """Return a last assistant message as the beginning of the answer."""
         return (turns[:-1], turns[-1].content) if turns and turns[-1].role == "assistant" else (turns, "")
 
-    def identity(self, answer: SimulatedAnswer) -> str:
-        """The id, which is not unique."""
+    def answer_id(self, answer: SimulatedAnswer) -> str:
+        """Return the id. As with Ollama itself, ids are not unique."""
         return f"chatcmpl-{answer.index % 999}"
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """The error is lost."""
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """Yield a chunk without text and without the error, which Ollama loses."""
         chunk: JsonValue = {
             "id": "chatcmpl-0",
             "object": "chat.completion.chunk",

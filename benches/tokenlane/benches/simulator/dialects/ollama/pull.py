@@ -1,4 +1,4 @@
-"""Ollama's progress of a pull, line by line."""
+"""The progress of a pull as Ollama reports it, line by line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .encoders import line
 
 
 class EncodedPull:
-    """The manifest, then the layers by turns, each with its count. An interrupted pull keeps what it has.
+    """A pull in Ollama's encoding: a line for the manifest, then lines in which the layers take turns.
 
-    A failure is a line too: the first one has been sent by then, with status 200.
+    An interrupted pull keeps its progress. A failure is reported in a line, since the status 200 was sent before.
     """
 
     stream_type = "application/x-ndjson"
@@ -29,30 +29,30 @@ class EncodedPull:
         self._models, self._script = models, script
         self._download = models.download(name)
         self.lines: list[str] = []
-        """What has been told."""
+        """The statuses sent so far."""
         self.failed: str | None = None
         self.steps = 1 + (self._download.left if self._download else 0)
 
     def frames(self) -> Iterator[bytes]:
-        """Lines of progress."""
+        """Yield the lines of progress."""
         yield self._line({"status": "pulling manifest"})
         while self._download is not None:
             yield self._line(self._progress(self._download.step()))
 
     def ending(self) -> Iterator[bytes]:
-        """The check, and its result."""
+        """Yield the lines about the check of the hash and its result."""
         download = self._download
         if download is None:
-            yield from self.failing(500, "pull model manifest: file does not exist")
+            yield from self.error_bytes(500, "pull model manifest: file does not exist")
             return
-        if self.steps == 1:  # there was nothing left to fetch
+        if self.steps == 1:  # all layers were present
             for layer in range(len(download.model.layers)):
                 yield self._line(self._progress(layer))
         yield self._line({"status": "verifying sha256 digest"})
-        if not self._models.arrived(download, corrupt=self._script.corrupt):
+        if not self._models.finish_download(download, corrupt=self._script.corrupt):
             want, _ = download.model.layers[0]
             got = hashlib.sha256(want.encode()).hexdigest()
-            yield from self.failing(
+            yield from self.error_bytes(
                 500, f"digest mismatch, file must be downloaded again: want sha256:{want}, got sha256:{got}"
             )
             return
@@ -60,24 +60,24 @@ class EncodedPull:
         if not self._script.no_end:
             yield self._line({"status": "success"})
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """A line with the error."""
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """Yield a line with the error."""
         self.failed = "simulated" if error is None else str(error)
         yield line({"error": self.failed})
 
-    def departed(self) -> Iterator[bytes]:
-        """A pull has no loaded model: nothing."""
-        return self.failing(500, None)
+    def unloaded(self) -> Iterator[bytes]:
+        """Return an error. A pull has no loaded model, so only a fault script leads here."""
+        return self.error_bytes(500, None)
 
     def stop(self, finish: str, sent: int) -> None:
-        """Only its client stops a pull."""
+        """Do nothing, since only the client can stop a pull."""
 
-    def whole(self) -> JsonValue:
-        """The last line."""
+    def unstreamed_body(self) -> JsonValue:
+        """Return the last line as an object."""
         return {"status": "success"} if self.failed is None else {"error": self.failed}
 
     def headers(self) -> dict[str, str]:
-        """No headers."""
+        """Return no headers."""
         return {}
 
     def _progress(self, layer: int) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""OpenAI's dialect, without additions."""
+"""The dialect of OpenAI's own API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's older completions: the client sends a rendered prompt, and gets the text that follows."""
+"""OpenAI's older completions API, in which the client sends a rendered prompt and gets the text that follows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .encoder import OpenAiEncoder, event
 
 
 class CompletionEncoder(OpenAiEncoder):
-    """`/v1/completions`. A prompt that holds a begun answer is continued there.
+    """The encoding of `/v1/completions`. If the prompt ends with the beginning of an answer, the model continues it.
 
     Args:
-        chat: how the same server chats: its limits and errors are these.
+        chat: the encoder of the same server's chats, which has the same limits and errors.
     """
 
     def __init__(self, chat: OpenAiEncoder) -> None:
         self._chat = chat
-        self.failing = chat.failing  # type: ignore[method-assign] # what goes wrong is told as in chats
-        self.refused = chat.refused  # type: ignore[method-assign] # the same
+        self.error_bytes = chat.error_bytes  # type: ignore[method-assign] # errors look as in chats
+        self.refusal_bytes = chat.refusal_bytes  # type: ignore[method-assign] # as above
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """The prompt as one text."""
+        """Read the prompt, and the same options as for chats."""
         prompt = body.get("prompt")
         if not isinstance(prompt, str):
             raise Refused("bad_request", "prompt must be a string", parameter="prompt")
@@ -37,31 +37,31 @@ class CompletionEncoder(OpenAiEncoder):
         return replace(ask, rendered=rendered, prefill=prefill, think=False)
 
     def opening(self, answer: SimulatedAnswer) -> bytes:
-        """Nothing: there are no roles."""
+        """Return no bytes, since completions have no roles."""
         return b""
 
     def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
-        """A piece of text."""
+        """Return a chunk with text."""
         return self._event(answer, part.text, None)
 
     def chunk(self, answer: SimulatedAnswer, delta: JsonValue, finish: str | None = None) -> bytes:
-        """The last chunk."""
+        """Return a chunk without text. The base class uses it for the finish reason."""
         return self._event(answer, "", finish)
 
     def _event(self, answer: SimulatedAnswer, text: str, finish: str | None) -> bytes:
         choice: JsonValue = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
         return event({**self.envelope(answer), "choices": [choice]})
 
-    def identity(self, answer: SimulatedAnswer) -> str:
-        """The id, with another prefix."""
+    def answer_id(self, answer: SimulatedAnswer) -> str:
+        """Return the id, whose prefix differs from that of chats."""
         return f"cmpl-{answer.index}"
 
     def envelope(self, answer: SimulatedAnswer) -> dict[str, JsonValue]:
-        """With another `object`."""
+        """Return the fields of every chunk, in which `object` differs from chats."""
         return {**super().envelope(answer), "object": "text_completion"}
 
-    def whole(self, answer: SimulatedAnswer) -> JsonValue:
-        """The text that follows."""
-        reason = self.finish(answer)
+    def unstreamed_body(self, answer: SimulatedAnswer) -> JsonValue:
+        """Return the answer with the text that follows the prompt."""
+        reason = self.finish_reason(answer)
         choice: JsonValue = {"index": 0, "text": answer.text, "logprobs": None, "finish_reason": reason}
         return {**self.envelope(answer), "choices": [choice], "usage": self.usage(answer)}

@@ -1,4 +1,4 @@
-"""Hugging Face's text-generation-inference: OpenAI's dialect, and its `/generate` paths."""
+"""The dialect of Text Generation Inference: OpenAI's API and the native `/generate` paths."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tokenlane.benches.simulator.dialects.openai.encoder import OpenAiEncoder, e
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, stops
 from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import Model
-from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Wording, wording_of
 from tokenlane.benches.simulator.model.text import split_tokens, token_ids
 
 _MOST_AT_ONCE = 128
-_REFUSALS: Mapping[Reason, Words] = {
-    "bad_request": Words(422, "validation", "Input validation error: {message}"),
-    "wrong_format": Words(422, "tool_error", "Tool error: {message}"),
-    "too_long": Words(
+_REFUSALS: Mapping[Reason, Wording] = {
+    "bad_request": Wording(422, "validation", "Input validation error: {message}"),
+    "wrong_format": Wording(422, "tool_error", "Tool error: {message}"),
+    "too_long": Wording(
         422,
         "validation",
         "Input validation error: `inputs` tokens + `max_new_tokens` must be <= {limit}. Given: {tokens} `inputs`",
     ),
-    "overloaded": Words(429, "overloaded", "Model is overloaded"),
-    "load_failed": Words(424, "generation", "Request failed during generation: Server error: CUDA out of memory."),
-    "not_loaded": Words(424, "generation", "Request failed during generation: Server error: transport error"),
-    "cannot_see": Words(422, "validation", "Input validation error: this model does not take images"),
+    "overloaded": Wording(429, "overloaded", "Model is overloaded"),
+    "load_failed": Wording(424, "generation", "Request failed during generation: Server error: CUDA out of memory."),
+    "not_loaded": Wording(424, "generation", "Request failed during generation: Server error: transport error"),
+    "cannot_see": Wording(422, "validation", "Input validation error: this model does not take images"),
 }
 _GUARDED = {"/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions", "/tokenize"}
 
 
 class TgiEncoder(OpenAiEncoder):
-    """Every chunk has the role, no answer has an id, and errors in a stream come with status 200."""
+    """OpenAI's encoding as TGI varies it: the role is in every chunk, ids are empty, and a format has its own shape."""
 
     role_in_each: ClassVar[bool] = True
     reasoning_field: ClassVar[str | None] = None
@@ -48,21 +48,21 @@ class TgiEncoder(OpenAiEncoder):
     fingerprint: ClassVar[str | None] = "3.3.7-simulator"
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """It refuses a format together with tools."""
+        """Read the fields of a chat request, and refuse a format together with tools."""
         if body.get("response_format") is not None and body.get("tools"):
             raise Refused("wrong_format", "Grammar and tools are mutually exclusive")
         return replace(super().read(body), keeps_stop=True)
 
-    def prefilled(
+    def split_prefill(
         self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
     ) -> tuple[tuple[ConversationTurn, ...], str]:
-        """The last message, if it is the assistant's, without the blanks at its end."""
+        """Return a last assistant message, without trailing blanks, as the beginning of the answer."""
         if turns and turns[-1].role == "assistant":
             return turns[:-1], turns[-1].content.rstrip()
         return turns, ""
 
-    def format_of(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
-        """The schema is in `value`."""
+    def read_format(self, wanted: JsonValue) -> tuple[JsonValue, bool]:
+        """Return the JSON schema in `value`, and whether the answer must be JSON."""
         match wanted:
             case None:
                 return None, False
@@ -73,51 +73,51 @@ class TgiEncoder(OpenAiEncoder):
         raise Refused("misshapen", "response_format: data did not match any variant")
 
     def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
-        """One tool call only."""
+        """Return a chunk; empty for every tool call after the first, which TGI does not send."""
         return b"" if part.call is not None and part.call.index else super().frame(answer, part)
 
-    def finish(self, answer: SimulatedAnswer) -> str | None:
-        """A tool call ends as `stop`, a stop string as `stop_sequence`."""
+    def finish_reason(self, answer: SimulatedAnswer) -> str | None:
+        """Return the finish reason: `stop` after a tool call, and `stop_sequence` after a stop string."""
         if answer.stopped_by is not None and answer.finish == "stop":
             return "stop_sequence"
         return "stop" if answer.finish == "tool_calls" else answer.finish
 
-    def identity(self, answer: SimulatedAnswer) -> str:
-        """None."""
+    def answer_id(self, answer: SimulatedAnswer) -> str:
+        """Return an empty id."""
         return ""
 
     def envelope(self, answer: SimulatedAnswer) -> dict[str, JsonValue]:
-        """The usage is null until the last chunk."""
+        """Return the fields of every chunk, including `usage`, which is null until the last chunk."""
         return {**super().envelope(answer), "usage": None}
 
     def headers(self, answer: SimulatedAnswer) -> dict[str, str]:
-        """The server's measurements."""
+        """Return the headers with TGI's measurements."""
         return {
             "x-queue-time": str(int(answer.queued_s * 1000)),
             "x-prompt-tokens": str(answer.prompt_tokens),
             "x-generated-tokens": str(answer.tokens),
         }
 
-    def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """Always with 422."""
+    def error_document(self, status: int, error: JsonValue) -> JsonValue:
+        """Return the data of an error event, whose status is always 422."""
         document: JsonValue = {"message": "Request failed during generation: simulated", "http_status_code": 422}
         return {"error": document if error is None else error}
 
-    def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """In the stream, except errors of templates, tools and JSON."""
+    def refusal_bytes(self, refused: Refused) -> Iterator[bytes] | None:
+        """Return a refusal in the stream; None for errors in tools and JSON, and for a missing key."""
         if refused.reason in ("wrong_format", "misshapen", "unauthorized"):
             return None
-        message = worded(refused, _REFUSALS).message
-        return self.failing(422, {"message": message, "http_status_code": 422})
+        message = wording_of(refused, _REFUSALS).message
+        return self.error_bytes(422, {"message": message, "http_status_code": 422})
 
-    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """The shard died."""
+    def unloaded(self, answer: SimulatedAnswer) -> Iterator[bytes]:
+        """Return the error that TGI sends when the process with the model dies."""
         message = "Request failed during generation: Server error: transport error"
-        return self.failing(422, {"message": message, "http_status_code": 422})
+        return self.error_bytes(422, {"message": message, "http_status_code": 422})
 
 
 class GenerateEncoder(Encoder):
-    """`/generate` and `/generate_stream`: a prompt, and no `[DONE]`."""
+    """The encoding of `/generate` and `/generate_stream`, which have a prompt and no `[DONE]`."""
 
     stream_type: ClassVar[str] = "text/event-stream"
     ping: ClassVar[bytes] = b":\n\n"
@@ -128,7 +128,7 @@ class GenerateEncoder(Encoder):
         self._stream = stream
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """The prompt and its parameters."""
+        """Read the prompt and its parameters."""
         inputs = body.get("inputs")
         if not isinstance(inputs, str):
             raise Refused("misshapen", "missing field `inputs`")
@@ -146,11 +146,11 @@ class GenerateEncoder(Encoder):
         )
 
     def frame(self, answer: SimulatedAnswer, part: Part) -> bytes:
-        """A token."""
+        """Return an event with one token."""
         return event({"index": 1, "token": _token(part.text), "generated_text": None, "details": None})
 
     def ending(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """An event with the whole text."""
+        """Yield an event with the whole text, if the answer has a finish reason."""
         if answer.finish is not None:
             token: JsonValue = {**_token("</s>"), "special": True}
             yield event(
@@ -162,21 +162,21 @@ class GenerateEncoder(Encoder):
                 }
             )
 
-    def whole(self, answer: SimulatedAnswer) -> JsonValue:
-        """The text."""
+    def unstreamed_body(self, answer: SimulatedAnswer) -> JsonValue:
+        """Return the whole text as one object."""
         details = self._details(answer)
         return {"generated_text": answer.text, **({"details": details} if details else {})}
 
-    def failing(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """An event with the body of a refusal."""
+    def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
+        """Yield an event with the error."""
         message: JsonValue = "Request failed during generation: simulated" if error is None else error
         yield event({"error": message, "error_type": "generation"})
 
-    def refused(self, refused: Refused) -> Iterator[bytes] | None:
-        """The same."""
+    def refusal_bytes(self, refused: Refused) -> Iterator[bytes] | None:
+        """Return a refusal in the stream; None for errors in JSON and for a missing key."""
         if refused.reason in ("misshapen", "unauthorized"):
             return None
-        words = worded(refused, _REFUSALS)
+        words = wording_of(refused, _REFUSALS)
         return iter((event({"error": words.message, "error_type": words.kind}),))
 
     def _details(self, answer: SimulatedAnswer) -> JsonValue:
@@ -192,12 +192,12 @@ class GenerateEncoder(Encoder):
 
 
 class TgiDialect(OpenAiDialect):
-    """One model, whose name in a request is ignored and repeated."""
+    """A server with one model. It ignores the name in a request, and repeats it in the answer."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = TgiEncoder
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """OpenAI's path and the native two."""
+        """Return the encoders of OpenAI's paths and the native paths."""
         return {
             "/v1/chat/completions": TgiEncoder(),
             "/v1/completions": CompletionEncoder(TgiEncoder()),
@@ -205,12 +205,12 @@ class TgiDialect(OpenAiDialect):
             "/generate_stream": GenerateEncoder(stream=True),
         }
 
-    def works(self) -> Mapping[str, Work]:
-        """No embeddings."""
+    def work_pages(self) -> Mapping[str, Work]:
+        """Return no pages, since TGI makes no embeddings."""
         return {}
 
     def pages(self) -> Mapping[str, Page]:
-        """The server's pages and OpenAI's."""
+        """Return the pages of TGI and of OpenAI's API."""
         return {
             **super().pages(),
             "GET /": self._health,
@@ -222,38 +222,38 @@ class TgiDialect(OpenAiDialect):
             "POST /chat_tokenize": self._chat_tokenize,
         }
 
-    def guards(self, path: str) -> bool:
-        """Only the paths that generate, and the tokenizer."""
+    def requires_key(self, path: str) -> bool:
+        """Whether the path generates text or splits it into tokens."""
         return path in _GUARDED
 
-    def error(self, status: int, error: JsonValue) -> JsonValue:
-        """A text and a type."""
+    def scripted_error(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an object with the error as text and a type."""
         return {"error": "simulated" if error is None else error, "error_type": "simulated"}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """The server's words; plain text for a body that is not a request."""
+        """Return the refusal as TGI words it, in plain text if the body is not a valid request."""
         if refused.reason == "unauthorized":
             return web.Response(status=401)
         if refused.reason == "misshapen":
             text = f"Failed to deserialize the JSON body into the target type: {refused.message}"
             return web.Response(text=text, status=422)
-        words = worded(refused, _REFUSALS)
+        words = wording_of(refused, _REFUSALS)
         return web.json_response({"error": words.message, "error_type": words.kind}, status=words.status)
 
-    def parsed(self, body: bytes) -> dict[str, JsonValue]:
-        """Invalid JSON is refused in plain text, with 400."""
+    def parse_body(self, body: bytes) -> dict[str, JsonValue]:
+        """Parse the body of a request, and refuse invalid JSON in plain text with status 400."""
         try:
             return parse(body)
         except Refused as refused:
             text = f"Failed to parse the request body as JSON: {refused.message}"
             raise web.HTTPBadRequest(text=text) from None
 
-    def no_route(self, request: web.Request) -> web.Response:
-        """Nothing."""
+    def unknown_path(self, request: web.Request) -> web.Response:
+        """Return an empty response with status 404."""
         return web.Response(status=404)
 
-    def chosen(self, ask: Ask) -> Model:
-        """The only model; more than 128 requests are refused."""
+    def model_for(self, ask: Ask) -> Model:
+        """Return the only model, and refuse the request if the server has 128 requests."""
         if self.engine.running + self.engine.waiting >= _MOST_AT_ONCE:
             self.engine.counts.refused += 1
             raise Refused("overloaded")
@@ -262,12 +262,12 @@ class TgiDialect(OpenAiDialect):
     def _model(self) -> Model:
         return next(iter(self.models.on_disk.values()))
 
-    def named(self, ask: Ask, model: Model) -> str:
-        """The name in the request."""
+    def name_in_answer(self, ask: Ask, model: Model) -> str:
+        """Return the name in the request, or the name of the model if the request has none."""
         return ask.model or model.name
 
-    def listed(self, model: Model) -> JsonValue:
-        """With `created` 0."""
+    def model_entry(self, model: Model) -> JsonValue:
+        """Return the entry of a model, in which `created` is 0."""
         return {"id": model.name, "object": "model", "created": 0, "owned_by": model.name}
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -310,11 +310,11 @@ class TgiDialect(OpenAiDialect):
         return web.Response(text="\n".join([*lines, ""]))
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        body = self.parsed(await request.read())
+        body = self.parse_body(await request.read())
         return web.json_response(_tokens(str(body.get("inputs") or "")))
 
     async def _chat_tokenize(self, request: web.Request) -> web.Response:
-        ask = TgiEncoder().read(self.parsed(await request.read()))
+        ask = TgiEncoder().read(self.parse_body(await request.read()))
         text = ask.prompt
         return web.json_response({"tokenize_response": _tokens(text), "templated_text": text})
 
@@ -324,7 +324,7 @@ def _token(text: str) -> dict[str, JsonValue]:
 
 
 def _tokens(text: str) -> list[JsonValue]:
-    """Return the tokens of a text and their places."""
+    """Return the tokens of a text and their positions."""
     entries: list[JsonValue] = []
     place = 0
     for piece in split_tokens(text):

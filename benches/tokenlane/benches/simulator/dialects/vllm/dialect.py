@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-compatible server."""
+"""The dialect of vLLM's OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from tokenlane.benches.simulator.dialects.request_fields import boolean, parse
 from tokenlane.benches.simulator.exchange import Exchange
 from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, SimulatedAnswer
 from tokenlane.benches.simulator.model.models import Model
-from tokenlane.benches.simulator.model.refusals import Reason, Refused, Words, worded
+from tokenlane.benches.simulator.model.refusals import Reason, Refused, Wording, wording_of
 from tokenlane.benches.simulator.model.text import token_ids
 
-_PAUSED = Words(503, "ServiceUnavailableError", "The engine is paused.")
-_NO_API = Words(501, "NotImplementedError", "The model does not support this API")
-_REFUSALS: Mapping[Reason, Words] = {
-    "bad_request": Words(400, "BadRequestError"),
-    "model_missing": Words(404, "NotFoundError", "The model `{model}` does not exist.", "model"),
-    "too_long": Words(
+_PAUSED = Wording(503, "ServiceUnavailableError", "The engine is paused.")
+_NO_API = Wording(501, "NotImplementedError", "The model does not support this API")
+_REFUSALS: Mapping[Reason, Wording] = {
+    "bad_request": Wording(400, "BadRequestError"),
+    "model_missing": Wording(404, "NotFoundError", "The model `{model}` does not exist.", "model"),
+    "too_long": Wording(
         400,
         "BadRequestError",
         "This model's maximum context length is {limit} tokens. However, your prompt contains at least {tokens} input "
         "tokens. Please reduce the length of the input prompt.",
         "input_tokens",
     ),
-    "overloaded": Words(503, "Service Unavailable", "The request queue is full."),
+    "overloaded": Wording(503, "Service Unavailable", "The request queue is full."),
     "sleeping": _PAUSED,
     "not_loaded": _PAUSED,
-    "load_failed": Words(500, "InternalServerError"),
+    "load_failed": Wording(500, "InternalServerError"),
     "cannot_chat": _NO_API,
     "cannot_embed": _NO_API,
-    "cannot_see": Words(400, "BadRequestError", "At most 0 image(s) may be provided in one prompt."),
+    "cannot_see": Wording(400, "BadRequestError", "At most 0 image(s) may be provided in one prompt."),
 }
 
 
 class VllmEncoder(OpenAiEncoder):
-    """The first chunk has the role alone, and `[DONE]` follows errors in a stream."""
+    """OpenAI's encoding with vLLM's additions: continued answers, stop reasons, and `[DONE]` after errors."""
 
     reasoning_field: ClassVar[str | None] = "reasoning"
     done_after_error: ClassVar[bool] = True
 
     def read(self, body: Mapping[str, JsonValue]) -> Ask:
-        """As OpenAI's; an empty list of tools is refused."""
+        """Read the fields of a chat request, and refuse an empty list of tools."""
         if body.get("tools") == []:
             raise Refused("bad_request", "tools must not be an empty list", parameter="tools")
         return super().read(body)
 
-    def prefilled(
+    def split_prefill(
         self, turns: tuple[ConversationTurn, ...], body: Mapping[str, JsonValue]
     ) -> tuple[tuple[ConversationTurn, ...], str]:
-        """The last message, if the request wants it continued."""
+        """Return the last message as the beginning of the answer, if `continue_final_message` is set."""
         if not boolean(body, "continue_final_message", False):
             return turns, ""
         if boolean(body, "add_generation_prompt", True):
@@ -66,25 +66,25 @@ class VllmEncoder(OpenAiEncoder):
             raise Refused("bad_request", message)
         return turns[:-1], turns[-1].content if turns else ""
 
-    def echoes(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
-        """If requested."""
+    def echoes_prefill(self, body: Mapping[str, JsonValue], prefill: str) -> bool:
+        """Whether the request sets `echo`."""
         return bool(prefill) and boolean(body, "echo", False)
 
     def opening(self, answer: SimulatedAnswer) -> bytes:
-        """The role, and the continued text if requested."""
+        """Return a chunk with the role, and one with the continued beginning if `echo` is set."""
         role = super().opening(answer)
         return role + self.chunk(answer, {"content": answer.ask.prefill}) if answer.ask.echo else role
 
-    def finish(self, answer: SimulatedAnswer) -> str | None:
-        """A call of a required tool ends as `stop`."""
+    def finish_reason(self, answer: SimulatedAnswer) -> str | None:
+        """Return the finish reason, which is `stop` after a call of a required tool."""
         return "stop" if answer.finish == "tool_calls" and answer.ask.tool is not None else answer.finish
 
-    def more(self, answer: SimulatedAnswer, finish: str | None) -> dict[str, JsonValue]:
-        """The stop string that ended the answer, if any."""
+    def choice_fields(self, answer: SimulatedAnswer, finish: str | None) -> dict[str, JsonValue]:
+        """Return the stop string that ended the answer, in the last chunk."""
         return {} if finish is None else {"stop_reason": answer.stopped_by}
 
-    def failure(self, status: int, error: JsonValue) -> JsonValue:
-        """The server's shape."""
+    def error_document(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an error as vLLM shapes it."""
         document: JsonValue = {
             "message": "Internal server error",
             "type": "InternalServerError",
@@ -93,38 +93,38 @@ class VllmEncoder(OpenAiEncoder):
         }
         return {"error": document if error is None else error}
 
-    def departed(self, answer: SimulatedAnswer) -> Iterator[bytes]:
-        """A dropped answer ends as `abort`."""
+    def unloaded(self, answer: SimulatedAnswer) -> Iterator[bytes]:
+        """Yield a chunk with the finish reason `abort`."""
         yield self.chunk(answer, {"content": ""}, "abort")
         yield DONE
 
 
 class VllmDialect(OpenAiDialect):
-    """One model, which either chats or makes embeddings. It batches requests, and its queue has no limit."""
+    """A server with one model, which either chats or makes embeddings. Its queue has no limit."""
 
     encoder: ClassVar[type[OpenAiEncoder]] = VllmEncoder
     owner: ClassVar[str] = "vllm"
 
     def _serves(self, path: str) -> bool:
-        """Refuses paths that the model cannot serve as unknown."""
+        """Whether the model can serve this path. Other paths are unknown to the server."""
         embeds = [model.embeds for model in self.models.on_disk.values()]
         if path == "/v1/embeddings":
             return any(embeds)
         return not all(embeds)
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """Chats and prompts, unless the model makes embeddings."""
+        """Return the encoders of chats and completions, unless the model makes embeddings."""
         if not self._serves("/v1/chat/completions"):
             return {}
         return {**super().encoders(), "/v1/completions": CompletionEncoder(VllmEncoder())}
 
-    def works(self) -> Mapping[str, Work]:
-        """Embeddings if the model makes them, sleeping and waking."""
+    def work_pages(self) -> Mapping[str, Work]:
+        """Return the pages for embeddings, if the model makes them, and for sleeping and waking up."""
         work: dict[str, Work] = {"POST /sleep": self._sleep, "POST /wake_up": self._wake_up}
-        return {**work, **super().works()} if self._serves("/v1/embeddings") else work
+        return {**work, **super().work_pages()} if self._serves("/v1/embeddings") else work
 
     def pages(self) -> Mapping[str, Page]:
-        """The server's pages and OpenAI's."""
+        """Return the pages of vLLM and of OpenAI's API."""
         return {
             **super().pages(),
             "GET /health": self._health,
@@ -137,12 +137,12 @@ class VllmDialect(OpenAiDialect):
             "POST /tokenize": self._tokenize,
         }
 
-    def guards(self, path: str) -> bool:
-        """Only paths under `/v1`."""
+    def requires_key(self, path: str) -> bool:
+        """Whether the path is under `/v1`."""
         return path.startswith("/v1")
 
-    def kept(self, model: Model, wanted: int | None) -> int | None:
-        """The requested number, for models that support it."""
+    def vector_length(self, model: Model, wanted: int | None) -> int | None:
+        """Return the requested number of dimensions, if the model supports it."""
         if wanted is not None and not model.shortens:
             message = (
                 f'Model "{model.name}" does not support matryoshka representation, changing output dimensions will '
@@ -151,22 +151,22 @@ class VllmDialect(OpenAiDialect):
             raise Refused("bad_request", message)
         return wanted
 
-    def chosen(self, ask: Ask) -> Model:
-        """Without a name, the base model."""
+    def model_for(self, ask: Ask) -> Model:
+        """Return the requested model, or the first model if the request names none."""
         if not ask.model:
             return next(iter(self.models.on_disk.values()))
-        return super().chosen(ask)
+        return super().model_for(ask)
 
-    def error(self, status: int, error: JsonValue) -> JsonValue:
-        """An `error` object."""
+    def scripted_error(self, status: int, error: JsonValue) -> JsonValue:
+        """Return an `error` object."""
         plain: JsonValue = {"message": "simulated", "type": "simulated", "param": None, "code": status}
         return {"error": plain if error is None else error}
 
     def refusal(self, refused: Refused) -> web.Response:
-        """The server's words."""
+        """Return the refusal as vLLM words it."""
         if refused.reason == "unauthorized":
             return web.json_response({"error": "Unauthorized"}, status=401)
-        words = worded(refused, _REFUSALS)
+        words = wording_of(refused, _REFUSALS)
         document: JsonValue = {
             "message": words.message,
             "type": words.kind,
@@ -175,8 +175,8 @@ class VllmDialect(OpenAiDialect):
         }
         return web.json_response({"error": document}, status=words.status)
 
-    def listed(self, model: Model) -> JsonValue:
-        """With the context length; `created` is the current time."""
+    def model_entry(self, model: Model) -> JsonValue:
+        """Return the entry of a model, which includes its context length. `created` is the current time."""
         return {
             "id": model.name,
             "object": "model",
@@ -188,8 +188,8 @@ class VllmDialect(OpenAiDialect):
             "permission": [],
         }
 
-    def stamp(self) -> dict[str, JsonValue]:
-        """Id and time."""
+    def embeddings_fields(self) -> dict[str, JsonValue]:
+        """Return the id of the list and the current time."""
         return {"id": "embd-0", "created": int(time.time())}
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -211,7 +211,7 @@ class VllmDialect(OpenAiDialect):
         return web.json_response({"is_sleeping": self.engine.sleeping})
 
     async def _sleep(self, exchange: Exchange) -> web.StreamResponse:
-        """Puts the server to sleep; running requests are aborted unless it waits for them."""
+        """Put the server to sleep, and abort running requests unless the query says otherwise."""
         query = exchange.request.query
         self.engine.sleeping = True
         if query.get("mode", "abort") == "abort":
@@ -224,7 +224,7 @@ class VllmDialect(OpenAiDialect):
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = parse(await request.read())
-        model = self.chosen(Ask(str(body.get("model") or "")))
+        model = self.model_for(Ask(str(body.get("model") or "")))
         if "messages" in body:
             ask = VllmEncoder().read(body)
             text = ask.prompt
