@@ -141,7 +141,7 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
     await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
     assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("draining", "draining")
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
-    assert (await lane(pool)).state == "left"
+    assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("left", "left")
     await life.beat(pool)
     assert (await lane(pool)).state == "up"
 

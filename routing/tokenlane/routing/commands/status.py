@@ -20,6 +20,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.redis_health import examine_memory
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
+from tokenlane.routing.watch.wait_cause import oldest_queue, wait_cause
 
 from .pool_session import pool_session
 
@@ -68,7 +69,11 @@ async def _look(pool: Pool) -> tuple[Snapshot, Finding]:
 def as_document(snapshot: Snapshot, problems: tuple[Finding, ...]) -> dict[str, Any]:
     """The snapshot and its problems as JSON, without the policy and the lanes as routers see them."""
     tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "views"})
-    queues = [{**queue.pop("needs"), **queue} for queue in tree["queues"]]
+    causes = [wait_cause(snapshot, queue) for queue in snapshot.queues]
+    queues = [
+        {**queue.pop("needs"), **queue, "waits_for": cause.brief, "why": cause.explanation}
+        for queue, cause in zip(tree["queues"], causes, strict=True)
+    ]
     return {**tree, "queues": queues, "problems": [problem.document() for problem in problems]}
 
 
@@ -89,7 +94,8 @@ def _problem_lines(problems: tuple[Finding, ...]) -> str:
 def _parts(snapshot: Snapshot, problems: tuple[Finding, ...]) -> list[str | Table]:
     parts: list[str | Table] = [_summary(snapshot)]
     if snapshot.roles:
-        parts.append(_table(_ROLE_COLUMNS, snapshot.roles))
+        columns = {**_ROLE_COLUMNS, "WAITS FOR": lambda role: _waits_for(snapshot, role)}
+        parts.append(_table(columns, snapshot.roles))
     if snapshot.lanes:
         left = [lane for lane in snapshot.lanes if has_left(lane.state, lane.beat_ms)]
         parts.append(_table(_LANE_COLUMNS, [lane for lane in snapshot.lanes if lane not in left]))
@@ -168,6 +174,12 @@ _WORKER_COLUMNS: dict[str, Callable[[WorkerStatus], str]] = {
     "SERVER": lambda worker: worker.versions.get("server", "-"),
     "LAST ERROR": lambda worker: _error(worker.error),
 }
+
+
+def _waits_for(snapshot: Snapshot, role: RoleStatus) -> str:
+    """What the role's oldest request of this priority waits for."""
+    queue = oldest_queue(snapshot, role)
+    return wait_cause(snapshot, queue).brief if queue else "-"
 
 
 def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Iterable[_Row]) -> Table:

@@ -85,7 +85,7 @@ def examine_versions(snapshot: Snapshot) -> Iterator[Finding]:
     """Compare the versions of all workers with those of this command."""
     ours = own_versions()
     yield Finding(Code.VERSIONS, "ok", f"{_versions(ours)} (this command)")
-    for worker in (worker for lane in snapshot.lanes for worker in lane.workers if worker.state != "silent"):
+    for worker in (worker for lane in snapshot.lanes for worker in lane.workers if worker.is_alive):
         theirs = worker.versions
         if not theirs:
             yield Finding(Code.VERSIONS, "unknown", "not reported yet", "check again in 10 s", worker.name)

@@ -21,7 +21,7 @@ from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 from tokenlane.routing.decide.lanes.offer import LaneView
-from tokenlane.routing.decide.lanes.state import LaneWorkers, lane_state
+from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_state
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.store.pool import Pool
@@ -38,6 +38,7 @@ from .snapshot import (
     RouterStatus,
     Slots,
     Snapshot,
+    WorkerState,
     WorkerStatus,
 )
 from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
@@ -168,11 +169,13 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
-        state = lane_state(LaneWorkers(worker.condition, accepting_workers=int(worker.takes_new_work)))
+        state: WorkerState = lane_state(LaneWorkers(worker.condition, accepting_workers=int(worker.takes_new_work)))
+        if age > lease_ms:
+            state = LaneState.LEFT if state is LaneState.DRAINING else "silent"
         yield WorkerStatus(
             name=worker.name,
             lane=worker.lane,
-            state="silent" if age > lease_ms else state,
+            state=state,
             host=worker.host,
             versions=_versions(worker.versions) or {},
             running=running[worker.name],
@@ -188,15 +191,18 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
 def _view(reply: SnapshotReply, lane: LaneReply, workers: tuple[WorkerStatus, ...]) -> LaneView:
     """The lane as routers see it, with the states that its workers report."""
     view = parse_lane(reply.lane_facts, lane.known)
-    states = [worker.state for worker in workers if worker.lane == view.name and worker.state != "silent"]
-    unready = sum(state.is_unready for state in states)
-    return replace(view, facts=replace(view.facts, beats=bool(states), unready=unready))
+    alive = [worker for worker in workers if worker.lane == view.name and worker.is_alive]
+    return replace(view, facts=replace(view.facts, beats=bool(alive), unready=sum(map(_is_unready, alive))))
+
+
+def _is_unready(worker: WorkerStatus) -> bool:
+    return worker.state != "silent" and worker.state.is_unready
 
 
 def _lane(view: LaneView, jobs: list[Job], workers: tuple[WorkerStatus, ...]) -> LaneStatus:
     serving = tuple(worker for worker in workers if worker.lane == view.name)
     errors = [worker.error for worker in serving if worker.error is not None]
-    reasons = (worker.why for worker in serving if worker.why and worker.state != "silent")
+    reasons = (worker.why for worker in serving if worker.why and worker.is_alive)
     count = Counter((job.kind, job.state) for job in jobs)
     return LaneStatus(
         name=view.name,

@@ -14,6 +14,7 @@ from tokenlane.routing.decide.unknown_places import unknown_places
 from .finding import Code, Finding, Severity
 from .queue_health import examine_queues, examine_waits
 from .snapshot import LaneStatus, Snapshot
+from .wait_cause import START_ROUTER
 
 _FAILURES_IN_A_ROW = 3
 """From how many failures in a row a lane counts as failing."""
@@ -37,8 +38,7 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
     if snapshot.routers:
         yield Finding(Code.ROUTERS, "ok", counted(len(snapshot.routers), "router is running", "routers are running"))
     else:
-        advice = "start a worker, which also routes, or run `tokenlane router`"
-        yield Finding(Code.NO_ROUTER, "fail", "no router is running, so no lane gets work", advice)
+        yield Finding(Code.NO_ROUTER, "fail", "no router is running, so no lane gets work", START_ROUTER)
     if not snapshot.lanes:
         advice = "start `tokenlane worker` on the host of a model server"
         yield Finding(Code.NO_LANE, "fail", "no lane is connected, so no request is answered", advice)
@@ -95,7 +95,7 @@ def _failing(snapshot: Snapshot) -> Iterator[Finding]:
     for lane in snapshot.lanes:
         for worker in lane.workers if lane.state.accepts_work else ():
             failing = worker.report.attempts.failing
-            if worker.state == "silent" or sum(failing.values()) < _FAILURES_IN_A_ROW:
+            if not worker.is_alive or sum(failing.values()) < _FAILURES_IN_A_ROW:
                 continue
             causes = ", ".join(f"{count} {code}" for code, count in sorted(failing.items(), key=lambda it: -it[1]))
             observed = (

@@ -10,6 +10,7 @@ from tokenlane.routing.decide.policy import RolePolicy
 
 from .finding import Code, Finding
 from .snapshot import QueueStatus, RoleStatus, Snapshot
+from .wait_cause import oldest_queue, wait_cause
 
 _FAILURES_A_MINUTE = 3
 """From how many failures in a minute, without a completed request, a role counts as failing."""
@@ -30,15 +31,17 @@ def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
         if queue.oldest_ms < snapshot.policy.patience_ms:
             continue
         if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
-            yield Finding(
-                Code.UNSERVED,
-                "fail",
-                f"role {queue.role!r}, priority {queue.priority}{_wanted(queue)}: "
-                f"{counted(queue.waiting, 'request waits', 'requests wait')}, the oldest for "
-                f"{queue.oldest_ms / 1000:.0f} s, and no lane that accepts work may serve them",
-                "start a worker for a lane of the role's route, or change the route",
-                queue.role,
-            )
+            cause = wait_cause(snapshot, queue)
+            waiting = _waiting(f"{queue.priority}{_wanted(queue)}", queue)
+            observed = f"{waiting}, and no lane that accepts work may serve them: {cause.explanation}"
+            yield Finding(Code.UNSERVED, "fail", observed, cause.advice, queue.role)
+
+
+def _waiting(priority: str, requests: QueueStatus | RoleStatus) -> str:
+    """The beginning of a sentence about the waiting requests of a queue, or of a role."""
+    waiting = counted(requests.waiting, "request waits", "requests wait")
+    oldest_s = (requests.oldest_ms or 0) / 1000
+    return f"role {requests.role!r}, priority {priority}: {waiting}, the oldest for {oldest_s:.0f} s"
 
 
 def _wanted(queue: QueueStatus) -> str:
@@ -76,9 +79,9 @@ def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
     """Check whether the oldest request of any role waits for more than `max_wait_s` seconds."""
     for role in snapshot.roles:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
-            waiting, oldest_s = counted(role.waiting, "request waits", "requests wait"), role.oldest_ms / 1000
-            observed = (
-                f"role {role.role!r}, priority {role.priority}: {waiting}, the oldest for {oldest_s:.0f} s; "
-                f"the limit (--max-wait) is {max_wait_s:g} s"
-            )
-            yield Finding(Code.WAITS_LONG, "fail", observed, "add lanes, or raise --max-wait", role.role)
+            observed = f"{_waiting(role.priority, role)}; the limit (--max-wait) is {max_wait_s:g} s"
+            advice = "add lanes, or raise --max-wait"
+            if (queue := oldest_queue(snapshot, role)) is not None:
+                cause = wait_cause(snapshot, queue)
+                observed, advice = f"{observed}; the oldest waits for {cause.brief}: {cause.explanation}", cause.advice
+            yield Finding(Code.WAITS_LONG, "fail", observed, advice, role.role)

@@ -21,7 +21,8 @@ from tokenlane.routing.decide.policy import Policy
 SCHEMA_VERSION = 3
 
 WorkerState = LaneState | Literal["silent"]
-"""The state that the lane would have if only this worker served it; `silent`: no heartbeat for a lease."""
+"""The state that the lane would have if only this worker served it. After a lease without a heartbeat: `left` if it was
+shut down in order, else `silent`."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class WorkerStatus:
     report: WorkerReport = field(default_factory=WorkerReport)
     keys: tuple[str, ...] | None = None
     why: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the worker has sent a heartbeat within a lease."""
+        return self.state not in ("silent", LaneState.LEFT)
 
 
 @dataclass(frozen=True)
@@ -184,5 +190,5 @@ class Snapshot:
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
         """The live workers that do not report this key. Workers of an older version report no keys."""
-        beating = (worker for lane in self.lanes for worker in lane.workers if worker.state != "silent")
+        beating = (worker for lane in self.lanes for worker in lane.workers if worker.is_alive)
         return tuple(worker for worker in beating if worker.keys is None or key_id not in worker.keys)

@@ -70,7 +70,8 @@ async def test_a_pool_at_work(at_work: Pool, tmp_path: Path) -> None:
     assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.offer.limit_of("chat"))]
     assert rows[WORKER][:4] == [WORKER, LANE.lane, "up", "1"]
     assert life.FACTS.host in rows[WORKER]
-    assert re.search(r"^planner +high +1 ", out, re.MULTILINE)
+    assert re.search(r"^planner +high +1 .* its turn$", out, re.MULTILINE)
+    assert re.search(r"^planner +normal +0 .* -$", out, re.MULTILINE)
     assert rows["work"][1:3] == ["1", "waiting,"]
 
 
@@ -141,6 +142,8 @@ async def test_what_a_queue_asks_for_is_written_once(pool: Pool) -> None:
     _, out, _ = await status(pool.server.url, "--json")
     (queue,) = json.loads(out)["queues"]
     assert queue["model"] == "m1"
+    assert queue["waits_for"] == "a lane with model m1"
+    assert "no lane" in queue["why"]
     assert "needs" not in queue
 
 
