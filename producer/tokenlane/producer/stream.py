@@ -28,7 +28,7 @@ class ChatStream(Generic[Parsed]):
         BadRequest: the request is not valid or is too large; or the answer has ended before the position to attach at.
         Duplicate: a request with the same idempotency key has ended.
         RequestLost: the pool does not know the request to attach to.
-        QueueFull: too many requests wait in the pool.
+        QueueFull: the role or the agent has too many requests, or the Redis server has no memory left.
         PoolUnavailable: the pool's server does not answer.
 
     Raises, iterated, after all earlier deltas:

@@ -1,7 +1,7 @@
-"""Requeues or fails requests whose lease has lapsed, as decide/recovery.py decides.
+"""Requeues or fails the requests whose lease has lapsed, as `decide/recovery.py` decides.
 
-A router does this, or the agent if no router is left. If two do it at once, the second changes nothing. The store
-reports a request again until it is recovered.
+A router does this, or an agent if no router is alive. If two of them recover the same request, the second changes
+nothing. The store reports a request again until it is recovered.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .support.tasks import gather_to_end
 
 
 async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
-    """Requeue or fail the request of each attempt.
+    """Requeue or fail the request of each lapsed attempt.
 
     Raises:
-        PoolUnavailable: the server does not answer. The store will report the remaining requests again.
+        PoolUnavailable: the Redis server does not answer. The store will report the remaining requests again.
     """
     if lapsed:
         policy = await known_policy(pool)
-        await gather_to_end(*(_survive(pool, attempt, policy) for attempt in lapsed))
+        await gather_to_end(*(_recover_safely(pool, attempt, policy) for attempt in lapsed))
 
 
 async def known_policy(pool: Pool) -> Policy:
-    """Read the pool's policy; return the default policy if this version cannot read the pool's.
+    """Read the pool's policy. If this version cannot read it, return the default policy.
 
     Raises:
-        PoolUnavailable: the server does not answer.
+        PoolUnavailable: the Redis server does not answer.
     """
     try:
         return await pool.policies.read()
@@ -41,8 +41,8 @@ async def known_policy(pool: Pool) -> Policy:
         return Policy()
 
 
-async def _survive(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
-    """Recover one request. An unexpected error is noted and stops neither other recoveries nor the router."""
+async def _recover_safely(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
+    """Recover one request. Record an unexpected error, so that it does not stop other recoveries or the router."""
     try:
         await _recover(pool, lapsed, policy)
     except LlmError:

@@ -1,8 +1,8 @@
-"""The router: gives waiting requests to lanes with free slots, as `decide/plan.py` chooses.
+"""The router: dispatches waiting requests to the lanes that `decide/plan.py` chooses.
 
-Every worker process runs a router as a task; `tokenlane router` runs a router alone. Routers need no leader: if two
-choose a lane for the same request, the `dispatch` script accepts only one choice. Routers of rank 0 and 1 route; the
-others stand by and only ask for their rank.
+Every worker process runs a router as a task; `tokenlane router` runs only a router. Routers need no leader: if two of
+them choose a lane for the same request, the `dispatch` script accepts the first choice. The routers of rank 0 and 1
+dispatch; all others stand by, and only ask the pool for their rank.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _WORKING_RANKS = 2
 
 @dataclass(frozen=True)
 class Timings:
-    """How often a router sweeps if its doorbell does not ring. Pub/sub may lose a ring.
+    """How often a router sweeps if its doorbell does not ring, since pub/sub may lose a ring.
 
-    `sweep_every_s`: the pause while requests wait or run. `rest_s`: the longest pause while none do. `second_waits_s`:
-    how long the router of rank 1 waits after a ring, so that the router of rank 0 goes first.
+    `sweep_every_s`: the pause between sweeps while requests wait or run. `rest_s`: the longest pause while no request
+    waits or runs. `second_waits_s`: how long the router of rank 1 waits after a ring, to let the router of rank 0 go
+    first.
     """
 
     sweep_every_s: float = 0.25
@@ -46,7 +47,7 @@ async def run_router(pool: Pool, hub: Hub, *, host: str, timings: Timings = Timi
     """Sweep and dispatch until cancelled.
 
     Args:
-        host: a part of the router's name. The pool ranks the first router of each host before any host's second.
+        host: the name of this host. The pool ranks the first router of every host before the second of any host.
     """
     router = _Router(pool, f"{host}/{secrets.token_hex(4)}", timings)
     await restart_on_error("router", lambda: router.run(hub), pool.internal_errors)
@@ -67,17 +68,17 @@ class _Router:
             failing = False
             while True:
                 try:
-                    await self._turn()
+                    await self._sweep_and_dispatch()
                     failing = False
                 except LlmError as error:
                     if not failing:
-                        logger.warning("routing pauses: %s", error)
+                        logger.warning("the router cannot use the pool, and tries again until it can: %s", error)
                     failing = True
                     await asyncio.sleep(self._timings.sweep_every_s)
         finally:
             hub.unsubscribe(self._pool.keys.doorbell)
 
-    async def _turn(self) -> None:
+    async def _sweep_and_dispatch(self) -> None:
         """Sweep once and dispatch. Then dispatch whenever the doorbell rings, until the next sweep is due."""
         clock = asyncio.get_running_loop().time
         swept_at, ranks_only = clock(), self._rank >= _WORKING_RANKS
@@ -93,20 +94,21 @@ class _Router:
         if policy is None or swept.revision != policy.revision or swept.waits or swept.lapsed:
             policy = await self._dispatch_all()
         until = swept_at + self._rest_s(swept, policy)
-        while not swept.more and clock() < until and await self._is_rung(until):
-            until = min(until, clock() + self._timings.sweep_every_s)  # the new request waits or runs
+        while not swept.more and clock() < until and await self._bell_rings(until):
+            until = min(until, clock() + self._timings.sweep_every_s)  # a new request waits or runs
             if self._rank > 0:
                 await asyncio.sleep(self._timings.second_waits_s)
             await self._dispatch_all()
 
     def _rest_s(self, swept: SweepReply, policy: Policy) -> float:
-        """How long after this sweep the next is due, if the doorbell does not ring. It must be less than a lease: if
-        nobody sweeps for a lease, the pool extends all leases."""
+        """How long after this sweep the next sweep is due if the doorbell does not ring. The pause must be shorter than
+        a lease: if no router sweeps for a lease, the pool extends all leases."""
         if swept.waits or swept.runs:
             return self._timings.sweep_every_s
         return min(self._timings.rest_s, policy.lease_ms / 2000, swept.due_ms / 1000)
 
-    async def _is_rung(self, until: float) -> bool:
+    async def _bell_rings(self, until: float) -> bool:
+        """Wait for the doorbell, but not longer than until this time on the loop's clock; return whether it rang."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._bell.wait()
@@ -115,28 +117,28 @@ class _Router:
         return rung
 
     async def _dispatch_all(self) -> Policy:
-        """Dispatch until no waiting request can be placed any more; return the pool's policy."""
+        """Dispatch requests until no lane can accept another waiting request; return the pool's policy."""
         refused: dict[str, frozenset[str]] = {}
         while True:
             survey = await self._pool.survey()
             if self._policy is None or survey.revision != self._policy.revision:
                 self._policy = await self._pool.policies.read()
             chosen = plan(survey, self._policy, refused)
-            done = await gather_to_end(
+            accepted = await gather_to_end(
                 *(self._place(placement) for placement in chosen.placements),
                 *(self._refuse(refusal) for refusal in chosen.refusals),
             )
             await self._request_pulls(chosen.pulls, survey)
-            turned_away = [placement for placement, gone in zip(chosen.placements, done, strict=False) if not gone]
+            turned_away = [placement for placement, ok in zip(chosen.placements, accepted, strict=False) if not ok]
             for placement in turned_away:
                 refused[placement.head.id] = refused.get(placement.head.id, frozenset()) | {placement.lane}
             # New requests ring the doorbell. Another survey is needed only for requests behind a dispatched head.
-            behind = any(gone and choice.head.more for gone, choice in zip(done, chosen.all, strict=True))
-            if not (turned_away or behind):
+            more_wait = any(ok and choice.head.more for ok, choice in zip(accepted, chosen.all, strict=True))
+            if not (turned_away or more_wait):
                 return self._policy
 
     async def _request_pulls(self, pulls: Sequence[PullRequest], survey: Survey) -> None:
-        """Ask lanes to pull models, again on every turn until they announce the pull, since a message may be lost."""
+        """Ask lanes to pull models. A message may be lost, so ask at every survey until the lane announces the pull."""
         announced = {PullRequest(lane.name, model) for lane in survey.lanes for model in lane.offer.pulling}
         if wanted := [pull for pull in pulls if pull not in announced]:
             await self._pool.publish([(self._pool.keys.lane_pulls(pull.lane), pull.model.encode()) for pull in wanted])

@@ -1,7 +1,7 @@
 """OpenTelemetry spans for requests, and the trace context in a request's envelope.
 
-Prompts and output are never attributes. Attribute names follow OpenTelemetry's messaging and GenAI conventions, which
-may still change, so only this module uses them.
+Prompts and output are never attributes. The names of attributes follow OpenTelemetry's messaging and GenAI conventions.
+These may still change, so no other module uses the names.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ def tracer() -> Tracer:
 
 
 def _untraced() -> bool:
-    """Whether no SDK records spans and the caller has no span. Creating a span costs as much as sending it."""
+    """Whether no SDK records spans and the caller has no span. Then no span is created, since even an unrecorded span
+    takes time."""
     return isinstance(tracer(), trace.ProxyTracer) and trace.get_current_span() is trace.INVALID_SPAN
 
 
 def sending(role: str, request_id: str) -> AbstractContextManager[Span]:
-    """A span around submitting a request. Its context travels with the request."""
+    """A span around the submission of a request. The request's envelope carries its context."""
     if _untraced():
         return nullcontext(trace.INVALID_SPAN)
     attributes = {
@@ -52,7 +53,7 @@ def inject(span: Span) -> dict[str, str]:
 
 
 def processing(envelope: Envelope, lane: str, attempt: int, model: str) -> AbstractContextManager[Span]:
-    """A span around one attempt on a lane: a child of the sender's span, and linked to that span. It records no
+    """A span around one attempt on a lane. It is a child of the sender's span, and linked to it. It records no
     exceptions, since their messages may quote a prompt."""
     if not envelope.trace and _untraced():
         return nullcontext(trace.INVALID_SPAN)
@@ -89,8 +90,8 @@ def describe_attempt(
     """Record on an attempt's span how the attempt ended.
 
     Args:
-        request_outcome: how the request ended, or `requeued`, or `left` to another worker.
-        error: the error code; empty if there was no error.
+        request_outcome: the state in which the request ended, `requeued`, or `left` if another worker has it now.
+        error: the error's code; empty if there was no error.
     """
     attributes: dict[str, str | int | float] = {
         "tokenlane.became": request_outcome,

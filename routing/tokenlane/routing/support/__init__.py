@@ -1,1 +1,1 @@
-"""Helpers for all components: owned asyncio tasks, and sizes in bytes as text."""
+"""Code that all components use: it runs asyncio tasks, and formats sizes in bytes."""

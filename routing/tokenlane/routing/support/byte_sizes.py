@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def format_bytes(number: float) -> str:
-    """The size as text in powers of a thousand, such as `12.3 MB`."""
+    """Return a size as text, in units of powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         digits = 0 if unit == "B" else 1
         if round(number, digits) < 1000:

@@ -1,4 +1,4 @@
-"""Runs asyncio tasks: for the duration of a block, with a restart after unexpected errors, or several concurrently."""
+"""Runs asyncio tasks: during a block, with a restart after an unexpected error, or several to the end of all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_WELL_AFTER_S = 10.0
+_STABLE_AFTER_S = 10.0
 
 
 class InternalErrors:
-    """Counts and logs the unexpected errors that this process survived."""
+    """Counts and logs unexpected errors that did not end the process. Each is a bug of tokenlane or of an extension."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -28,11 +28,11 @@ class InternalErrors:
     def record(self, what: str, error: Exception) -> None:
         """Count an error, and log its type and where it was raised.
 
-        Of errors with the same type and task, the first, second, fourth, eighth and so on are logged. An error's
-        message is never logged, since it may quote a prompt or an answer.
+        Of the errors with the same task and type, only the first, second, fourth, eighth and so on are logged. The log
+        omits an error's message, since it may quote a prompt or an answer.
 
         Args:
-            what: the task or step that failed, as the log names it.
+            what: the log's name for the task or step that failed.
         """
         self.count += 1
         self._alike[what, type(error)] += 1
@@ -44,10 +44,11 @@ class InternalErrors:
 
 
 async def restart_on_error(what: str, work: Callable[[], Awaitable[None]], errors: InternalErrors) -> None:
-    """Run endless work. If it raises an unexpected error, note the error and start the work again after a short pause.
+    """Run work that does not end by itself. If it raises an unexpected error, record the error and start the work again
+    after a pause, which grows from 50 ms to 1 s.
 
     Args:
-        what: the task, as the log names it.
+        what: the log's name for the task.
         work: called and awaited at each start.
     """
     clock = asyncio.get_running_loop().time
@@ -58,14 +59,14 @@ async def restart_on_error(what: str, work: Callable[[], Awaitable[None]], error
             return await work()
         except Exception as error:
             errors.record(what, error)
-        if clock() - began > _WELL_AFTER_S:
+        if clock() - began > _STABLE_AFTER_S:
             failures = 0
         await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
         failures += 1
 
 
 def _traced(error: BaseException) -> str:
-    """The types of an error and its causes, and where they were raised."""
+    """The types of an error and of its causes, each with its traceback."""
     return "\n".join(
         "".join(traceback.format_tb(each.__traceback__)) + f"{type(each).__module__}.{type(each).__qualname__}"
         for each in _chain(error)
@@ -89,10 +90,10 @@ class _BlockEnded(Exception):
 async def background() -> AsyncIterator[asyncio.TaskGroup]:
     """A task group whose tasks are cancelled and awaited when the block ends, with or without an error.
 
-    An error that the block raises is re-raised as it is, not inside an exception group.
+    An error that the block raises is raised unchanged, not inside an exception group.
 
     Raises:
-        ExceptionGroup: a task failed, and so the block was cancelled.
+        ExceptionGroup: a task failed, which cancelled the block.
     """
     raised: Exception | None = None
     try:
@@ -109,10 +110,10 @@ async def background() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def gather_to_end(*calls: Awaitable[T]) -> list[T]:
-    """Await all calls concurrently, each to its end even if others fail, and return their results in order.
+    """Await all calls concurrently, and return their results in order. A call that fails does not cancel the others.
 
     Raises:
-        Exception: the error of the first call that failed, once all calls have ended.
+        Exception: the error of the first failed call in the order of the arguments, once all calls have ended.
     """
     results: list[T] = []
     for result in await asyncio.gather(*calls, return_exceptions=True):

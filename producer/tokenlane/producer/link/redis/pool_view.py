@@ -86,7 +86,7 @@ class PoolView:
 
     def why_queued(self, role: str) -> str:
         """Why a request of this role waits, as far as the last beat shows."""
-        return self.idle_reason or f"waiting in the queue of role {role!r}"
+        return self.idle_reason or f"waiting in the queue of role {role!r} until a lane can accept the request"
 
     def why_waiting(self, role: str, envelope: Envelope | None, status: RequestStatus) -> str:
         """Why a request has not started.
