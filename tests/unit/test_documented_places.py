@@ -69,6 +69,18 @@ def test_a_path_that_does_not_exist_is_noticed(tmp_path: Path) -> None:
     assert missing_paths(page) == ["routing/gone.py", "lua/gone.lua", "routing/gone/"]
 
 
+@pytest.mark.parametrize("component", ["config", "routing", "producer", "worker", "benches"])
+def test_a_component_lists_its_rooms(component: str) -> None:
+    """The README of a component names every room at its top, and only modules and rooms that exist."""
+    home = ROOT / component / "tokenlane" / component
+    rows = re.findall(
+        r"^\| `(?:· )?([^`]+)` *\|", (ROOT / component / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [row for row in rows if not any(home.rglob(row.rstrip("/").rpartition("/")[2]))] == []
+    rooms = {f"{path.parent.name}/" for path in home.glob("*/__init__.py")}
+    assert rooms - set(rows) == set()
+
+
 def test_every_guarantee_names_its_mechanism_and_tests() -> None:
     """Each section says how the promise is kept, where, and which tests show it."""
     sections = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").split("\n## ")[1:]
