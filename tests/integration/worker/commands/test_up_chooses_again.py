@@ -29,6 +29,8 @@ async def with_builtin_server(lane, progress=None):
     yield dataclasses.replace(lane, endpoint=os.environ["TOY"]) if ours else lane
 up.with_builtin_server = with_builtin_server
 up._LOOK_AGAIN_S = 0.2
+up._STEADY_EVERY_S = 0.05
+up._AWAY_S = 1.0
 places.usual_targets = lambda: []
 """
 """The toy's server runs already, nothing else is looked for on this host, and that often."""
@@ -101,4 +103,36 @@ async def test_a_server_that_cannot_be_served_does_not_end_up(site: Farm, pool: 
             await eventually(toy_serves_again, 40)
             assert (await client.complete("hello", role="planner", model="sim")).text
         assert child.out.count("model   ") == 3
+        assert (await child.end()).code == OK
+
+
+async def test_up_returns_to_the_toy_when_the_server_stays_away(site: Farm, pool: Pool) -> None:
+    """The toy serves again when the server that replaced it stays away, and gives way again when the server is back."""
+    port = free_port()
+
+    async def provider_is(wanted: str) -> bool:
+        return [lane.provider for lane in (await pool.survey()).lanes if lane.state.accepts_work] == [wanted]
+
+    async with Simulator(api="llamacpp") as toy:
+        child = await up(site, toy, port)
+        await eventually(lambda: provider_is("builtin"), 40)
+        async with Simulator(api="ollama", port=port, models=["real"]):
+            await eventually(lambda: provider_is("ollama"), 40)
+        await eventually(lambda: provider_is("builtin"), 40)
+        async with Simulator(api="ollama", port=port, models=["real"]):
+            await eventually(lambda: provider_is("ollama"), 40)
+            assert (await child.end()).code == OK
+
+
+async def test_a_chosen_toy_does_not_promise_to_give_way(site: Farm, pool: Pool) -> None:
+    """With `--provider builtin` no server is looked for, and `up` does not say that it switches."""
+    async with Simulator(api="llamacpp") as toy:
+        child = await up(site, toy, free_port(), TOKENLANE_PROVIDER="builtin")
+
+        async def toy_serves() -> bool:
+            return any(lane.state.accepts_work for lane in (await pool.survey()).lanes)
+
+        await eventually(toy_serves, 40)
+        assert "switches" not in child.out
+        assert "--provider" in child.out
         assert (await child.end()).code == OK

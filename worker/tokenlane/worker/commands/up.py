@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ import typer
 
 from tokenlane.config.cli.download_bar import download_bar
 from tokenlane.config.cli.invitation import Invitation
+from tokenlane.config.cli.output import note
 from tokenlane.config.cli.pool_options import PoolName
 from tokenlane.config.exit_codes import OK, ConfigError, UserError
 from tokenlane.config.host.stop_signals import cancelled_by, stop_event
@@ -30,20 +31,31 @@ from tokenlane.config.settings.load import (
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import llm_errors_end_command
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.policy_file import policy_of
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import InternalErrors
+from tokenlane.routing.watch.finding import Code
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import needs_builtin_server, with_builtin_server
 from tokenlane.worker.discovery.choose import choose_model_server, describe_choice, find_model_server
-from tokenlane.worker.discovery.model_servers import ModelServer
-from tokenlane.worker.discovery.targets import search_targets
+from tokenlane.worker.discovery.model_servers import ModelServer, probe_target
+from tokenlane.worker.discovery.targets import Target, search_targets
 from tokenlane.worker.supervision.embedded_redis import embedded_redis
 from tokenlane.worker.supervision.worker_process import Report, WorkerProcess
 from tokenlane.worker.supervision.worker_process import report as report_step
 
 _LOOK_AGAIN_S = 10.0
+_STEADY_CHECKS = 5
+"""How often a newly found model server must answer in a row before `up` switches to it."""
+_STEADY_EVERY_S = 1.0
+_AWAY_S = 60.0
+"""How long the model server that replaced the built-in model may be away before the built-in model serves again."""
+_SWITCHES = "For a real one see `tokenlane probe`; `up` switches to it once it runs."
+_STAYS = "`up` stays with it, as configured. For a real one see `tokenlane probe`, then name another --provider."
 
 
 def up(
@@ -100,6 +112,7 @@ class _Plan:
         server: the model server that `up` found; None if the settings name one.
         looks: whether to look for a model server while the built-in model serves.
         avoids: endpoints that are not looked at.
+        toy: the plan with the built-in model that this plan replaced.
     """
 
     lanes: list[LaneSettings]
@@ -107,11 +120,20 @@ class _Plan:
     server: ModelServer | None = None
     looks: bool = False
     avoids: tuple[str, ...] = ()
+    toy: _Plan | None = None
 
     def served_by(self, server: ModelServer) -> _Plan:
         """The plan to serve this model server."""
         lanes = self.lanes_with(provider=server.provider, endpoint=server.lane.endpoint)
-        return _Plan(lanes, self.lanes_with, server)
+        return _Plan(lanes, self.lanes_with, server, toy=self if self.looks else None)
+
+    def replacement(self, redis: RedisSettings, pool: str) -> Coroutine[Any, Any, _Plan] | None:
+        """Waits until another plan should replace this one, and returns that plan; None if none ever does."""
+        if self.looks:
+            return _wait_for_model_server(self)
+        if self.server is None or self.toy is None:
+            return None
+        return _wait_until_away(self.server, self.toy, partial(_any_lane_works, redis, pool))
 
 
 async def _up(
@@ -131,14 +153,14 @@ async def _up(
 
 
 async def _keep_serving(plan: _Plan, redis: RedisSettings, *, pool: str, report: Report) -> int:
-    """Serve the plan. If a real model server appears while the toy serves, switch to it."""
-    toy: _Plan | None = None
+    """Serve the plan. If a model server appears while the built-in model serves, switch to it, and back if it stays
+    away."""
     while True:
-        code, better = await _serve(plan, redis, pool, report)
-        if better is not None:
-            toy, plan = replace(plan, avoids=(*plan.avoids, better.endpoint)), plan.served_by(better)
-        elif code != OK and toy is not None:  # the better server cannot be served
-            plan, toy = toy, None
+        code, replacement = await _serve(plan, redis, pool, report)
+        if replacement is not None:
+            plan = replacement
+        elif code != OK and plan.toy is not None and plan.server is not None:  # the model server cannot be served
+            plan = replace(plan.toy, avoids=(*plan.toy.avoids, plan.server.endpoint))
         else:
             return code
 
@@ -168,60 +190,92 @@ async def _start_pool(
         report("listen", text, redis=public.safe_url)
 
 
-async def _serve(plan: _Plan, redis: RedisSettings, pool: str, report: Report) -> tuple[int, ModelServer | None]:
-    """Serve the lanes. Returns the exit code, or the model server that replaces the built-in model."""
+async def _serve(plan: _Plan, redis: RedisSettings, pool: str, report: Report) -> tuple[int, _Plan | None]:
+    """Serve the lanes. Returns the exit code, and the plan that replaces this one if there is one."""
     async with AsyncExitStack() as stack:
         if plan.server is not None:
             chosen = describe_choice(plan.server)
             report("model", f"model   {chosen}", model=chosen, endpoint=plan.server.endpoint)
-        lanes = [await _with_model(lane, stack, report) for lane in plan.lanes]
+        hint = _SWITCHES if plan.looks else _STAYS
+        lanes = [await _with_model(lane, stack, report, hint) for lane in plan.lanes]
         unready, llm = {lane.name for lane in lanes}, short_names().get("LLM", "")
         workers = [WorkerProcess(lane, redis, pool, report, unready, llm) for lane in lanes]
-        return await _serve_all(
-            workers, partial(_wait_for_model_server, plan.lanes[0], plan.avoids) if plan.looks else None
-        )
+        return await _serve_all(workers, plan.replacement(redis, pool))
 
 
-async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report) -> LaneSettings:
+async def _with_model(lane: LaneSettings, stack: AsyncExitStack, report: Report, hint: str) -> LaneSettings:
     """The lane, with the built-in model's server running if it needs one."""
     if not needs_builtin_server(lane):
         return lane
     with download_bar(stderr=True) as show:
         lane = await stack.enter_async_context(with_builtin_server(lane, partial(show, f"fetching {MODEL_NAME}")))
     model = f"{MODEL_NAME}, a built-in toy of 135 million parameters"
-    hint = "For a real one see `tokenlane probe`; `up` switches to it once it runs."
     report("model", f"model   {model}.\n        {hint}", model=model)
     return lane
 
 
 async def _serve_all(
-    workers: list[WorkerProcess], look: Callable[[], Coroutine[Any, Any, ModelServer]] | None
-) -> tuple[int, ModelServer | None]:
-    """Run all workers. When one cannot start, or a better model server appears, stop them all."""
+    workers: list[WorkerProcess], replacement: Coroutine[Any, Any, _Plan] | None
+) -> tuple[int, _Plan | None]:
+    """Run all workers. When one cannot start, or another plan should replace this one, stop them all."""
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(worker.run()) for worker in workers]
-        looking = [tasks.create_task(look())] if look is not None else []
-        await asyncio.wait([*running, *looking], return_when=asyncio.FIRST_COMPLETED)
-        for task in (*running, *looking):
+        waiting = [tasks.create_task(replacement)] if replacement is not None else []
+        await asyncio.wait([*running, *waiting], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*running, *waiting):
             task.cancel()
     code = max((task.result() for task in running if not task.cancelled()), default=OK)
-    return code, next((task.result() for task in looking if not task.cancelled()), None)
+    return code, next((task.result() for task in waiting if not task.cancelled()), None)
 
 
-async def _wait_for_model_server(toy: LaneSettings, avoids: Collection[str]) -> ModelServer:
-    """Wait for a model server with a model that can chat."""
+async def _wait_for_model_server(plan: _Plan) -> _Plan:
+    """Wait for a model server that can chat and answers steadily. Returns the plan to serve it."""
     errors = InternalErrors()
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
-            server = await find_model_server(toy, search_targets(configured_model_servers()), avoids)
+            server = await find_model_server(plan.lanes[0], search_targets(configured_model_servers()), plan.avoids)
+            if server is not None and await _answers_steadily(server):
+                return plan.served_by(server)
         except UserError:  # llm.toml is being edited
             continue
         except Exception as error:
-            errors.record("look for a model server", error)
+            errors.record("search for a model server", error)
+
+
+async def _answers_steadily(server: ModelServer) -> bool:
+    for _ in range(_STEADY_CHECKS):
+        await asyncio.sleep(_STEADY_EVERY_S)
+        if (await probe_target(Target(server.lane, server.provider))).problem is not None:
+            return False
+    return True
+
+
+async def _wait_until_away(server: ModelServer, toy: _Plan, any_lane_works: Callable[[], Awaitable[bool]]) -> _Plan:
+    """Wait until the model server has not answered for `_AWAY_S` and no lane works. Returns the plan with the
+    built-in model."""
+    clock, errors = asyncio.get_running_loop().time, InternalErrors()
+    answered_at = clock()
+    while True:
+        await asyncio.sleep(_LOOK_AGAIN_S)
+        try:
+            problem = (await probe_target(Target(server.lane, server.provider))).problem
+            if problem is None or problem.code != Code.MODEL_SERVER:
+                answered_at = clock()
+            elif clock() >= answered_at + _AWAY_S and not await any_lane_works():
+                break
+        except LlmError:  # the pool does not answer
             continue
-        if server is not None:
-            return server
+        except Exception as error:
+            errors.record("check of the model server", error)
+    note(f"tokenlane: {server.endpoint} has not answered for {_AWAY_S:g} s; serving the built-in model again", err=True)
+    return toy
+
+
+async def _any_lane_works(redis: RedisSettings, pool: str) -> bool:
+    async with connect(redis.url, pool) as opened:
+        lanes = (await take_snapshot(opened)).lanes
+    return any(lane.state.accepts_work and not is_fallback(lane.name) for lane in lanes)
 
 
 async def _prepare(
