@@ -183,7 +183,7 @@ def _waits_for(snapshot: Snapshot, role: RoleStatus) -> str:
 
 
 def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Iterable[_Row]) -> Table:
-    return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _STYLES)
+    return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _STYLES, splits=True)
 
 
 def _error(error: LastError | None) -> str:
