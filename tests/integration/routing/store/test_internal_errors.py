@@ -43,7 +43,7 @@ STEPS: list[tuple[type, str]] = [
     (Hub, "_deliver"),
     (LaneWorker, "_poll_iteration"),
     (Publisher, "_collect"),
-    (ClientHeartbeat, "_look_until"),
+    (ClientHeartbeat, "_check_requests_until"),
     (WorkerMessages, "_batch"),
 ]
 
