@@ -59,7 +59,8 @@ def test_a_rehearsal_tries_every_command_of_the_scripts() -> None:
 
 
 async def test_the_documented_user_does_all_that_is_to_be_done(server: Server, tmp_path: Path) -> None:
-    """A worker, an agent, `status --check` and `worker --check` work, and the server has refused nothing."""
+    """A worker, an agent, `status --check` and `worker --check` work. The server refuses nothing but INFO, which is
+    optional."""
     url = await user(server, *documented())
     async with Simulator() as backend, farm(tmp_path, url) as opened:
         await opened.worker("gpu0", backend)
@@ -70,7 +71,9 @@ async def test_the_documented_user_does_all_that_is_to_be_done(server: Server, t
         for child in [await opened.tokenlane(*command) for command in commands]:
             ended = await child.ended()
             assert ended.code == 0, ended
-    assert await server.ask("ACL", "LOG") == []
+    log = await server.ask("ACL", "LOG")
+    assert isinstance(log, list)
+    assert {entry[entry.index(b"object") + 1] for entry in log} <= {b"info"}, log
 
 
 REFUSED = {
@@ -171,7 +174,7 @@ async def test_servers_that_cannot_hold_a_pool(tmp_path: Path) -> None:
             assert refused.value.message == problem
         async with valkey(tmp_path, "--cluster-enabled", "yes", "--cluster-config-file", "c") as node:
             async with connect(f"redis://127.0.0.1:{node}") as pool:
-                with pytest.raises(PoolUnavailable, match="cluster") as refused:
+                with pytest.raises(PoolUnavailable, match="Cluster") as refused:
                     await rehearse(pool)
                 assert refused.value.retryable
         async with _sentinel(tmp_path, master) as port, connect(f"redis://127.0.0.1:{port}") as pool:
