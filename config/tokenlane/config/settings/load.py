@@ -229,6 +229,7 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
     lane = LaneSection.model_validate({key: setting.value for key, setting in settings.lane(name).items()})
     assert lane.provider is not None
     key, source = _api_key(lane.api_key_env, name)
+    pins = {model: pin.digest for model, pin in settings.document.models.items() if pin.digest}
     return LaneSettings(
         name=name,
         provider=lane.provider,
@@ -239,7 +240,8 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
         api_key_from=source,
         max_input_tokens=lane.max_input_tokens,
         auto_pull=bool(lane.auto_pull),
-        digests={model: pin.digest for model, pin in settings.document.models.items() if pin.digest},
+        digests=pins,
+        pinned_by={model: settings.leaves["models", model, "digest"].source for model in pins},
         **{stage: getattr(lane, setting) / 1000 for stage, setting in _TIMEOUTS.items()},
     )
 

@@ -122,6 +122,7 @@ class LaneSettings:
     max_input_tokens: int | None = None  # an estimate; longer prompts are refused; None: no limit
     auto_pull: bool = False  # pull a missing model when a request names it
     digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: the digest that it must have
+    pinned_by: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: FILE:LINE of that digest
 
     def __post_init__(self) -> None:
         if not is_name(self.name):

@@ -158,6 +158,7 @@ def _with_speed(progress: Progress, began_at: float, bytes_before: int, now: flo
 
 def _table(listed: list[ModelInfo]) -> Table:
     headings = ("MODEL", "LANE", "PROVIDER", "LOADED", "SIZE", "QUANT", "CONTEXT", "CAN", "DIGEST")
+    any_pinned = any(info.pinned_by for info in listed)
     rows = [
         (
             info.name,
@@ -169,7 +170,8 @@ def _table(listed: list[ModelInfo]) -> Table:
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",
             (info.digest or "-").removeprefix("sha256:")[:12],  # as in Ollama's list; `verify` prints all of it
+            *((info.pinned_by or "-",) if any_pinned else ()),
         )
         for info in listed
     ]
-    return Table(headings, rows, {})
+    return Table((*headings, "PINNED BY") if any_pinned else headings, rows, {})

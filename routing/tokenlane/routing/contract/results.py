@@ -12,7 +12,10 @@ from .wire import Value
 
 
 class ModelInfo(Value):
-    """A model as its model server lists it. A field that the server omits is None. `context_length` is in tokens."""
+    """A model as its model server lists it. A field that the server omits is None. `context_length` is in tokens.
+
+    `pinned_by` is the file and line that pin the model's digest, on the host of the lane's worker; None: not pinned.
+    """
 
     name: str
     provider: str = ""
@@ -23,6 +26,7 @@ class ModelInfo(Value):
     context_length: int | None = None
     loaded: bool | None = None
     capabilities: tuple[str, ...] = ()
+    pinned_by: str | None = None
 
     @property
     def chats(self) -> bool:

@@ -269,6 +269,16 @@ async def test_the_report_names_the_effect_of_another_server(pool: Pool) -> None
     assert "--provider ollama" in problem.advice
 
 
+async def test_pins_are_shown_with_their_file(processes: Farm, backend: Simulator, tmp_path: Path) -> None:
+    """The report names each pinned model and the line of the file that pins it, in text and in JSON."""
+    file = tmp_path / "pins.toml"
+    file.write_text(f'[models.other]\ndigest = "sha256:{"0" * 64}"\n')
+    told_as_text = await check(processes, backend.url, "--config", str(file))
+    told_as_json = await check(processes, backend.url, "--config", str(file), "--json")
+    assert block(told_as_text.out)["pins"] == f"other, by {file}:2"
+    assert json.loads(told_as_json.out)["pins"] == {"other": f"{file}:2"}
+
+
 @pytest.mark.parametrize("pinned", ["sim", "other"])
 async def test_a_model_that_is_not_as_pinned(pool: Pool, pinned: str) -> None:
     """A pinned model that the lane leaves out is a problem; a pin on what is not there is none."""

@@ -43,6 +43,13 @@ def test_a_list_fits_a_screen() -> None:
     assert [row[-1] for row in rows] == ["0123456789ab", "-"]
 
 
+def test_a_list_names_the_file_of_a_pin() -> None:
+    """The column for pins appears only if a model is pinned."""
+    pinned, free = ModelInfo(name="a", pinned_by="/etc/llm.toml:2"), ModelInfo(name="b")
+    assert [row[-1] for row in _table([pinned, free]).rows] == ["/etc/llm.toml:2", "-"]
+    assert len(_table([free]).rows[0]) == len(_table([pinned]).rows[0]) - 1
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [(0, "0 B"), (999, "999 B"), (999.6, "1.0 kB"), (999_950, "1.0 MB"), (999_949, "999.9 kB"), (2e9, "2.0 GB")],
@@ -53,7 +60,7 @@ def test_sizes(number: float, text: str) -> None:
 
 
 async def test_a_list_says_where_its_models_are() -> None:
-    """A model in a list names its provider and lane, whether or not the provider did so."""
+    """A model in a list names its provider, its lane and its pin, whether or not the provider did so."""
 
     class Bare:
         async def models(self) -> list[ModelInfo]:
@@ -67,10 +74,11 @@ async def test_a_list_says_where_its_models_are() -> None:
     async def tell(progress: Progress) -> None:
         raise AssertionError(progress)
 
-    settings = LaneSettings("gpu0", "parrot", "http://gpu0")
+    pins, files = {"m": f"sha256:{'0' * 64}"}, {"m": "llm.toml:2"}
+    settings = LaneSettings("gpu0", "parrot", "http://gpu0", digests=pins, pinned_by=files)
     lane = LaneModels(settings, Bare(), announced, look, lambda _: None)  # type: ignore[arg-type]  # all a list needs
     (found,) = (await lane.carry_out(ModelCommand(action="list"), tell)).models
-    assert (found.name, found.provider, found.lane) == ("m", "parrot", "gpu0")
+    assert (found.name, found.provider, found.lane, found.pinned_by) == ("m", "parrot", "gpu0", "llm.toml:2")
 
 
 async def test_what_a_lane_has_is_looked_at_in_turn() -> None:

@@ -17,7 +17,7 @@ from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.worker.providers import LlmProvider, Loads, Pulls, SuggestsAlternatives, Verifies
 
-from .pinned_digests import check_pin, pin_of
+from .pinned_digests import check_pin, pin_of, pin_source
 from .shared_pull import ReportProgress, SharedPull
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,12 @@ class LaneModels:
             case "list":
                 here = {"provider": self._settings.provider, "lane": self._settings.name}
                 models = await self._provider.models()
-                return ModelReport(models=tuple(info.model_copy(update=here) for info in models))
+                return ModelReport(
+                    models=tuple(
+                        info.model_copy(update={**here, "pinned_by": pin_source(self._settings, info.name)})
+                        for info in models
+                    )
+                )
             case "verify":
                 return ModelReport(models=await self._verify(model))
             case "pull":

@@ -17,6 +17,12 @@ def pin_of(settings: LaneSettings, model: str) -> str | None:
     return None if name is None else settings.digests[name]
 
 
+def pin_source(settings: LaneSettings, model: str) -> str | None:
+    """The file and line that pin the model; None if it is not pinned."""
+    name = served_name(model, tuple(settings.digests))
+    return None if name is None else settings.pinned_by.get(name)
+
+
 async def check_pin(
     settings: LaneSettings, provider: LlmProvider, model: str, listed: Sequence[ModelInfo] = ()
 ) -> None:
