@@ -112,7 +112,7 @@ def test_up_serves_chat_until_it_is_interrupted(home: Path) -> None:
         assert ending["usage"]["completion_tokens"] == 8
         with running("up", home=home) as second:
             assert second.ends() == 2
-            assert "runs already" in second.output
+            assert "already running" in second.output
         up.process.send_signal(signal.SIGINT)
         assert up.ends() == 0, up.output
         assert "Traceback" not in up.output

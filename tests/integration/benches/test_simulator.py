@@ -117,9 +117,9 @@ async def test_requests_over_capacity_wait() -> None:
         (
             "f.toml",
             "[[fault]]\nstatus = 200\n\n[[fault]]\ncut_aftr = 1\n",
-            "line 5: 'cut_aftr' is no key of a fault.",
+            "line 5: unknown key 'cut_aftr'.",
         ),
-        ("f.json", '[{\n "nosuch": 1}]', "line 2: 'nosuch' is no key of a fault. Allowed: answers_as, "),
+        ("f.json", '[{\n "nosuch": 1}]', "line 2: unknown key 'nosuch'. Allowed: answers_as, "),
         ("none.toml", None, "cannot be read"),
     ],
 )

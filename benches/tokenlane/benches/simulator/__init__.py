@@ -1,6 +1,6 @@
-"""A simulated model server: a real server's dialect, deterministic text instead of a model, and faults on demand.
+"""A simulated model server with the dialect of a real server, deterministic text and faults on demand.
 
-Used by tests, benchmarks and agents' authors, in process (`async with Simulator(api="ollama") as simulator`) or as
+Tests, benchmarks and authors of agents run it in their process, `async with Simulator(api="ollama")`, or as
 `tokenlane simulate`.
 """
 

@@ -1,4 +1,4 @@
-"""A condition variable for one event loop: tasks wait until a predicate holds."""
+"""A condition variable for one event loop, with which tasks wait until a predicate is true."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 
 class Condition:
-    """Tasks wait for a predicate, which is checked again after each `notify`."""
+    """Lets tasks wait until a predicate is true. Predicates are checked again after each `notify`."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
 
     def notify(self) -> None:
-        """Let every waiting task check its predicate again."""
+        """Make every waiting task check its predicate again."""
         waiting, self._waiting = self._waiting, []
         for notified in waiting:
             if not notified.done():
                 notified.set_result(None)
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds."""
+        """Wait until `condition` returns True."""
         while not condition():
             notified = asyncio.get_running_loop().create_future()
             self._waiting.append(notified)

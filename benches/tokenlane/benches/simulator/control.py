@@ -1,4 +1,4 @@
-"""The pages under `/simulator/`, by which tests watch and control the simulator."""
+"""The pages under `/simulator/`, with which tests observe and control the simulator."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PATIENCE_S = 30
 def control_pages(
     log: Log, engine: Engine, release: Callable[[int | None], None]
 ) -> Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
-    """Return the pages, by method and path."""
+    """Return the pages by `METHOD /path`. `release` lets a held request continue, or all of them if it gets None."""
 
     async def show_log(request: web.Request) -> web.Response:
-        """All requests, or the requests from number `?since=` on."""
+        """Return the log, or with `?since=` only requests with at least this index."""
         since = _number(request, "since")
         return web.json_response([received.summary() for received in log if received.index >= since])
 
     async def show_state(_: web.Request) -> web.Response:
-        """Slots, waiting requests and models."""
+        """Return the numbers of running and waiting requests, and the models."""
         return web.json_response(
             {
                 "running": engine.running,
@@ -35,7 +35,10 @@ def control_pages(
         )
 
     async def wait_for(request: web.Request) -> web.Response:
-        """Answers when the query's numbers of requests are `received`, `held` and `ended`; with 408 after 30 s."""
+        """Return the log once at least the requested numbers of requests are `received`, `held` and `ended`.
+
+        After 30 s the status is 408.
+        """
         count, held, ended = (_number(request, name) for name in ("received", "held", "ended"))
         try:
             await log.wait_for(
@@ -51,7 +54,7 @@ def control_pages(
         return await show_log(request)
 
     async def let_go(request: web.Request) -> web.Response:
-        """Releases the held request `?index=`, or all held requests."""
+        """Release the held request `?index=`, or all held requests."""
         release(_number(request, "index") if "index" in request.query else None)
         return web.Response(status=204)
 
@@ -66,5 +69,5 @@ def control_pages(
 def _number(request: web.Request, name: str) -> int:
     value = request.query.get(name, "0")
     if not value.isdecimal():
-        raise web.HTTPBadRequest(text=f"{name} must be a number")
+        raise web.HTTPBadRequest(text=f"{name} must be a whole number")
     return int(value)

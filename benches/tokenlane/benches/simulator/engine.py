@@ -1,4 +1,4 @@
-"""The engine behind every dialect: slots and their queue, loading of models, and the text of answers."""
+"""The engine of the simulator: slots and their queue, the loading of models, and answers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .model.refusals import Refused
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the engine is.
+    """The speed of the engine.
 
     Args:
-        first_s: the time from getting a slot to the first token.
+        first_s: the time from the start in a slot to the first token.
         next_s: the time between tokens.
-        pull_s: the time for a pull, whatever its size.
+        pull_s: the time for a pull, whatever the size of the model.
     """
 
     first_s: float = 0
@@ -34,30 +34,33 @@ class Pace:
 
 @dataclass
 class Counts:
-    """The counters of a server's metrics."""
+    """The counters for a server's metrics."""
 
     prompt_tokens: int = 0
     tokens: int = 0
     finished: dict[str, int] = field(default_factory=dict)
-    """Answers by why they ended."""
+    """The number of answers by finish reason."""
     dropped: int = 0
-    """Whose client went away."""
+    """The number of requests whose client disconnected."""
     refused: int = 0
+    """The number of requests that found the queue full."""
     first_s: float = 0
-    """All times to the first token together."""
+    """The sum of all times to the first token."""
 
     @property
     def answers(self) -> int:
-        """The number of answers that ended."""
+        """The number of finished answers."""
         return sum(self.finished.values())
 
 
 class Engine:
-    """Serves `capacity` requests at once; others wait, `queue` at most.
+    """Serves requests from slots.
 
     Args:
-        tokens: in an ordinary answer.
-        seed: of the text; None: words are counted.
+        capacity: the number of slots.
+        queue: how many requests may wait for a slot; None: no limit.
+        tokens: the number of tokens in an ordinary answer.
+        seed: the seed of the text; None: the text is numbered words.
     """
 
     def __init__(
@@ -75,12 +78,12 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Slots in use."""
+        """The number of slots in use."""
         return sum(slot is not None for slot in self.slots)
 
     @contextmanager
     def playing(self, player: Player) -> Iterator[None]:
-        """Let `abort` end this player while the block runs."""
+        """Let `abort` stop this player while the block runs."""
         self._players[player] = None
         try:
             yield
@@ -88,7 +91,7 @@ class Engine:
             del self._players[player]
 
     def abort(self) -> None:
-        """End all running answers."""
+        """End all running answers with the finish reason `abort`."""
         for player in self._players:
             player.stop("abort")
 
@@ -103,10 +106,10 @@ class Engine:
 
     @asynccontextmanager
     async def slot(self, received: Received) -> AsyncIterator[None]:
-        """A slot, as soon as one is free.
+        """Wait for a free slot, and hold it while the block runs.
 
         Raises:
-            Refused: too many wait already.
+            Refused: too many requests are waiting.
         """
         if self.queue is not None and self._freed.locked() and self.waiting >= self.queue:
             self.counts.refused += 1
@@ -129,10 +132,10 @@ class Engine:
             self._freed.release()
 
     async def instance(self, model: Model, script: FaultScript, *, context_length: int | None = None) -> Instance:
-        """The model in memory, loaded if it is not there.
+        """Return an instance of the model, and load the model if necessary.
 
         Raises:
-            Refused: the script wants it to fail, or it does not fit.
+            Refused: the script demands a failure, the server sleeps, or the model needs too much memory.
         """
         if self.sleeping:
             raise Refused("sleeping", model=model.name)
@@ -143,10 +146,15 @@ class Engine:
         return await self.models.load(model, context_length)
 
     def answer(self, index: int, ask: Ask, model: str, context_length: int, script: FaultScript) -> SimulatedAnswer:
-        """The model's answer to a request.
+        """Return the model's answer to a request.
+
+        Args:
+            index: the number of the request.
+            model: the name of the model in the answer.
+            context_length: how many tokens prompt and answer may have together.
 
         Raises:
-            Refused: the prompt is longer than its context.
+            Refused: the prompt does not fit in the context.
         """
         prompt_tokens = ask.prompt_tokens
         while ask.truncate and prompt_tokens >= context_length and (shorter := _shorter(ask.turns)):
@@ -162,7 +170,7 @@ class Engine:
 
 
 def _shorter(turns: tuple[ConversationTurn, ...]) -> tuple[ConversationTurn, ...]:
-    """Return the turns without the oldest that is no instruction; empty if only that one is left."""
+    """Return the turns without the oldest one that is not a system message; empty if it is the only such turn."""
     places = [place for place, turn in enumerate(turns) if turn.role != "system"]
     return turns[: places[0]] + turns[places[0] + 1 :] if len(places) > 1 else ()
 

@@ -1,4 +1,4 @@
-"""One request that the simulator serves: its fault script, and how its answer is sent."""
+"""A request to the simulator with its fault script, and the sending of its answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .log import Log, Received
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request, its entry in the log, and its fault script."""
+    """A request, its entry in the log, and its fault script. `keeps_alive`: whether connections survive a stream."""
 
     request: web.Request
     received: Received
@@ -27,10 +27,10 @@ class Exchange:
     keeps_alive: bool
 
     async def perform(self, encoded: Encoded, first_s: float, next_s: float, *, stream: bool) -> web.StreamResponse:
-        """Send the answer at this pace, or at the script's. Without a stream, send it at once when a stream would end.
+        """Send the answer at this pace or at the script's. Without a stream, send it when a stream would end.
 
         Raises:
-            SendError, CloseConnection, StaySilent: as `Player.perform`.
+            SendError, CloseConnection, StaySilent: as for `Player.perform`.
         """
         script = self.script
         first_s = first_s if script.ttft_ms is None else script.ttft_ms / 1000
@@ -49,7 +49,7 @@ class Exchange:
         return web.Response(body=json.dumps(encoded.unstreamed_body()).encode(), headers=headers)
 
     def send_events(self, kind: str, events: Iterable[bytes]) -> web.StreamResponse:
-        """Send a stream of these events."""
+        """Send a stream with these events."""
         wire = self._wire()
         wire.head(200, {"Content-Type": kind})
         for data in events:

@@ -1,4 +1,4 @@
-"""Faults in a file: which requests they hit, and what happens to these requests. docs/simulator.md lists the keys."""
+"""Reads faults from a file, and picks the fault of each request. docs/simulator.md lists the keys."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _TABLE = "fault"
 
 
 class Fault(FaultScript):
-    """A fault script, and the requests it hits."""
+    """A fault script, and which requests it applies to."""
 
     request: int = Field(1, ge=1)
-    """The first it meets, of those that fit `path` and `model`."""
+    """The first request that the fault applies to, counted from 1 among those that match `path` and `model`."""
     times: int = Field(1, ge=0)
-    """How many it meets; 0: all from there on."""
+    """How many requests the fault applies to; 0: all from `request` on."""
     path: str | None = None
-    """The requests to this path, `*` for any part of it; unset: chats."""
+    """The path of the requests, in which `*` matches any text; None: all paths for chats."""
     model: str | None = None
-    """Those for this model, `*` for any part of its name."""
+    """The model of the requests, in which `*` matches any text; None: all models."""
 
     def fits(self, path: str, model: str, *, chats: bool) -> bool:
         """Whether the fault matches this request."""
@@ -43,14 +43,14 @@ class Fault(FaultScript):
 
 
 class Faults:
-    """Counts the requests that match each fault."""
+    """A list of faults. It counts the requests that match each of them."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self._faults = tuple(faults)
         self._met: Counter[int] = Counter()
 
     def next_fault(self, path: str, model: str, *, chats: bool) -> Fault | None:
-        """Return the first fault that hits this request; every fault that matches it counts it."""
+        """Return the first fault that applies to this request, and count the request for all faults that match it."""
         due: Fault | None = None
         for place, fault in enumerate(self._faults):
             if not fault.fits(path, model, chats=chats):
@@ -63,34 +63,34 @@ class Faults:
 
 
 def read_faults(file: Path) -> list[Fault]:
-    """The faults in a file: TOML with `[[fault]]` tables, or JSON with a list of objects.
+    """Read faults from a file: TOML with `[[fault]]` tables, or JSON with a list of objects.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else; the message says line, key and what is allowed.
+        ConfigError: the file cannot be read or is malformed. The message names the line, the key and what is allowed.
     """
     try:
         text = read_file(file, _LARGEST_BYTES).decode()
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{file}: not UTF-8. A fault file is TOML or JSON.") from None
+        raise ConfigError(f"{file} is not UTF-8: a fault file is TOML or JSON in UTF-8.") from None
     return parse_faults(text, str(file), as_json=file.suffix == ".json")
 
 
 def parse_faults(text: str, name: str, *, as_json: bool) -> list[Fault]:
-    """The same from the text itself.
+    """Read faults from text.
 
     Args:
-        name: what messages call it.
+        name: the name of the source for error messages.
 
     Raises:
-        ConfigError: as `read_faults`.
+        ConfigError: the text is malformed.
     """
     entries = _from_json(text, name) if as_json else _from_toml(text, name)
     faults: list[Fault] = []
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise ConfigError(f"{_at(name, text, place, None, as_json=as_json)}: a fault is a table of keys.")
+            raise ConfigError(f"{_at(name, text, place, None, as_json=as_json)}: a fault must be a table of keys.")
         try:
             faults.append(Fault.model_validate(entry))
         except ValidationError as error:
@@ -109,11 +109,13 @@ def _from_toml(text: str, name: str) -> list[Any]:
     for key in content:
         if key != _TABLE:
             line = line_of(lines_of(text), (key,))
-            raise ConfigError(f"{name}, line {line}: {key!r} is unknown here. Allowed: [[{_TABLE}]] tables.")
+            raise ConfigError(f"{name}, line {line}: unknown key {key!r}. A fault file has only [[{_TABLE}]] tables.")
     entries = content.get(_TABLE, [])
     if not isinstance(entries, list):
         line = line_of(lines_of(text), (_TABLE,))
-        raise ConfigError(f"{name}, line {line}: write [[{_TABLE}]] with two brackets: there may be several.")
+        raise ConfigError(
+            f"{name}, line {line}: write [[{_TABLE}]] with two brackets, since there may be several faults."
+        )
     return entries
 
 
@@ -125,7 +127,7 @@ def _from_json(text: str, name: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not JSON: {error}.") from None
     if not isinstance(content, list):
-        raise ConfigError(f"{name}, line 1: faults in JSON are a list of objects.")
+        raise ConfigError(f"{name}, line 1: a fault file in JSON must be a list of objects.")
     return content
 
 
@@ -134,7 +136,7 @@ def _complaint(key: str, kind: str, message: str) -> str:
         return f"{key}: {message[:1].lower()}{message[1:]}."
     close = difflib.get_close_matches(key, Fault.model_fields, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{key!r} is no key of a fault.{meant} Allowed: {', '.join(sorted(Fault.model_fields))}."
+    return f"unknown key {key!r}.{meant} Allowed: {', '.join(sorted(Fault.model_fields))}."
 
 
 def _at(name: str, text: str, place: int, key: str | None, *, as_json: bool) -> str:
@@ -144,12 +146,12 @@ def _at(name: str, text: str, place: int, key: str | None, *, as_json: bool) -> 
 
 
 def _json_line(text: str, place: int, key: str | None) -> int:
-    """Return the line of an element of the list, or of a key in it. The text must be valid."""
+    """Return the line number of an element of the list, or of a key in that element. The text must be valid JSON."""
     decoder = json.JSONDecoder()
     start = end = text.index("[") + 1
     for _ in range(place + 1):
         start = end + len(text[end:]) - len(text[end:].lstrip(" \t\r\n,"))
         _, end = decoder.raw_decode(text, start)
-    if key is not None and (found := re.search(re.escape(json.dumps(key)) + r"\s*:", text[start:end])):
-        start += found.start()
+    if key is not None and (match := re.search(re.escape(json.dumps(key)) + r"\s*:", text[start:end])):
+        start += match.start()
     return text.count("\n", 0, start) + 1

@@ -1,4 +1,4 @@
-"""The log of received requests, which tests read."""
+"""The log of received requests, for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .condition import Condition
 from .model.answer import Part
 
 KEPT = 10_000
-"""Requests remembered."""
+"""The number of requests that the log keeps."""
 
 _SECRET = {"authorization", "cookie", "proxy-authorization"}
 
@@ -23,30 +23,32 @@ Ending = Literal["completed", "refused", "failed", "disconnected"]
 
 @dataclass
 class Received:
-    """One request as it came in, what has been sent to it, and how it ended so far."""
+    """A received request, what was sent in answer to it, and how it ended."""
 
     index: int
     body: bytes
     headers: dict[str, str]
     model: str
     peer: str
-    """The connection it came over."""
+    """The client's address."""
     path: str = ""
     sent: int = 0
-    """Tokens sent; of a pull, lines of progress."""
+    """The number of tokens sent, or for a pull the number of lines of progress."""
     held: bool = False
+    """Whether the answer waits to be released."""
     ended: Ending | None = None
+    """How the request ended; None: it has not ended."""
     released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     cut: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Closes its connection."""
+    """Closes the connection."""
     parts: Sequence[str | Part] = field(default=(), repr=False)
-    """The tokens there are to send."""
+    """The tokens of the answer; once the request has ended, those that were sent."""
     prefill: str = field(default="", repr=False)
-    """What its answer begins with already."""
+    """The beginning of the answer, which the request contains."""
 
     @property
     def text(self) -> str:
-        """All that was sent so far: text, reasoning and arguments of tool calls, in order."""
+        """The text, reasoning and arguments of tool calls that were sent so far, in order."""
         return "".join(part if isinstance(part, str) else part.text for part in self.parts[: self.sent])
 
     def end(self, how: Ending) -> None:
@@ -55,7 +57,7 @@ class Received:
         self.parts = self.parts[: self.sent]
 
     def summary(self) -> dict[str, JsonValue]:
-        """Return the entry of `/simulator/log`, without credentials."""
+        """Return the entry for `/simulator/log`, without credentials."""
         return {
             "index": self.index,
             "path": self.path,
@@ -72,17 +74,17 @@ class Received:
 
 
 class Log(deque[Received]):
-    """The last requests, oldest first."""
+    """The last requests, the oldest first."""
 
     def __init__(self) -> None:
         super().__init__(maxlen=KEPT)
         self.changed = Condition()
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `condition` holds; it is looked at whenever a request comes, moves on or ends.
+        """Wait until `condition` returns True. It is called again when a request arrives, is held, or ends.
 
         Raises:
-            TimeoutError: it did not in time.
+            TimeoutError: `condition` was not true in time.
         """
         async with asyncio.timeout(timeout_s):
             await self.changed.wait_for(condition)

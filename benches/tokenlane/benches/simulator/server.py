@@ -1,4 +1,4 @@
-"""A simulated model server: a real server's dialect, deterministic text instead of a model, and faults on demand."""
+"""The simulated model server: accepts requests, picks their faults, and answers them with an engine and a dialect."""
 
 from __future__ import annotations
 
@@ -41,16 +41,18 @@ _EXCHANGE = web.RequestKey("exchange", Exchange)
 class Simulator:
     """A simulated model server, as an async context manager.
 
-    The faults of a request come from the `simulate` object in its body; without it from the first matching fault; and
-    for a chat otherwise from the next script in `faults`. `log`, and the pages under `/simulator/`, list the received
+    The faults of a request are those in the object `simulate` in its body, else those of the first matching `Fault`.
+    A chat without either gets the next script in `faults`. `log` and the pages under `/simulator/` list the received
     requests and how they ended.
 
     Args:
-        api: the server to imitate, one of `dialects.DIALECTS`.
-        tokens: the tokens of an ordinary answer; `max_tokens` may lower the number.
-        capacity: how many requests are answered at once; others wait.
+        api: the server to imitate, a key of `dialects.DIALECTS`.
+        ttft_ms: the time to the first token.
+        itl_ms: the time between tokens.
+        tokens: the number of tokens in an ordinary answer. The request may set a lower limit.
+        capacity: how many requests the server answers at once; others wait.
         queue: how many requests may wait; None: as many as on the imitated server.
-        models: the models on disk, as `Model`, name or `NAME=SIZE`.
+        models: the models on disk, each a `Model`, a name, or `NAME=SIZE`.
         pullable: more models that the server can pull.
         loaded: the models in memory at the start; None: as on the imitated server.
         memory_bytes: how many bytes of models fit in memory; None: no limit.
@@ -58,7 +60,7 @@ class Simulator:
         pull_ms: the time to pull a model.
         seed: the seed of the text; None: the text is numbered words, `w0 w1 w2 `.
         api_key: the key that requests must send, on the paths where the imitated server requires a key.
-        faults: the scripts of the first chats, in order, or faults from a file.
+        faults: scripts for the first chats, in order, and `Fault`s, which say which requests they apply to.
         tls: the TLS context, to serve https.
         socket: the path of a Unix socket to listen on, in place of a port.
     """
@@ -121,7 +123,7 @@ class Simulator:
     def _on_disk(self, name: str) -> Model:
         model = self.models.find(name)
         if model is None:
-            raise ValueError(f"{name!r} cannot be loaded: it is none of the models.")
+            raise ValueError(f"{name!r} cannot be loaded: it is not in `models`.")
         return model
 
     async def __aenter__(self) -> Self:
@@ -158,11 +160,11 @@ class Simulator:
 
     @property
     def running(self) -> int:
-        """Slots in use."""
+        """The number of requests that are being answered."""
         return self.engine.running
 
     def release(self, index: int | None = None) -> None:
-        """Let a held answer continue: that of request `index`, or all."""
+        """Let the held answer to request `index` continue; None: all held answers."""
         for received in self.log:
             if index is None or received.index == index:
                 received.released.set()
@@ -174,10 +176,10 @@ class Simulator:
                 received.cut()
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
-        """Wait until `condition` holds; it is looked at whenever a request comes, moves on or ends.
+        """Wait until `condition` returns True. It is called again when a request arrives, is held, or ends.
 
         Raises:
-            TimeoutError: it did not in time.
+            TimeoutError: `condition` was not true in time.
         """
         await self.log.wait_for(condition, timeout_s)
 
@@ -189,11 +191,11 @@ class Simulator:
         """Wait until `count` requests have ended and their slots are free."""
         await self.wait_for(lambda: sum(received.ended is not None for received in self.log) >= count)
 
-    # What comes before any page.
+    # The steps before a page answers.
 
     @web.middleware
     async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Pick the fault of a request, log it, and answer it by its page."""
+        """Pick the faults of a request, log the request, and let its page answer."""
         if request.path.startswith("/simulator/"):
             return await handler(request)
         body = await request.read()
@@ -222,7 +224,7 @@ class Simulator:
             if received.ended is None:
                 received.end("failed")
             received.held = False
-            received.cut = lambda: None  # a connection may serve others by now
+            received.cut = lambda: None  # the connection may serve another request by now
             self.log.changed.notify()
 
     def _pick_fault(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> FaultScript:
@@ -233,7 +235,7 @@ class Simulator:
         return self.faults.popleft() if chats and self.faults else _NO_FAULT
 
     async def _answer_unlogged(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
-        """Answer by a page that only informs; it is not logged."""
+        """Answer a request for a page that only shows information. The log omits such requests."""
         if self._lacks_key(request):
             return self._dialect.refusal(Refused("unauthorized"))
         await asyncio.sleep((script.ttft_ms or 0) / 1000)
@@ -281,7 +283,7 @@ class Simulator:
             return False
         return request.headers.get("Authorization", "").casefold() != f"Bearer {self._key}".casefold()
 
-    # What a model server serves.
+    # The pages of a model server.
 
     async def _work(self, work: Work, request: web.Request) -> web.StreamResponse:
         exchange = request[_EXCHANGE]
@@ -324,7 +326,7 @@ class Simulator:
                 pace = engine.pace
                 try:
                     response = await exchange.perform(encoded, pace.first_s, pace.next_s, stream=ask.stream)
-                    if received.ended is None:  # before its slot is free
+                    if received.ended is None:  # before the slot becomes free
                         received.end("completed")
                 finally:
                     engine.count_answer(answer, received.sent)

@@ -1,1 +1,1 @@
-"""This machine: paths, private files, child processes, signals, the embedded server, key files, a running `up`."""
+"""What depends on this machine: paths, files, locks, child processes, signals and the embedded Redis server."""

@@ -1,4 +1,4 @@
-"""Child processes that end with this process, however it dies, and take their own children with them."""
+"""Child processes that end when this process ends, even by SIGKILL, together with their own children."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-# The shell becomes the command. A background copy of it waits for the end of its input, which comes when this process
-# dies, SIGKILL included. It then terminates the command's process group, and removes a directory if one was given ($1).
-# A terminated command may still be writing a file there, or may not obey: so it is killed, and the directory removed
-# until both are gone. In some containers nobody reaps dead processes, which then look alive: three seconds are enough.
+# The shell starts a background copy of itself, and then becomes the command. The copy waits for the end of its input,
+# which comes when this process dies, even by SIGKILL. It then terminates the command's process group and removes the
+# directory $1, if there is one. A terminated command may ignore the signal, or still write files to the directory, so
+# the copy kills the command and removes the directory until both are gone. It gives up after three seconds, since dead
+# processes that nobody reaps, as in some containers, look alive.
 _WITH_US = """\
 left=$1; shift
 exec 3<&0 </dev/null
@@ -34,23 +35,26 @@ exec "$@" 3<&-
 
 
 class Child:
-    """A command that ends when this process does; `spawn` makes it."""
+    """A command that ends when this process ends. `spawn` starts it."""
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
         self.process = process
         self._lifeline: int | None = lifeline  # this process's end of the pipe; closing it ends the command
 
     async def end(self, within_s: float) -> None:
-        """Terminate the command; kill it if that takes longer, or if this is cancelled. May be called again."""
+        """Terminate the command. Kill it if it runs for longer than `within_s`, or if this is cancelled.
+
+        Further calls do nothing.
+        """
         try:
             if self.process.returncode is None:
                 _send(self.process, signal.SIGTERM)
                 await wait_or_kill(self.process, within_s)
         finally:
             if self._lifeline is not None:
-                # Kills the waiting shell, and what the command left. The pipe is still open, so the shell is alive, and
-                # its group's number cannot belong to other processes.
-                with suppress(ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
+                # Kills the waiting shell and children that the command left. The pipe is still open, so the shell is
+                # alive, and the id of its process group cannot belong to other processes.
+                with suppress(ProcessLookupError, PermissionError):  # macOS refuses if only zombies are left
                     os.killpg(self.process.pid, signal.SIGKILL)
                 os.close(self._lifeline)
                 self._lifeline = None
@@ -65,11 +69,15 @@ async def spawn(
     environment: dict[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Child:
-    """Start a command without input, and in a new session, so that a terminal's Ctrl-C does not reach it.
+    """Start a command without input and in a new session, so that the terminal's Ctrl-C does not reach it.
 
     Args:
-        directory: its current directory, else this process's.
-        leaves: a directory to remove with it, should this process die.
+        directory: the current directory of the command; None: that of this process.
+        leaves: a directory to remove if this process dies.
+        output: where standard output goes, as for `subprocess`.
+        errors: where standard error goes, as for `subprocess`.
+        environment: the environment of the command; None: that of this process.
+        pass_fds: file descriptors that the command keeps open.
     """
     theirs, ours = os.pipe()
     try:
@@ -94,21 +102,21 @@ async def spawn(
 
 
 async def start_or_kill(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
-    """Await `asyncio.create_subprocess_exec`; if this is cancelled, kill the new process.
+    """Await `asyncio.create_subprocess_exec`, and kill the new process if this is cancelled.
 
-    asyncio would warn on standard error if the process had just died of the same Ctrl-C.
+    Without the shield, asyncio would print a warning if the same Ctrl-C had already ended the process.
     """
     task = asyncio.create_task(starting)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        with suppress(OSError):  # there is no such command
+        with suppress(OSError):  # the command does not exist
             await wait_or_kill(await task, 0)
         raise
 
 
 async def wait_or_kill(process: asyncio.subprocess.Process, within_s: float) -> None:
-    """Wait for the end of a process that was asked to end; kill it if that takes longer, or if this is cancelled."""
+    """Wait up to `within_s` for a process to end. Kill it if it takes longer, or if this is cancelled."""
     try:
         async with asyncio.timeout(within_s):
             await process.wait()
@@ -121,6 +129,6 @@ async def wait_or_kill(process: asyncio.subprocess.Process, within_s: float) -> 
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # asyncio's `kill` and `terminate` poll the process first, which takes the exit code away from a waiting task.
+    # asyncio's `kill` and `terminate` would poll the process first, and a waiting task would never get the exit code.
     with suppress(ProcessLookupError):
         os.kill(process.pid, number)

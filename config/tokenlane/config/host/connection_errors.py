@@ -1,4 +1,4 @@
-"""Explains why a connection to a server failed, with advice for each cause."""
+"""Explains why a connection to a server failed, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _NO_MORE = (errno.EMFILE, errno.ENFILE)
 
 
 def why_unreached(error: BaseException) -> str:
-    """Return the cause as the end of a sentence about the server; empty if it is not clear."""
+    """Return the cause and advice as the end of a sentence about the server; empty if the cause is unknown."""
     match error:
         case socket.gaierror():
-            return "this host does not know its name; check its spelling, and DNS."
+            return "its host name cannot be resolved; check the spelling and DNS."
         case ConnectionRefusedError():
-            return "it refused the connection, so nothing listens at that port; is it running, and is the port right?"
+            return "it refused the connection; check that it is running and that the port is right."
         case FileNotFoundError():
-            return "its socket is not there; is it running, and is the path right?"
+            return "its socket does not exist; check that it is running and that the path is right."
         case TimeoutError():
-            return "it did not take the connection in time; is it overloaded, or behind a firewall?"
+            return "it did not accept the connection in time; check whether it is overloaded or behind a firewall."
         case ConnectionResetError():
-            return "it broke the connection off at once; does something else listen at that port?"
+            return "it closed the connection at once; check that no other program listens on that port."
         case OSError(errno=number) if number in _NO_WAY:
-            return "no network leads there from this host; check the address, and the network."
+            return "there is no network route to it from this host; check the address and the network."
         case OSError(errno=number) if number in _NO_MORE:
-            return "this process may open no more connections; raise its limit (ulimit -n)."
+            return "this process cannot open more connections; raise its limit of open files (ulimit -n)."
     return ""

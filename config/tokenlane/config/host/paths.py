@@ -1,4 +1,4 @@
-"""Checks paths that a user gives, and makes the errors that name a wrong path or an empty variable."""
+"""Checks paths from options and variables, and creates the errors about wrong paths and empty variables."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from tokenlane.config.exit_codes import ConfigError
 
 DASH = Path("-")
-"""In place of a file: standard input or output. A file of that name is ./-."""
+"""Stands for standard input or output in place of a file. A file with this name is `./-`."""
 
 
 def absolute(path: Path, named_by: str) -> Path:
-    """Return the path from the root.
+    """Return the absolute path.
 
     Args:
         named_by: the option or variable that names the path.
@@ -24,27 +24,29 @@ def absolute(path: Path, named_by: str) -> Path:
         return path.absolute()
     except OSError as error:
         raise ConfigError(
-            f"{named_by} {path}: the current directory cannot be found: {error.strerror or error}. "
-            "Change to one that exists, or give the whole path."
+            f"{named_by} {path}: the current directory does not exist any more: {error.strerror or error}. "
+            "Change to an existing directory, or give an absolute path."
         ) from error
 
 
 def empty_variable(name: str) -> ConfigError:
-    """Return the error of a variable that is set but empty. Treated as not set, it would lead to the default: another
-    pool, or another model, than was meant."""
-    return ConfigError(f"{name} is set and empty: give it a value, or unset it.")
+    """Return the error for an environment variable that is set but empty.
+
+    If it were ignored, the default would apply, which may be another pool or model than the user meant.
+    """
+    return ConfigError(f"The variable {name} is set but empty: give it a value, or unset it.")
 
 
 def is_file(path: Path, or_else: str) -> bool:
     """Whether a file exists.
 
     Args:
-        or_else: the advice where its directory is closed to this user, besides opening it.
+        or_else: what the user can do instead of getting access to the directory, for the error.
 
     Raises:
-        ConfigError: its directory is closed to this user.
+        ConfigError: this user may not access the directory.
     """
-    # Path.is_file returns False for some of these errors, in some versions of Python for all.
+    # Path.is_file would return False for some of these errors, depending on the version of Python.
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -52,6 +54,6 @@ def is_file(path: Path, or_else: str) -> bool:
     except OSError as error:
         folder = path.parent if path.is_absolute() else "the current directory"
         raise ConfigError(
-            f"{path.name} cannot be looked for in {folder}: {error.strerror or error}. "
-            f"Let this user enter that directory, or {or_else}."
+            f"tokenlane cannot look for {path.name} in {folder}: {error.strerror or error}. "
+            f"Give this user access to the directory, or {or_else}."
         ) from error

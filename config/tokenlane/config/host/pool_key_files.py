@@ -1,8 +1,8 @@
-"""Pool keys, which seal the payloads of requests, and the files that hold them.
+"""Pool keys, which encrypt the payloads of requests, and the files with these keys.
 
-As text a key is `tlk1-` and 32 bytes in URL-safe base64. A key file, which only its owner may read, holds one key a
-line, the newest first. Keys below the line `# Prepared` decrypt only, until `tokenlane key rotate` makes one seal. A
-`KeyRing` is the keys of one process: the first key seals if the pool agrees, all keys decrypt.
+As text, a key is `tlk1-` followed by 32 bytes in URL-safe base64. Only its owner may read a key file. It has one key in
+each line, the newest first. The keys below the line `# Prepared` only decrypt, until `tokenlane key rotate` lets one of
+them encrypt. A `KeyRing` has the keys of one process: the first encrypts if the pool agrees, and all of them decrypt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tokenlane.config.host.private_files import write_private
 from tokenlane.config.host.socket_urls import socket_of
 
 FILE_NAME = "pool.key"
-"""The key file's name, in the embedded server's directory and next to its socket."""
+"""The name of the key file in the embedded server's directory and next to its socket."""
 
 _PREFIX = "tlk1-"
 _SIZE = 32
@@ -35,17 +35,21 @@ _PREPARED = "# Prepared: what follows only opens, until `tokenlane key rotate`.\
 
 @dataclass(frozen=True, repr=False)
 class PoolKey:
-    """A key for AES-256-GCM: 32 bytes, else a ValueError."""
+    """A key for AES-256-GCM.
+
+    Raises:
+        ValueError: the secret does not have 32 bytes.
+    """
 
     secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
         if len(self.secret) != _SIZE:
-            raise ValueError(f"a pool key has {_SIZE} bytes, not {len(self.secret)}")
+            raise ValueError(f"a pool key must have {_SIZE} bytes, not {len(self.secret)}")
 
     @classmethod
     def new(cls) -> PoolKey:
-        """Make a random key."""
+        """Return a new random key."""
         return cls(secrets.token_bytes(_SIZE))
 
     @classmethod
@@ -60,7 +64,7 @@ class PoolKey:
                 raise ValueError
             return cls(base64.b64decode(text.removeprefix(_PREFIX) + "=", altchars=b"-_", validate=True))
         except ValueError:
-            message = f"this is not a pool key: a key is {_PREFIX} and 43 characters, see `tokenlane key show --reveal`"
+            message = f"a pool key is {_PREFIX} followed by 43 characters, as `tokenlane key show --reveal` prints it"
             raise ValueError(message) from None
 
     @cached_property
@@ -78,8 +82,12 @@ class PoolKey:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The keys of a process, the newest first; empty for a pool that is not sealed. `file`: the file they come from.
-    `prepared`: keys that only decrypt yet."""
+    """The keys of a process, the newest first; no keys for a pool without encryption.
+
+    Args:
+        file: the file with the keys, if they come from a file.
+        prepared: keys that only decrypt so far.
+    """
 
     keys: tuple[PoolKey, ...] = ()
     file: Path | None = None
@@ -87,7 +95,7 @@ class KeyRing:
 
     @classmethod
     def parse(cls, *texts: str) -> KeyRing:
-        """Read keys from texts, each with any number of keys between commas or blanks.
+        """Read keys from texts in which commas or blanks separate the keys.
 
         Raises:
             ValueError: a word is not a key. The message does not quote it.
@@ -97,12 +105,12 @@ class KeyRing:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of the keys that may seal, in order."""
+        """The ids of the keys that may encrypt, in order."""
         return tuple(key.id for key in self.keys)
 
     @property
     def opening(self) -> tuple[str, ...]:
-        """The ids of all keys."""
+        """The ids of all keys, which can decrypt."""
         return tuple(key.id for key in (*self.keys, *self.prepared))
 
     def find(self, key_id: str) -> PoolKey | None:
@@ -110,7 +118,7 @@ class KeyRing:
         return next((key for key in (*self.keys, *self.prepared) if key.id == key_id), None)
 
     def reread(self) -> KeyRing:
-        """Return the keys now in the file; the same ring if it has no file, or the file cannot be read."""
+        """Read the file again; return this ring if it has no file, or if the file cannot be read."""
         if self.file is None:
             return self
         try:
@@ -127,16 +135,16 @@ def read_key_file(path: Path) -> KeyRing:
     """Read a key file.
 
     Raises:
-        ConfigError: it cannot be read, holds no key, or other users may read it.
+        ConfigError: the file cannot be read or has no key, or other users may read it.
     """
     try:
         mode = path.stat().st_mode
-        lines = read_file(path, _MOST_BYTES).decode("utf-8-sig").splitlines()  # some editors begin with a mark
+        lines = read_file(path, _MOST_BYTES).decode("utf-8-sig").splitlines()  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"The key file {path} cannot be read: {reason}.") from error
     if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"Others may read the key file {path}: chmod 600 {path}")
+        raise ConfigError(f"Other users may read the key file {path}: run chmod 600 {path}")
     try:
         start = lines.index(_PREPARED.strip()) if _PREPARED.strip() in lines else len(lines)
         ring, prepared = (
@@ -144,22 +152,24 @@ def read_key_file(path: Path) -> KeyRing:
             for part in (lines[:start], lines[start:])
         )
     except ValueError as error:
-        raise ConfigError(f"The key file {path} is wrong: {error}.") from None
+        raise ConfigError(f"The key file {path} is malformed: {error}.") from None
     if not ring.keys:
-        raise ConfigError(f"The key file {path} holds no key. `tokenlane key new --file` makes one.")
+        raise ConfigError(f"The key file {path} contains no key: create one with `tokenlane key new --file {path}`.")
     return KeyRing(ring.keys, path, prepared.keys)
 
 
 def write_key_file(
     path: Path, keys: Iterable[PoolKey], prepared: Iterable[PoolKey] = (), *, replace: bool = True
 ) -> KeyRing:
-    """Write a key file with mode 0600, whole or not at all.
+    """Write a key file with mode 0600, completely or not at all.
 
     Args:
-        prepared: the keys that only decrypt.
+        prepared: keys that only decrypt so far.
+        replace: overwrite an existing file.
 
     Raises:
-        OSError: it cannot be written; FileExistsError: it exists, and `replace` is false.
+        FileExistsError: the file exists, and `replace` is false.
+        OSError: the file cannot be written.
     """
     ring = KeyRing(tuple(keys), path, tuple(prepared))
     parts = [_HEADER, *(f"{key.reveal()}\n" for key in ring.keys)]
@@ -170,12 +180,12 @@ def write_key_file(
 
 
 def socket_keys(url: str) -> KeyRing:
-    """Return the keys in the file next to the unix socket of a Redis URL; no keys if there is no socket or no file.
+    """Return the keys in the file next to the unix socket of a Redis URL; an empty ring without socket or file.
 
     Raises:
-        ConfigError: the key file cannot be used, or its directory is closed to this user.
+        ConfigError: the key file cannot be used, or this user may not access its directory.
     """
     socket = socket_of(url)
-    if socket is None or not is_file(socket.with_name(FILE_NAME), "give the keys with TOKENLANE_POOL_KEY"):
+    if socket is None or not is_file(socket.with_name(FILE_NAME), "set TOKENLANE_POOL_KEY"):
         return KeyRing()
     return read_key_file(socket.with_name(FILE_NAME))

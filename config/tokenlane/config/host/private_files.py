@@ -8,10 +8,11 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file with mode 0600, whole or not at all.
+    """Write a file with mode 0600, completely or not at all.
 
     Raises:
-        OSError: it cannot be written; FileExistsError: it exists, and `replace` is false.
+        FileExistsError: the file exists, and `replace` is false.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

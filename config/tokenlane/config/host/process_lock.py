@@ -1,4 +1,4 @@
-"""File locks that one process of this host holds at a time; a lock ends with its process, however that dies."""
+"""File locks that one process of this host holds at a time. The death of a process releases its locks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def take_lock(path: Path) -> int | None:
-    """Lock a file, made if it does not exist, without waiting.
+    """Lock a file without waiting. The file is created if it does not exist.
 
     Returns:
-        A descriptor, which holds the lock until it is closed; None if another process has the lock.
+        A file descriptor that holds the lock until it is closed; None if another process holds the lock.
     """
     import fcntl  # missing on Windows, where neither `up` nor the built-in model runs
 
@@ -27,7 +27,7 @@ def take_lock(path: Path) -> int | None:
 
 
 async def await_lock(path: Path, poll_s: float) -> int:
-    """Lock a file once no other process has the lock; see `take_lock`."""
-    while (lock := take_lock(path)) is None:  # noqa: ASYNC110 - another process sets no event
+    """Wait until no other process holds the lock of a file, and lock it; see `take_lock`."""
+    while (lock := take_lock(path)) is None:  # noqa: ASYNC110 - another process cannot set an event
         await asyncio.sleep(poll_s)
     return lock

@@ -1,6 +1,6 @@
-"""The signals that ask a process to end (Ctrl-C, `kill`, a closed terminal), and work that they cancel.
+"""Reacts to the signals that ask a process to end: Ctrl-C, `kill` and a closed terminal.
 
-A closing terminal sends SIGHUP. Where SIGHUP is ignored from the start, as under `nohup`, it stays ignored.
+A closing terminal sends SIGHUP. If SIGHUP is ignored when the process starts, as under `nohup`, it stays ignored.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ _handlers: ContextVar[Mapping[signal.Signals, _Handler]] = ContextVar("by signal
 
 @contextmanager
 def on_stop_signals(then: _Handler, *, interrupt: bool = True) -> Iterator[None]:
-    """Call `then` with each signal that asks this process to end, while the block runs. The innermost block gets it.
+    """Call `then` with each signal that asks this process to end, while the block runs.
+
+    If blocks are nested, only the innermost block gets the signal.
 
     Args:
-        interrupt: handle SIGINT too; otherwise Ctrl-C stays a KeyboardInterrupt.
+        interrupt: handle SIGINT too; otherwise Ctrl-C raises KeyboardInterrupt as usual.
     """
     loop, outer = asyncio.get_running_loop(), _handlers.get()
     numbers = stop_signals(interrupt=interrupt)
     token = _handlers.set({**outer, **dict.fromkeys(numbers, then)})
-    with suppress(NotImplementedError):  # Windows: Ctrl-C cancels
+    with suppress(NotImplementedError):  # on Windows, where Ctrl-C cancels the main task
         for number in numbers:
             loop.add_signal_handler(number, then, number)
     try:
@@ -49,8 +51,8 @@ def stop_event(*, or_when_input_ends: bool = False) -> Iterator[asyncio.Event]:
     """Yield an event that is set when this process is asked to end.
 
     Args:
-        or_when_input_ends: set it too when standard input ends. It is a pipe from the process that started this one,
-            and ends however that process dies.
+        or_when_input_ends: also set the event when standard input ends. If standard input is a pipe from the parent
+            process, it ends when that process dies.
     """
     stopping, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -75,7 +77,7 @@ def stop_event(*, or_when_input_ends: bool = False) -> Iterator[asyncio.Event]:
 
 @asynccontextmanager
 async def cancelled_by(stopping: asyncio.Event) -> AsyncIterator[None]:
-    """Cancel what the block awaits when the event is set; the block then ends early, without an error."""
+    """Cancel the block when the event is set. The block then ends early, without an error."""
     limit = asyncio.timeout(None)
 
     async def watch() -> None:
@@ -95,7 +97,7 @@ async def cancelled_by(stopping: asyncio.Event) -> AsyncIterator[None]:
 
 
 async def until_stopped(work: Coroutine[object, object, None]) -> signal.Signals | None:
-    """Do the work, and return None; or return the signal, other than Ctrl-C's, that cancelled it."""
+    """Await `work`, and return None. If SIGTERM or SIGHUP arrives first, cancel the work and return the signal."""
     task, stopped = asyncio.create_task(work), list[signal.Signals]()
 
     def stop(number: signal.Signals) -> None:
@@ -113,9 +115,9 @@ async def until_stopped(work: Coroutine[object, object, None]) -> signal.Signals
 
 
 def stop_signals(*, interrupt: bool = True) -> list[signal.Signals]:
-    """Return the signals that ask this process to end; `interrupt`: SIGINT too."""
+    """Return the signals that ask this process to end. `interrupt`: include SIGINT."""
     signals = [signal.SIGTERM, *([signal.SIGINT] if interrupt else [])]
-    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
         signals.append(hangup)
     return signals

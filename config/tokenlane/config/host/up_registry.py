@@ -1,4 +1,4 @@
-"""This user's data directory, and how the user's other commands find a running `tokenlane up`."""
+"""This user's data directory, and the file in it with which other commands find a running `tokenlane up`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_BYTES = 65536
 
 
 class AlreadyRunning(ConfigError):
-    """This user's `tokenlane up` runs on this host already."""
+    """This user already has a `tokenlane up` running on this host."""
 
 
 class RunningUp(NamedTuple):
@@ -30,28 +30,28 @@ class RunningUp(NamedTuple):
     socket: Path
     url: str
     public_url: str | None
-    """For other hosts; None if it listens on this host only."""
+    """The URL for other hosts; None if the server listens only on this host."""
 
 
 def data_dir() -> Path:
-    """Return the user's data directory, and make it, private, if it does not exist. `TOKENLANE_HOME` overrides it.
+    """Return the user's data directory, and create it if necessary. `TOKENLANE_HOME` overrides its path.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: the directory cannot be created.
     """
     path = _home()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"The data directory {path} cannot be made: {error.strerror or error}. "
-            "Let TOKENLANE_HOME name a directory you may write to."
+            f"The data directory {path} cannot be created: {error.strerror or error}. "
+            "Set TOKENLANE_HOME to a directory that you may write to."
         ) from error
     return path
 
 
 def running_up() -> RunningUp | None:
-    """Return this user's running `tokenlane up` on this host; None if none is announced, or its server is silent."""
+    """Return this user's running `tokenlane up` on this host; None if there is none or its server does not answer."""
     try:
         path, url, public_url = read_file(_announcement(_home()), _MOST_BYTES).decode().split("\n")
     except (OSError, ValueError):
@@ -61,10 +61,10 @@ def running_up() -> RunningUp | None:
 
 @contextmanager
 def only_up() -> Iterator[None]:
-    """Be this user's only `tokenlane up` on this host for as long as the block runs.
+    """Hold the lock of this user's only `tokenlane up` on this host while the block runs.
 
     Raises:
-        AlreadyRunning: another one runs.
+        AlreadyRunning: another `tokenlane up` holds the lock.
         ConfigError: the data directory cannot be written.
     """
     announcement = _announcement(data_dir())
@@ -72,8 +72,8 @@ def only_up() -> Iterator[None]:
         lock = take_lock(announcement.with_name(f"{announcement.name}.lock"))
     if lock is None:
         running = running_up()
-        where = f"its Redis is {running.socket}" if running else "it is just starting or stopping"
-        raise AlreadyRunning(f"`tokenlane up` runs already ({where}). Use it, or stop it first.")
+        where = f"its Redis socket is {running.socket}" if running else "it is starting or stopping"
+        raise AlreadyRunning(f"Your `tokenlane up` is already running here ({where}). Use it, or stop it first.")
     try:
         yield
     finally:
@@ -82,7 +82,7 @@ def only_up() -> Iterator[None]:
 
 @contextmanager
 def announced(up: RunningUp) -> Iterator[None]:
-    """Let this user's other commands find `up` for as long as the block runs.
+    """Let this user's other commands find a running `up` while the block runs.
 
     Raises:
         ConfigError: the data directory cannot be written.
@@ -113,13 +113,13 @@ def _write_errors(announcement: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"`up` announces itself in {announcement}, which cannot be written: {error.strerror or error}. "
-            "Remove it, or let TOKENLANE_HOME name another directory."
+            f"`tokenlane up` cannot write {announcement}, where other commands look for it: {error.strerror or error}. "
+            "Remove the file, or set TOKENLANE_HOME to another directory."
         ) from error
 
 
 def _announcement(directory: Path) -> Path:
-    # Named after the host: several hosts may share a home directory.
+    # The name contains the host, since several hosts may share a home directory.
     return directory / f"up-{socket.gethostname()}"
 
 

@@ -233,14 +233,14 @@ def test_directories_that_may_not_be_entered_are_told(tmp_path: Path) -> None:
     users.mkdir()
     (users / "llm.toml").touch()
     users.chmod(0)
-    refused(as_a_user(tmp_path, "config"), f"llm.toml cannot be looked for in {users}: Permission denied", "--config")
+    refused(as_a_user(tmp_path, "config"), f"cannot look for llm.toml in {users}: Permission denied", "--config")
     refused(as_a_user(tmp_path, "status"), str(users))
     (tmp_path / "llm.toml").touch()
     assert as_a_user(tmp_path, "config").code == OK
     here = tmp_path / "here"
     here.mkdir()
     closed = as_a_user(here, "config", script="chmod 000 .", XDG_CONFIG_HOME=str(tmp_path / "none"))
-    refused(closed, "llm.toml cannot be looked for in the current directory: Permission denied", "--config")
+    refused(closed, "cannot look for llm.toml in the current directory: Permission denied", "--config")
     named = as_a_user(here, "config", "--config", str(tmp_path / "llm.toml"))
     here.chmod(0o700)
     users.chmod(0o700)
@@ -250,17 +250,17 @@ def test_directories_that_may_not_be_entered_are_told(tmp_path: Path) -> None:
 def test_a_directory_that_leads_nowhere_is_told(tmp_path: Path) -> None:
     """A loop of links in the place of the user's directory is no silence either."""
     (tmp_path / "tokenlane").symlink_to("tokenlane")
-    refused(run(tmp_path, "config"), f"llm.toml cannot be looked for in {tmp_path / 'tokenlane'}")
+    refused(run(tmp_path, "config"), f"cannot look for llm.toml in {tmp_path / 'tokenlane'}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (("config", "--config", "x.toml"), {}, "--config x.toml: the current directory cannot be found"),
-        (("status",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory cannot be found"),
-        (("up",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory cannot be found"),
-        (("key", "show", "--file", "k"), {}, "--file k: the current directory cannot be found"),
-        (("key", "new", "--file", "k"), {}, "--file k: the current directory cannot be found"),
+        (("config", "--config", "x.toml"), {}, "--config x.toml: the current directory"),
+        (("status",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory"),
+        (("up",), {"TOKENLANE_HOME": "home"}, "TOKENLANE_HOME home: the current directory"),
+        (("key", "show", "--file", "k"), {}, "--file k: the current directory"),
+        (("key", "new", "--file", "k"), {}, "--file k: the current directory"),
     ],
 )
 def test_a_current_directory_that_is_gone_is_told(

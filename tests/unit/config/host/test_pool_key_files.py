@@ -57,7 +57,7 @@ def test_reprs_show_ids_only() -> None:
 )
 def test_what_is_no_key_is_refused_and_not_quoted(text: str) -> None:
     """Half a key, pasted, is told as such; its text is in no error."""
-    with pytest.raises(ValueError, match=r"not a pool key.*\b43\b") as refused:
+    with pytest.raises(ValueError, match=r"\b43\b") as refused:
         PoolKey.parse(text)
     assert "s3cret" not in str(refused.value)
     assert "A" * 42 not in str(refused.value)

@@ -1,1 +1,1 @@
-"""How an answer is sent over HTTP: its pace, its bytes, and connections that break."""
+"""Sends answers over HTTP: their pace, their bytes, and connections that break."""

@@ -1,4 +1,4 @@
-"""One clock for all streams: with each beat every stream of one pace gets its next token, as in servers that batch."""
+"""A clock for all streams. As in servers that batch, streams with the same pace get their tokens at the same time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterator
 
 _BLOCKED_S = 0.001
-"""How soon to look again at a stream whose reader is slow."""
+"""The time after which to retry a stream whose client reads too slowly."""
 _EARLY_S = 0.001
-"""A timer may go off so much before its moment: uvloop's are rounded."""
+"""How much too early a timer may fire; uvloop rounds the times of timers."""
 _NEARLY = 1e-6
-"""A quotient that is so close to the next whole number is that."""
+"""The tolerance for rounding errors when a time is divided by the pace."""
 
 
 class _Turn:
@@ -23,10 +23,10 @@ class _Turn:
 
 
 class Clock:
-    """Streams by the moment their next token is due. There is one timer, set to the first of these moments.
+    """Schedules the tokens of all streams with a single timer, set to the moment of the next token.
 
-    A stream's first token goes at its own time, all others at multiples of its pace, so that streams of one pace share
-    their moments.
+    A stream chooses the time of its first token. All later tokens are sent at multiples of its pace, so streams with
+    the same pace share their moments.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,12 @@ class Clock:
         self._set_to = math.inf
 
     async def play(self, steps: Iterator[bool], first_s: float, pace_s: float) -> None:
-        """Take one step after another until there are no more. Cancelling takes it out.
+        """Advance an iterator at this pace until it ends. If this is cancelled, the iterator is not advanced again.
 
         Args:
-            steps: each sends a token, and tells whether it could; the last ends the iterator as it sends.
+            steps: sends a token each time it advances, and yields whether that succeeded. It ends with its last token.
+            first_s: the time to the first token.
+            pace_s: the time between tokens.
         """
         loop = asyncio.get_running_loop()
         turn = _Turn(steps, pace_s, loop.create_future())
@@ -55,7 +57,7 @@ class Clock:
             heapq.heappush(self._moments, moment)
 
     def _set(self) -> None:
-        """Set the timer to the first moment."""
+        """Set the timer to the next moment."""
         if not self._moments or self._set_to <= self._moments[0]:
             return
         if self._timer is not None:
@@ -86,5 +88,5 @@ class Clock:
 
 
 def _next(now: float, pace_s: float) -> float:
-    """Return the next multiple of the pace."""
+    """Return the next multiple of the pace after `now`."""
     return (math.floor(now / pace_s + _NEARLY) + 1) * pace_s if pace_s else now

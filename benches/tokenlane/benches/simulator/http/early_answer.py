@@ -1,4 +1,4 @@
-"""Answers that a fault script gives in place of any page, such as a status or a closed connection."""
+"""Answers that a fault script demands instead of the page's, such as an error status or a closed connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wire import HttpAnswer
 
 
 async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:
-    """Return the script's answer in place of the page; None if the page answers."""
+    """Return the answer that the script demands; None if the page should answer."""
     if script.drop:
         close(request)
         return web.Response()
@@ -33,6 +33,6 @@ async def early_answer(request: web.Request, script: FaultScript, dialect: Diale
 
 
 def close(request: web.Request) -> None:
-    """Close the request's connection."""
+    """Close the connection of a request."""
     if request.transport is not None:
         request.transport.close()

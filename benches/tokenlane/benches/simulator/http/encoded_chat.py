@@ -1,4 +1,4 @@
-"""A chat answer in a dialect's encoding, for a `Player`."""
+"""The answer to a chat in a dialect's encoding, for a `Player`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenlane.benches.simulator.model.answer import SimulatedAnswer
 
 
 class EncodedChat:
-    """Joins an answer and an encoder for a `Player`."""
+    """An answer and its encoder, which together are `Encoded`."""
 
     def __init__(self, encoder: Encoder, answer: SimulatedAnswer) -> None:
         self._encoder, self._answer, self._parts = encoder, answer, answer.parts
@@ -21,11 +21,11 @@ class EncodedChat:
 
     @property
     def steps(self) -> int:
-        """Its tokens."""
+        """The number of tokens."""
         return len(self._parts)
 
     def frames(self) -> Iterator[bytes]:
-        """Return the answer's tokens. The bytes around text are always the same."""
+        """Yield the encoded tokens. For tokens of text, the bytes around the text are computed only once."""
         encoder, answer = self._encoder, self._answer
         yield encoder.first_piece(answer, self._parts[0])
         before, after = encoder.text_frame(answer)
@@ -33,24 +33,24 @@ class EncodedChat:
             yield before + quoted(part) + after if isinstance(part, str) else encoder.frame(answer, part)
 
     def stop(self, finish: str, sent: int) -> None:
-        """End the answer here, for this reason."""
+        """End the answer after the tokens that were sent, with this finish reason."""
         self._answer.finish = finish
         del self._parts[sent:]
 
     def ending(self) -> Iterator[bytes]:
-        """See `Encoder`."""
+        """Yield the bytes after the last token."""
         return self._encoder.ending(self._answer)
 
     def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """See `Encoder`."""
+        """Yield an error in the stream, and the end of the stream."""
         return self._encoder.error_bytes(status, error)
 
     def unloaded(self) -> Iterator[bytes]:
-        """See `Encoder`."""
+        """Yield the end of a stream whose model is unloaded."""
         return self._encoder.unloaded(self._answer)
 
     def unstreamed_body(self) -> JsonValue:
-        """See `Encoder`."""
+        """Return the body of the answer without a stream."""
         return self._encoder.unstreamed_body(self._answer)
 
     def headers(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Hostile answers, such as endless headers; they end when the client leaves, or at a size limit."""
+"""Hostile answers, such as endless headers. They end when the client disconnects, or at a size limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ZEROS = bytes(1 << 20)
 
 
 async def endless_headers(wire: HttpAnswer) -> web.StreamResponse:
-    """Send a status line, and headers without end."""
+    """Send a status line and endless headers."""
     wire.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
     block = b"".join(b"X-Simulated-%d: %b\r\n" % (number, b"x" * 200) for number in range(64))
     for _ in range(_HEADERS_BYTES // len(block)):
@@ -25,7 +25,7 @@ async def endless_headers(wire: HttpAnswer) -> web.StreamResponse:
 
 
 async def bomb(wire: HttpAnswer, size: int, kind: str) -> web.StreamResponse:
-    """Send a compressed body that grows a thousandfold."""
+    """Send a small compressed body that decompresses to `size` bytes."""
     packer = zlib.compressobj(9, wbits=31)
     wire.head(200, {"Content-Type": kind, "Content-Encoding": "gzip"})
     for start in range(0, size, len(_ZEROS)):

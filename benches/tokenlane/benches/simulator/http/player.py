@@ -1,4 +1,4 @@
-"""Sends an encoded answer to one client step by step, with the faults of its script."""
+"""Sends an encoded answer to a client step by step, with the faults of a script."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = b"x" * 65_536
 
 
 class Encoded(Protocol):
-    """An answer in a server's framing."""
+    """An answer in a dialect's encoding, divided into steps such as tokens."""
 
     @property
     def steps(self) -> int:
@@ -30,7 +30,7 @@ class Encoded(Protocol):
 
     @property
     def stream_type(self) -> str:
-        """The content type."""
+        """The content type of the stream."""
         ...
 
     @property
@@ -45,36 +45,36 @@ class Encoded(Protocol):
 
     @property
     def malformed(self) -> bytes:
-        """A step with invalid JSON."""
+        """The bytes of a step with invalid JSON."""
         ...
 
     @property
     def huge_start(self) -> bytes:
-        """The start of an endless line."""
+        """The first bytes of an endless line."""
         ...
 
     def frames(self) -> Iterator[bytes]:
-        """Return the steps; empty for a step that waits for later ones."""
+        """Yield the bytes of each step; empty for a step that is sent together with a later step."""
         ...
 
     def ending(self) -> Iterator[bytes]:
-        """Return all bytes after the last step."""
+        """Yield all bytes after the last step."""
         ...
 
     def error_bytes(self, status: int, error: JsonValue) -> Iterator[bytes]:
-        """Return an error inside a stream, up to the stream's end."""
+        """Yield an error in the stream, and the end of the stream."""
         ...
 
     def unloaded(self) -> Iterator[bytes]:
-        """Return the bytes of a stream whose model was unloaded."""
+        """Yield the end of a stream whose model is unloaded."""
         ...
 
     def stop(self, finish: str, sent: int) -> None:
-        """End the answer after the steps that were sent."""
+        """End the answer after the first `sent` steps, with this finish reason."""
         ...
 
     def unstreamed_body(self) -> JsonValue:
-        """Return the answer to a request without a stream."""
+        """Return the body of the answer without a stream."""
         ...
 
     def headers(self) -> dict[str, str]:
@@ -83,7 +83,7 @@ class Encoded(Protocol):
 
 
 class SendError(Exception):
-    """The answer failed before anything was sent: send this error instead."""
+    """The answer failed before anything was sent, so the server should send this error."""
 
     def __init__(self, status: int, error: JsonValue) -> None:
         super().__init__(status)
@@ -91,15 +91,15 @@ class SendError(Exception):
 
 
 class CloseConnection(Exception):
-    """The answer failed before anything was sent: close the connection."""
+    """The answer failed before anything was sent, and the server should close the connection."""
 
 
 class StaySilent(Exception):
-    """Send no more, and leave the connection open."""
+    """The server should send nothing more and leave the connection open."""
 
 
 class _EndEarly(Exception):
-    """The script ends the answer here, unfinished."""
+    """The script ends the answer before it is complete."""
 
     def __init__(self, *, cut: bool = False) -> None:
         super().__init__()
@@ -107,7 +107,12 @@ class _EndEarly(Exception):
 
 
 class Player:
-    """One encoded answer, sent to one client."""
+    """Sends one encoded answer to one client.
+
+    Args:
+        wire: the connection; None for an answer without a stream.
+        changed: called when the answer begins to be held.
+    """
 
     def __init__(
         self,
@@ -126,12 +131,12 @@ class Player:
         self._last = b""
 
     def stop(self, finish: str) -> None:
-        """Send no more steps; the ending follows with the next beat."""
+        """End the answer with this finish reason, instead of sending more steps."""
         self._stopped = True
         self._encoded.stop(finish, self._at)
 
     def _send_until(self, until: int) -> Iterator[bool]:
-        """Send the steps up to `until`, one each time the iterator advances; yield False if the client is behind."""
+        """Send a step each time the iterator advances, up to `until`; yield False if the client reads too slowly."""
         wire, received, frames, plain = self._wire, self._received, self._frames, self._script.split_bytes is None
         while not self._stopped:
             if wire is not None and wire.blocked:
@@ -150,7 +155,7 @@ class Player:
             yield True
 
     async def perform(self, first_s: float, next_s: float) -> web.StreamResponse | None:
-        """Send the whole answer. Without a connection, only wait as long as sending would take, and return None.
+        """Send the whole answer. Without a stream, only wait as long as sending would take, and return None.
 
         Raises:
             SendError: the answer failed before anything was sent.
@@ -216,7 +221,7 @@ class Player:
             self._wire.chunk(data[start : start + size])
 
     async def _write_slowly(self, data: bytes) -> None:
-        """Write data in the pieces and with the pauses of the script."""
+        """Write data in the pieces and with the pauses that the script demands."""
         if self._wire is None or not data:
             return
         if not self._script.split_ms:
@@ -229,7 +234,7 @@ class Player:
             await asyncio.sleep(self._script.split_ms / 1000)
 
     async def _inject_faults(self, place: int) -> None:
-        """Do what the script wants before step `place`."""
+        """Do what the script demands before step `place`."""
         script, encoded = self._script, self._encoded
         if script.stall_after == place:
             await asyncio.sleep(script.stall_ms / 1000)
@@ -246,7 +251,7 @@ class Player:
         await self._end_early(place)
 
     async def _end_early(self, place: int) -> None:
-        """End the answer here in the script's way."""
+        """End the answer before step `place`, if the script demands that."""
         script, encoded = self._script, self._encoded
         if place in (script.error_after, script.unload_after):
             if self._wire is not None and not self._wire.begun:
@@ -276,7 +281,7 @@ class Player:
         if self._wire is None:
             raise _EndEarly(cut=True)
         self._head()
-        if start:  # an empty chunk would be the last
+        if start:  # an empty chunk would end the body
             self._wire.chunk(start)
         for _ in range(_ENDLESS_BYTES // len(_BLOCK)):
             self._wire.chunk(_BLOCK)

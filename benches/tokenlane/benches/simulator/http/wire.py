@@ -1,4 +1,4 @@
-"""Writes one HTTP answer past aiohttp: a token costs little more than a system call, and protocols can be broken."""
+"""Writes HTTP answers without aiohttp: a token costs little more than a system call, and faults can violate HTTP."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 _BLOCKED_BYTES = 64 * 1024
-"""A reader that lets so much pile up is waited for."""
+"""If so many bytes wait to be sent, the client reads too slowly."""
 
 
 class HttpAnswer:
-    """The answer to one request. Writes to a lost connection are dropped: its handler is cancelled."""
+    """The answer to one request. Writes to a lost connection are ignored, since aiohttp cancels the handler."""
 
     def __init__(self, request: web.Request) -> None:
         assert request.transport is not None
@@ -25,10 +25,10 @@ class HttpAnswer:
         self._file: int | None = None if plain_socket is None else plain_socket.fileno()
         self._chunked = request.version >= HttpVersion11
         self.keeps = self._chunked and request.keep_alive
-        """Whether the connection carries another request."""
+        """Whether the connection stays open for another request."""
         self.begun = False
         self._waits = True
-        """What was written before may not have left."""
+        """Whether the transport may still have bytes to send."""
 
     @property
     def blocked(self) -> bool:
@@ -41,13 +41,13 @@ class HttpAnswer:
         return self._transport.is_closing()
 
     async def drained(self) -> None:
-        """Wait until the client has caught up."""
+        """Wait until the client has read enough."""
         await asyncio.sleep(0)
-        while self.blocked and not self.closing:  # noqa: ASYNC110 - a transport rings no event
+        while self.blocked and not self.closing:  # noqa: ASYNC110 - a transport has no event for this
             await asyncio.sleep(0.005)
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Write status and headers of a body of unknown length."""
+        """Write the status and the headers. The length of the body is unknown."""
         framing = {"Transfer-Encoding": "chunked"} if self._chunked else {"Connection": "close"}
         lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
         lines += [f"{name}: {value}" for name, value in {**headers, **framing}.items()]
@@ -63,15 +63,15 @@ class HttpAnswer:
             return
         try:
             sent = os.write(self._file, data)
-        except OSError:  # that it is full, or whatever else: there is time to look
+        except OSError:  # the buffer is full, or the connection broke: `raw` finds out
             sent = 0
         if sent < len(data):
             self.raw(data[sent:])
 
     def raw(self, data: bytes) -> None:
-        """Write bytes, straight to the socket if possible: the transport costs twice as much."""
+        """Write bytes, if possible directly to the socket: writing through the transport costs twice as much."""
         transport = self._transport
-        if transport.is_closing():  # the number of its file may be another's by now
+        if transport.is_closing():  # another connection may have the file descriptor by now
             return
         if self._file is not None and not (self._waits and transport.get_write_buffer_size()):
             self._waits = False
@@ -79,7 +79,7 @@ class HttpAnswer:
                 sent = os.write(self._file, data)
             except BlockingIOError:
                 sent = 0
-            except OSError:  # reset: the transport learns it by reading
+            except OSError:  # the connection was reset; the transport notices when it reads
                 return
             if sent == len(data):
                 return
@@ -94,13 +94,13 @@ class HttpAnswer:
         return _Written(keep=self.keeps)
 
     def cut(self) -> web.StreamResponse:
-        """Close the connection in mid-body, and return a response for aiohttp."""
+        """Close the connection before the end of the body, and return a response for aiohttp."""
         self._transport.close()
         return _Written(keep=False)
 
 
 class _Written(web.StreamResponse):
-    """A response that is already written."""
+    """A response that was already written."""
 
     def __init__(self, *, keep: bool) -> None:
         super().__init__()

@@ -84,8 +84,8 @@ def because(reason: str) -> ssl.SSLError:
     [
         (aiohttp.ClientConnectorError(KEY, OSError(1, "refused")), ProviderDown, "cannot be reached: is it"),
         (aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "no")), ProviderDown, "refused the connection"),
-        (aiohttp.ClientConnectorDNSError(KEY, gaierror(-2, "no")), ProviderDown, "does not know its name"),
-        (aiohttp.ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "no")), ProviderDown, "no network leads"),
+        (aiohttp.ClientConnectorDNSError(KEY, gaierror(-2, "no")), ProviderDown, "cannot be resolved"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "no")), ProviderDown, "no network route"),
         (aiohttp.ClientConnectorError(KEY, OSError(errno.ETIMEDOUT, "no")), ProviderDown, "in time"),
         (
             aiohttp.ClientProxyConnectionError(KEY, gaierror(-2, "no")),
