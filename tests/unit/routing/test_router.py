@@ -74,7 +74,7 @@ async def routing(pool: BusyPool, timings: Timings) -> AsyncIterator[None]:
 
 
 async def test_a_busy_router_sweeps() -> None:
-    """A doorbell that never rests keeps no router from sweeping."""
+    """A router sweeps even if its doorbell rings all the time."""
     pool = BusyPool()
     async with routing(pool, Timings(sweep_every_s=0.01, rest_s=_LONG_S)):
         await until(lambda: pool.sweeps >= 3)
@@ -128,8 +128,8 @@ async def test_a_router_needs_no_bell(swept: SweepReply, timings: Timings, lease
         await until(lambda: pool.sweeps >= 3)
 
 
-async def test_a_bug_in_one_recovery_stops_no_other_and_no_dispatch() -> None:
-    """It is counted; what else has lapsed is given back, and the router looks at what waits."""
+async def test_an_unexpected_error_in_one_recovery_does_not_stop_the_router() -> None:
+    """The error is counted. The router recovers the other requests, and dispatches."""
 
     class Stumbling(SteadyPool):
         def __init__(self) -> None:
@@ -182,8 +182,8 @@ class ChoosyLanes(BusyPool):
         return 1
 
 
-async def test_a_lane_that_refuses_keeps_nobody_from_another() -> None:
-    """Without another sweep or bell."""
+async def test_a_refused_request_gets_another_lane_at_once() -> None:
+    """This needs no other sweep and no doorbell."""
     pool = ChoosyLanes()
     async with routing(pool, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S)):
         await until(lambda: not pool.waiting)

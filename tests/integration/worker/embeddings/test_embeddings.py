@@ -361,7 +361,7 @@ async def test_the_command_and_the_client_that_is_not_asynchronous(redis_url: st
         assert (document["model"], document["dimensions"], document["is_fallback"]) == ("mapper", 3, False)
         wrong = await (await processes.tokenlane("embed", "a", "--model", "other")).ended()
         assert (wrong.code, wrong.out) == (1, "")
-        assert "no lane serves this model" in wrong.error
+        assert "model_not_found" in wrong.error
 
         def ask() -> list[list[float]]:
             with sync.Client(redis_url) as client:

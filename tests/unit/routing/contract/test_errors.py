@@ -21,7 +21,7 @@ MARK = "PROMPT-MARK"
 def test_an_error_survives_the_wire(
     kind: type[LlmError], message: str, retryable: bool | None, pause: float | None, place: str | None
 ) -> None:
-    """Every error arrives in the agent as itself, with all it says."""
+    """The agent raises an error of the same class, with the same fields."""
     sent = kind(message, retryable=retryable, retry_after_s=pause, provider=place, lane=place, model=place, detail="d")
     arrived = LlmError.from_report(ErrorReport.model_validate_json(sent.report().model_dump_json()))
     assert type(arrived) is kind
@@ -29,8 +29,8 @@ def test_an_error_survives_the_wire(
     assert vars(arrived) == vars(sent)
 
 
-def test_what_may_be_sent_again_is_retryable() -> None:
-    """By default, an error is retryable if the same request may succeed later."""
+def test_which_errors_are_retryable_by_default() -> None:
+    """An error is retryable by default if the same request may succeed later."""
     assert {kind.code for kind in KINDS if kind().retryable} == {
         "timeout",
         "provider_down",
@@ -39,8 +39,8 @@ def test_what_may_be_sent_again_is_retryable() -> None:
     }
 
 
-def test_an_unknown_error_is_a_plain_one() -> None:
-    """A newer peer's error is an LlmError with its text; its unknown fields are ignored."""
+def test_an_error_with_an_unknown_code_is_a_plain_llm_error() -> None:
+    """The error of a newer peer keeps its message. Its unknown fields are ignored."""
     report = ErrorReport.model_validate_json('{"code": "of tomorrow", "message": "text", "new": 1, "retryable": true}')
     error = LlmError.from_report(report)
     assert type(error) is LlmError
@@ -61,8 +61,8 @@ def test_the_first_known_place_stays() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_details_stay_out_of_sight(kind: type[LlmError]) -> None:
-    """What a server said is in no str and no repr, of the error or of its report; the default text says something."""
+def test_the_detail_is_in_no_text(kind: type[LlmError]) -> None:
+    """No `str` or `repr` of an error or its report quotes the model server. Every class has a default message."""
     error = kind(detail=MARK)
     assert MARK not in f"{error} {error!r} {error.report()} {error.report()!r} {error.args}"
     assert error.report().detail == MARK
@@ -70,6 +70,6 @@ def test_details_stay_out_of_sight(kind: type[LlmError]) -> None:
 
 
 def test_a_timeout_is_a_timeout_error() -> None:
-    """`except TimeoutError` catches ours."""
+    """`except TimeoutError` catches `Timeout`."""
     with pytest.raises(TimeoutError):
         raise Timeout

@@ -18,7 +18,7 @@ from tokenlane.routing.decide.role_fairness import Head
 
 
 def test_lanes_go_to_roles_by_weight() -> None:
-    """Where there is less room than what waits, the policy's weights say whose it is."""
+    """If more requests wait than lanes have slots, roles get slots in proportion to their weights."""
     heads = [
         Head(Queue(role, "chat", "normal", Needs()), "a", new_id(), 0, more=True, served=0, waited_ms=0, place=place)
         for role in ("planner", "coder")
@@ -30,7 +30,7 @@ def test_lanes_go_to_roles_by_weight() -> None:
     assert Counter(placement.head.queue.role for placement in placed) == {"coder": 6, "planner": 2}
 
 
-def test_who_finds_the_best_lane_taken_has_the_next() -> None:
+def test_a_request_whose_best_lane_is_full_gets_the_next_lane() -> None:
     """Lanes fill up one after another; a lane for which more of a priority waits is left alone by lower ones."""
 
     def heads(role: str, priority: Priority, times: int) -> list[Head]:
@@ -59,8 +59,8 @@ def test_nothing_is_refused_before_all_lanes_that_live_were_heard(model: str | N
         assert len(plan(Survey(0, 0, (head,), known, watched_ms=watched_ms), policy).refusals) == refusals
 
 
-def test_who_was_refused_asks_the_other_lanes() -> None:
-    """Only those that refused it, and only it: others are still given to them."""
+def test_a_refused_request_asks_other_lanes() -> None:
+    """It does not ask the lanes that refused it again. Other requests may still get these lanes."""
     queue = Queue("planner", "chat", "normal", Needs())
     heads = [Head(queue, "a", f"id{place}", 0, more=False, served=0, waited_ms=0, place=place) for place in range(3)]
     lanes = tuple(lane_view(name, "p") for name in ("first", "second", "third"))
@@ -70,8 +70,8 @@ def test_who_was_refused_asks_the_other_lanes() -> None:
     assert {(it.head.id, it.lane) for it in placed} == {("id0", "third"), ("id1", "first")}
 
 
-def test_a_lane_that_is_kept_for_a_suspect_is_offered_to_nobody_else() -> None:
-    """Others go to the next of their lanes; the suspect takes an empty lane before one is emptied for it."""
+def test_a_lane_that_is_reserved_for_a_suspect_accepts_no_other_request() -> None:
+    """Other requests get their next lane. A suspect prefers a lane that is already empty."""
     queue = Queue("planner", "chat", "normal", Needs())
     suspect, other = (
         Head(queue, "agent", new_id(), 0, more=False, served=0, waited_ms=0, suspect=suspect)

@@ -99,7 +99,7 @@ LATER = ("later", ELSEWHERE, True, False)
     ],
 )
 def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, float], expected: object) -> None:
-    """What becomes of a broken attempt hangs on its cause, what was tried before and what was delivered."""
+    """The decision depends on the cause, the earlier attempts and the deltas that were delivered."""
     assert shape(decide(cause, history(**facts), POLICY)) == expected
 
 
@@ -114,7 +114,7 @@ def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, float], expe
 def test_every_failure_is_decided(
     starts: int, delivered: int, left_ms: int, reached: bool, retry_after_s: float | None, retryable: bool
 ) -> None:
-    """Again only what is retryable, undelivered, within its starts and able to start before its deadline."""
+    """A request is tried again only after a retryable error, before any delta, within its starts and its deadline."""
     error = RateLimited(retry_after_s=retry_after_s, retryable=retryable)
     facts = history(starts=starts, delivered=delivered, left_ms=left_ms)
     match decide(AttemptFailed(error, reached), facts, POLICY):
@@ -131,8 +131,8 @@ def test_every_failure_is_decided(
             pytest.fail(f"not today's: {decision}")
 
 
-def test_what_broke_off_before_an_agent_is_not_sent_again_by_it() -> None:
-    """An answer that broke off is retryable while nothing was delivered, and final, with where it was, after that."""
+def test_an_interruption_after_a_delivered_delta_is_final() -> None:
+    """An interruption is retryable while no delta was delivered. After that it is final, and keeps its place."""
     error = Interrupted("the stream ended", retryable=True, lane="lane1", detail="why")
     assert shape(decide(AttemptFailed(error), history(), POLICY)) == LATER
     decision = decide(AttemptFailed(error), history(delivered=1), POLICY)
@@ -140,8 +140,8 @@ def test_what_broke_off_before_an_agent_is_not_sent_again_by_it() -> None:
     assert decision.error.report() == Interrupted("the stream ended", lane="lane1", detail="why").report()
 
 
-def test_who_is_given_up_learns_whether_others_may_be_to_blame() -> None:
-    """What was alone is to blame; what was not may be innocent, and its error has other words."""
+def test_the_error_after_many_crashes_says_whether_other_requests_may_be_the_cause() -> None:
+    """The message differs for a request that ran alone and for a request that ran beside others."""
     words = set()
     for alone in (True, False):
         decision = decide(WorkerLost(alone), history(crashes=2), POLICY)
@@ -151,8 +151,8 @@ def test_who_is_given_up_learns_whether_others_may_be_to_blame() -> None:
 
 
 @pytest.mark.parametrize("error", [Timeout(), ProviderDown(retryable=False), RequestLost(), LlmError()])
-def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
-    """An error that says nothing of the request itself is an interruption, with its cause and its place."""
+def test_an_agent_with_part_of_the_answer_gets_an_interruption(error: LlmError) -> None:
+    """An error that the request did not cause becomes an interruption with that error as its cause."""
     error.at(lane="lane1")
     seen = as_interruption(error)
     assert isinstance(seen, Interrupted)
@@ -161,20 +161,20 @@ def test_an_agent_with_a_part_sees_what_broke_off(error: LlmError) -> None:
 
 
 @pytest.mark.parametrize("error", [BadRequest(), answer_lost("end")])
-def test_an_agent_with_a_part_sees_its_own_faults_as_they_are(error: LlmError) -> None:
-    """What is the request's own fault, or an interruption already, stays what it is."""
+def test_an_error_that_the_request_caused_stays_itself(error: LlmError) -> None:
+    """So does an error that is an interruption already."""
     assert as_interruption(error) is error
 
 
-def test_the_agent_is_the_last_copy() -> None:
-    """It submits a lost request again if it has a copy, and no part of an answer."""
+def test_an_agent_submits_a_lost_request_again() -> None:
+    """It does so if it has a copy of the request, and no part of the answer."""
     assert may_submit_again(has_copy=True, delivered=0)
     assert not may_submit_again(has_copy=True, delivered=1)
     assert not may_submit_again(has_copy=False, delivered=0)
 
 
 def test_lanes_are_avoided_by_when_they_failed() -> None:
-    """The newest failure stands last, each lane once, and of many the newest are kept."""
+    """Each failed lane is listed once, the latest failure last. A long list loses its oldest lanes."""
     needs = NEEDS
     for lane in ("lane1", "lane2", "lane1", *(f"other{number}" for number in range(7))):
         decision = decide(AttemptFailed(DOWN), History(needs, lane), POLICY)

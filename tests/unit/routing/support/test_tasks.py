@@ -35,8 +35,8 @@ class Work:
         await asyncio.Event().wait()
 
 
-async def test_work_goes_on_after_errors(caplog: pytest.LogCaptureFixture) -> None:
-    """It begins anew after each error; each is counted, and the log says where it was without saying its text."""
+async def test_failed_work_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Each error is counted. The log says where the error was raised, but not its message."""
     work, errors = Work(failures=5), InternalErrors()
     with caplog.at_level(logging.ERROR):
         async with background() as tasks:
@@ -53,7 +53,7 @@ async def test_work_goes_on_after_errors(caplog: pytest.LogCaptureFixture) -> No
 
 
 async def test_work_ends_when_it_is_cancelled_or_done() -> None:
-    """Neither counts as an error."""
+    """Neither ending counts as an error."""
     errors = InternalErrors()
 
     async def done() -> None:
