@@ -9,9 +9,16 @@ import pytest
 from tests.documents import GeneratedPart
 from tests.repository import ROOT
 
+COMPONENTS = ("config", "routing", "producer", "worker", "benches")
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 INDEX = GeneratedPart(ROOT / "docs" / "decisions" / "README.md", "decisions")
 LINES_OF_A_PAGE = 60
+
+
+NAME = re.compile(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?|[a-z]+_\w+)(?:\([^`]*\))?`")
+"""A class, perhaps with an attribute, or a name of several words."""
+GONE = {"SpaceMismatch"}
+"""Names that were removed: the decisions that introduced and removed them name them."""
 
 
 def title_of(path: Path) -> tuple[int, str]:
@@ -37,6 +44,17 @@ def test_a_decision_has_its_parts_on_one_page(path: Path) -> None:
     parts = [part for part in re.findall(r"^## (.+)$", text, re.MULTILINE) if not part.startswith("Why ")]
     assert parts == ["Context", "Decision", "Consequences"]
     assert text.count("\n") <= LINES_OF_A_PAGE
+
+
+def test_names_of_code_exist() -> None:
+    """A class, function, setting or option that a decision names is one of the product."""
+    files = (path for component in COMPONENTS for path in (ROOT / component / "tokenlane").rglob("*"))
+    code = {
+        word for path in files if path.suffix in (".py", ".lua") for word in re.findall(r"\w+", path.read_text("utf-8"))
+    }
+    named = {(path.name, name) for path in DECISIONS for name in NAME.findall(path.read_text(encoding="utf-8"))}
+    assert named
+    assert {(page, name) for page, name in named if not set(name.split(".")) <= code | GONE} == set()
 
 
 def test_the_index_is_up_to_date() -> None:
