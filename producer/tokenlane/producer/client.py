@@ -1,4 +1,4 @@
-"""The asynchronous client, with which agents send requests to a pool."""
+"""The asynchronous client, through which agents send requests to a pool."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ from .response_format import ResponseFormat, to_openai_format
 from .stream import ChatStream
 
 PoolKeys: TypeAlias = str | Sequence[str] | KeyRing | None
-"""Pool keys, the newest first; None: no key."""
+"""A pool's key, or several keys with the newest first; None or an empty sequence if the pool has no key."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 
 
 class Client:
-    """An asynchronous client, as a context manager. All its requests share one pub/sub connection. Leaving the block
-    cancels the requests that still run.
+    """The asynchronous client: an async context manager. Leaving its block cancels the requests that still run.
+
+    All requests of a client share one pub/sub connection.
 
     Args:
         url: the URL of the pool's Redis server, `redis://`, `rediss://` or `unix://`. Without a URL the client looks
@@ -57,7 +58,7 @@ class Client:
         ValueError: `agent` or `pool` is not a valid name, or `key` not a valid key.
         PoolUnavailable: there is no URL, and the client finds no pool.
 
-    Raises, entered:
+    Raises, when entered:
         PoolUnavailable: no Redis server answers at the URL, or the server requires a password.
         PoolKeyMismatch: the pool is sealed with another key.
     """
@@ -99,15 +100,15 @@ class Client:
         response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
-        """Make a chat request, whose answer is a stream. The request is sent when the stream is entered.
+        """Return a stream of a chat's answer. Entering the stream sends the request.
 
         Args:
             messages: a question, or a conversation.
             role: the role by which the pool routes the request.
             agent: the agent's name; default: the client's agent. Fairness, limits and idempotency keys are per agent.
-            response_format: the format of the answer: a pydantic model, whose instance is then the answer's `parsed`,
-                or a `response_format` as in OpenAI's API.
-            options: see `ChatOptions`. The model server's defaults apply to options that are not set.
+            response_format: a pydantic model, or a `response_format` dict as in OpenAI's API. With a pydantic model,
+                the answer's `parsed` is an instance of the model.
+            options: see `ChatOptions`. For options that are not set, the model server uses its defaults.
 
         Raises:
             TypeError: an option does not exist, or `response_format` is neither a pydantic model nor a dict.
@@ -122,43 +123,45 @@ class Client:
         return ChatStream(request_id, link, submit, model, options.get("metadata"))
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
-        """Join a request that any agent sent from any process, while it runs and up to a minute after its end. The
-        client that attached last owns the request: the others go on reading, but leaving cancels nothing. If the owner
-        leaves, or dies and nobody attaches within the pool's orphan timeout, the request is cancelled.
+        """Join a request that another agent or process sent, while it runs and up to a minute after its end.
+
+        The client that attached last owns the request. The other clients keep reading, and may leave without cancelling
+        it. The request is cancelled if its owner leaves, or if the owner dies and no client attaches within the pool's
+        orphan timeout.
 
         Args:
-            request_id: a stream's `request_id`.
-            after: the `position` of the last delta that this agent has; None: the stream has the whole answer.
+            request_id: the `request_id` of the request's stream.
+            after: the `position` of the last delta that this agent has received; None for the whole answer.
 
         Returns:
             A stream of all deltas after that position. Its `text` has only the text of these deltas.
 
         Raises:
-            ValueError: `request_id` is not a request's id, or `after` is not a position.
+            ValueError: `request_id` is not the id of a request, or `after` is not a position.
 
-        Raises, entered:
+        Raises, when the stream is entered:
             RequestLost: the pool does not know the request.
             BadRequest: the answer has ended before that position.
 
-        Raises, iterated:
-            BadRequest: the request ran on, and its answer ended before that position.
-            Interrupted: the answer has ended, and no worker has it any more.
+        Raises, when the stream is iterated:
+            BadRequest: the answer ended before that position while the client was reading.
+            Interrupted: the answer has ended, and no worker can publish it again.
         """
         given: object = request_id  # not everybody checks types
         position = _position(after)
         if not (isinstance(given, str) and _REQUEST_ID.fullmatch(given)) or position < 0:
-            raise ValueError("`request_id` is a stream's `.request_id`, and `after` the `.position` of a delta")
+            raise ValueError("`request_id` must be a stream's `.request_id`, and `after` a delta's `.position`")
         return ChatStream(request_id, self.link, partial(self.link.attach, request_id, position))
 
     async def cancel(self, request_id: str) -> bool:
-        """Cancel a request, whichever client sent it or reads it.
+        """Cancel a request for all clients that read it.
 
         Returns:
-            True if the request is cancelled, or will be once its worker has closed the model server's stream. False if
-            the request has already ended in another way, or the pool does not know it.
+            True if the request is cancelled, or will be as soon as its worker has closed the model server's stream.
+            False if the request has ended in another way, or the pool does not know it.
 
         Raises:
-            PoolUnavailable: the pool's server does not answer.
+            PoolUnavailable: the pool's Redis server does not answer.
         """
         return await self.link.cancel(request_id)
 
@@ -173,9 +176,9 @@ class Client:
         """Turn one or more texts into vectors.
 
         Args:
-            texts: at most 2048 texts, whose vectors may have at most 16 MiB.
+            texts: at most 2048 texts, whose vectors have at most 16 MiB in all.
             role: the role by which the pool routes the request.
-            agent: the agent's name; default: the client's.
+            agent: the agent's name; default: the client's agent.
             options: see `EmbedOptions`.
 
         Raises:
@@ -198,27 +201,29 @@ class Client:
         return await Models(self.link, self.agent).list_models(lane)
 
     def pull(self, model: str, *, lane: str | None = None) -> AsyncGenerator[Progress, None]:
-        """Pull a model onto a lane, and yield the progress until the model is ready. Nothing is sent before the first
-        iteration. Leaving the iteration early cancels the pull, unless another caller waits for the same model.
+        """Pull a model onto a lane, and yield the progress until the model is ready.
+
+        The first iteration sends the command. Closing the iterator early cancels the pull, unless another caller waits
+        for the same model.
 
         Args:
             model: the model's name, as the lane's provider writes it.
             lane: the lane's name; only needed if several lanes are open.
 
-        Raises, iterated:
+        Raises, when the iterator is advanced:
             ModelNotFound: the model does not exist.
-            DigestMismatch: the content differs from what was announced or pinned.
-            BadRequest: the lane's provider cannot pull; the message says what to do instead.
+            DigestMismatch: the digest of the download differs from the announced or the pinned digest.
+            BadRequest: the lane's provider cannot pull models; the message says what to do instead.
             LlmError: the pull failed.
         """
         return Models(self.link, self.agent).follow("pull", model, lane)
 
     async def verify(self, model: str, *, lane: str | None = None) -> ModelInfo:
-        """Return a model with its digest, which the lane computes or looks up.
+        """Check a model against its pinned digest, and return it with the digest that the lane computes or looks up.
 
         Raises:
-            DigestMismatch: another digest is pinned, or the model's files have changed.
-            LlmError: as `pull`.
+            DigestMismatch: the pinned digest differs, or the model's files have changed.
+            LlmError: the errors of `pull`.
         """
         return await Models(self.link, self.agent).verify(model, lane)
 
@@ -232,7 +237,7 @@ class Client:
 
     @property
     def internal_errors(self) -> int:
-        """How many unexpected errors (bugs in tokenlane) the client's tasks have survived. The log has the details."""
+        """The number of unexpected errors (bugs in tokenlane) that the client has survived. The log has the details."""
         return self.link.internal_errors.count
 
     async def complete(
@@ -244,7 +249,7 @@ class Client:
         response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> Answer[Parsed]:
-        """Send a chat and return the complete answer. Arguments and errors are those of `chat` and its stream.
+        """Send a chat request and return the complete answer. Arguments and errors are those of `chat` and its stream.
 
         Raises:
             SchemaMismatch: the answer does not match the pydantic model given as `response_format`.
@@ -255,7 +260,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         if self._link is not None:
-            raise RuntimeError("the client is connected already: enter it once, and share it")
+            raise RuntimeError("the client is already connected: enter it once and share it")
         self._link = await self._stack.enter_async_context(self._open_link())
         return self
 
@@ -270,10 +275,10 @@ class Client:
 
 
 def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:
-    """The URL, name and keys of the pool."""
+    """Return the URL, the name and the keys of the pool."""
     if url is not None and not (isinstance(url, str) and url):
         given = "empty" if isinstance(url, str) else f"of type {type(url).__name__}"
-        raise TypeError(f"`url` is {given}: give text like redis://HOST:6379, or nothing to look for a pool")
+        raise TypeError(f"`url` is {given}: give a string such as redis://HOST:6379, or omit it to find the pool")
     keys = _keys(key)
     if isinstance(url, str):
         return url, _name("main" if pool is None else pool), keys
@@ -289,7 +294,7 @@ def _keys(key: object) -> KeyRing:
         return key
     texts = [key] if isinstance(key, str) else [] if key is None else key
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"`key` is of type {type(key).__name__}: give the pool's key as text, or a list of several")
+        raise TypeError(f"`key` is of type {type(key).__name__}: give the pool's key as a string, or a list of keys")
     if not all(map(str.strip, texts)):
         raise ValueError("`key` is empty: give the pool's key, or None if it has no key")
     return KeyRing.parse(*texts)

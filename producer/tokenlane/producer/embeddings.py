@@ -1,4 +1,4 @@
-"""Embed requests: their options, and the vectors that they return."""
+"""Embed requests: their options, and the vectors that the pool returns."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ from .link.open_request import OpenRequest
 
 
 class EmbedOptions(CommonOptions, total=False):
-    """What an agent may set; the server's defaults apply to the rest. `fallback`: "error" refuses vectors from the
-    small fallback model."""
+    """The options of an embed request.
+
+    Attributes:
+        dimensions: the number of numbers that each vector must have.
+        fallback: "error" to fail rather than to take vectors from the small fallback model.
+    """
 
     dimensions: int | None
     fallback: Literal["error"] | None
@@ -34,15 +38,15 @@ class EmbedOptions(CommonOptions, total=False):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A vector for each text, in the order of the texts; each has Euclidean length 1.
+    """The vectors of an embed request: one for each text, in the order of the texts, with Euclidean length 1.
 
     Attributes:
-        vectors: arrays of float32, which numpy and others take as they are.
-        dimensions: how many numbers each vector has.
-        model: what made them. Only vectors from the same model may be compared, and a role's route may lead to another
-            model later: keep this name with an index, and ask for it.
-        is_fallback: whether the small fallback model made them, because no lane could embed.
-        metadata: as the request had it.
+        vectors: arrays of float32, which numpy reads without a copy.
+        dimensions: the number of numbers in each vector.
+        model: the model that made the vectors. Compare only vectors from the same model: store this name with an index
+            and pass it as the option `model`, since a role's route may later lead to another model.
+        is_fallback: whether the small fallback model made the vectors, because no lane could embed.
+        metadata: the request's metadata.
     """
 
     request_id: str
@@ -59,10 +63,10 @@ class Embeddings:
 
     @property
     def vector(self) -> array[float]:
-        """The only vector.
+        """The vector of a request with a single text.
 
         Raises:
-            ValueError: there are several.
+            ValueError: the request had several texts.
         """
         (vector,) = self.vectors
         return vector

@@ -1,4 +1,4 @@
-"""Runs an event loop on a background thread, and holds an async context manager open on it for other threads."""
+"""Runs an event loop on a background thread, and keeps an async context manager open there for other threads."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ Manager = TypeVar("Manager", bound=AbstractAsyncContextManager[Any])
 
 
 class LoopThread(Generic[Manager]):
-    """Starts the loop and enters `kept` on it when its block begins; exits `kept` and ends the thread when it ends.
+    """A context manager that starts the loop and enters `manager` on it, and at the end exits it and stops the thread.
 
     Args:
-        kept: the async context manager; each block enters it anew. Error messages call it the client.
+        manager: the async context manager, which each block enters again. Error messages call it the client.
     """
 
-    def __init__(self, kept: Manager) -> None:
-        self._manager = kept
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
         self._entering = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        """The loop.
+        """Return the loop.
 
         Raises:
-            RuntimeError: called outside the block or in a fork.
+            RuntimeError: the call is outside the block or in a fork of the process.
         """
         if self._loop is None:
             raise RuntimeError("the client is not connected: use `with Client() as client`")
         if os.getpid() != self._process:
-            raise RuntimeError(f"the client belongs to process {self._process}, of which this is a fork: open one here")
+            raise RuntimeError(f"the client belongs to process {self._process}: open another one in this fork")
         return self._loop
 
-    def _call(self, ask: Callable[[], Coroutine[None, None, T]]) -> T:
-        """Run a coroutine on the loop and wait for its result. An interruption, such as Ctrl-C, cancels it."""
+    def _call(self, function: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Call a coroutine function on the loop and wait for its result. An interruption such as Ctrl-C cancels it."""
         loop = self._running()
-        future = asyncio.run_coroutine_threadsafe(ask(), loop)
+        future = asyncio.run_coroutine_threadsafe(function(), loop)
         try:
             return future.result()
         finally:
@@ -51,7 +51,7 @@ class LoopThread(Generic[Manager]):
         with self._entering:
             if self._loop is not None:
                 self._running()
-                raise RuntimeError("the client is connected already: enter it once, and share it")
+                raise RuntimeError("the client is already connected: enter it once and share it")
             self._process, self._closing, self._failed = os.getpid(), asyncio.Event(), Future[None]()
             loop, opened = asyncio.new_event_loop(), Future[None]()
             self._thread = Thread(target=self._run, args=(loop, opened), name="tokenlane client", daemon=True)
@@ -68,7 +68,7 @@ class LoopThread(Generic[Manager]):
         loop, self._loop = self._loop, None
         if loop is None or os.getpid() != self._process:
             return
-        with suppress(RuntimeError):  # the thread has ended already
+        with suppress(RuntimeError):  # the thread has already ended
             loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         if self._failed.done():
@@ -77,11 +77,11 @@ class LoopThread(Generic[Manager]):
     def _run(self, loop: asyncio.AbstractEventLoop, opened: Future[None]) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(self._live(opened))
+                runner.run(self._keep_open(opened))
         except BaseException as error:
             (self._failed if opened.done() else opened).set_exception(error)
 
-    async def _live(self, opened: Future[None]) -> None:
+    async def _keep_open(self, opened: Future[None]) -> None:
         async with self._manager:
             opened.set_result(None)
             await self._closing.wait()

@@ -1,4 +1,4 @@
-"""The stream of one chat's answer, which an agent enters and iterates over."""
+"""The stream of a chat's answer, which an agent enters and iterates over."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .response_format import parse_answer
 
 
 class ChatStream(Generic[Parsed]):
-    """The answer to one chat: an async context manager that submits the request, and an async iterator of its deltas.
+    """The answer to a chat: an async context manager that submits the request, and an async iterator over its deltas.
 
     Leaving the block before the end cancels the request, unless another client has attached to it. A stream that is
-    dropped without leaving the block cancels it, too, with a `ResourceWarning`.
+    garbage-collected inside its block cancels the request, too, and issues a `ResourceWarning`.
 
-    Raises, entered:
-        BadRequest: the request is not valid or is too large; or the answer has ended before the position to attach at.
+    Raises, when entered:
+        BadRequest: the request is not valid or is too large; or its answer has ended before the given position.
         Duplicate: a request with the same idempotency key has ended.
         RequestLost: the pool does not know the request to attach to.
         QueueFull: the role or the agent has too many requests, or the Redis server has no memory left.
-        PoolUnavailable: the pool's server does not answer.
+        PoolUnavailable: the pool's Redis server does not answer.
 
-    Raises, iterated, after all earlier deltas:
+    Raises, when iterated, after all earlier deltas:
         Interrupted: the answer broke off; `partial` holds the text so far.
         NoToolCall: the answer is complete but calls no tool, although `tool_choice` requires a call.
         RequestCancelled, DeadlineExceeded: the request was cancelled, or its time to live has passed.
-        BadRequest: the answer ended before the position to attach at.
+        BadRequest: the answer ended before the given position.
         LlmError: the request failed.
     """
 
@@ -101,7 +101,7 @@ class ChatStream(Generic[Parsed]):
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
-            raise RuntimeError("a stream is entered once: call client.chat() again")
+            raise RuntimeError("a stream can be entered only once: call client.chat() again")
         self._loop = asyncio.get_running_loop()
         self._request = await self._submit()
         return self
@@ -133,6 +133,6 @@ class ChatStream(Generic[Parsed]):
         request = self._request
         if request is None or self._loop is None or request.ended:
             return
-        with suppress(RuntimeError):  # the loop is closed, and everything with it
+        with suppress(RuntimeError):  # the loop is closed, and with it the connection
             self._loop.call_soon_threadsafe(self._link.leave, request)
         warnings.warn(f"{self!r} was dropped without being closed; its request is cancelled", ResourceWarning, 2, self)

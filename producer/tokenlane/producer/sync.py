@@ -1,4 +1,4 @@
-"""The blocking client, for code without an event loop: the methods of the asynchronous client, run on a thread."""
+"""The blocking client, for code without an event loop: it runs the asynchronous client on a background thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 def _blocking(
     method: Callable[Concatenate[client.Client, P], Coroutine[None, None, T]],
 ) -> Callable[Concatenate[Client, P], T]:
-    """A method of the asynchronous client that blocks its caller until it has returned."""
+    """Turn a method of the asynchronous client into one that blocks its caller until it returns."""
 
     @wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -33,13 +33,13 @@ def _blocking(
 
 
 class Client(LoopThread[client.Client]):
-    """A context manager with the methods of `tokenlane.producer.Client`, for any number of threads.
+    """A context manager with the methods of `tokenlane.producer.Client`. Any number of threads may share it.
 
     Arguments and errors are those of the asynchronous client. Interrupting a call (Ctrl-C) cancels its request. Leaving
-    the block cancels all running requests and ends the thread.
+    the block cancels all running requests and ends the background thread.
 
-    Raises, called outside the block or in a fork of the process:
-        RuntimeError: it says what to do.
+    Raises, when a method is called:
+        RuntimeError: the call is outside the block, or in a fork of the process that entered it.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Client(LoopThread[client.Client]):
         response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
-        """Ask for an answer, as a stream to enter and to iterate over."""
+        """Return a stream of a chat's answer. Entering the stream sends the request."""
         self._running()
         inner = self._manager.chat(messages, role=role, agent=agent, response_format=response_format, **options)
         return ChatStream(self, inner)
@@ -70,7 +70,7 @@ class Client(LoopThread[client.Client]):
     cancel = _blocking(client.Client.cancel)
 
     def pull(self, model: str, *, lane: str | None = None) -> Generator[Progress, None, None]:
-        """Have a lane fetch a model, and yield progress until it is ready. Closing the iterator cancels the pull."""
+        """Pull a model onto a lane, and yield the progress until it is ready. Closing the iterator cancels the pull."""
         self._running()
         steps = self._manager.pull(model, lane=lane)
 
@@ -85,13 +85,13 @@ class Client(LoopThread[client.Client]):
                 self._call(steps.aclose)
 
     def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
-        """Join a running request, as a stream of everything after the given position."""
+        """Join a request, and return a stream of all deltas after the given position."""
         self._running()
         return ChatStream(self, self._manager.attach(request_id, after=after))
 
 
 class ChatStream(Generic[Parsed]):
-    """One answer: a `tokenlane.producer.ChatStream` for plain `with` and `for`, with the same attributes."""
+    """A blocking `tokenlane.producer.ChatStream`, for plain `with` and `for`. It has the same attributes."""
 
     request_id: str
     text: str
@@ -111,7 +111,7 @@ class ChatStream(Generic[Parsed]):
         self._running()._call(self._inner.cancel)
 
     def answer(self) -> Answer[Parsed]:
-        """Wait for the end and return the whole answer."""
+        """Wait for the end and return the complete answer."""
         return self._running()._call(self._inner.answer)
 
     def __enter__(self) -> Self:

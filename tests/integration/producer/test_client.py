@@ -357,11 +357,11 @@ async def test_waiting_says_why(redis_url: str, pool: Pool) -> None:
         await said("queue of role 'planner'")
         attempt = await dispatch(pool, stream.request_id)
         assert attempt is not None
-        await said("given to a lane")
+        await said("dispatched to a lane")
         assert await pool.requests.start(stream.request_id, attempt, WORKER) is not None
         await until(lambda: stream.waiting is None)
         assert await pool.requests.requeue(stream.request_id, attempt, WORKER, due_ms=60_000) == "delayed"
-        await said("tried again")
+        await said("attempt failed")
 
 
 async def test_a_lane_that_is_away_is_waited_for(redis_url: str, pool: Pool) -> None:

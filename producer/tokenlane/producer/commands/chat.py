@@ -22,16 +22,16 @@ from .client_session import Model, Priority, Role, Timeout, client_session, expl
 
 
 def chat(
-    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    question: Annotated[str, typer.Argument(help="The question; `-` reads it from standard input.")],
     role: Role = "default",
     model: Model = None,
-    system: Annotated[str | None, typer.Option(help="A system message before the question.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message to send before the question.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The maximum number of tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="The sampling temperature.")] = None,
     priority: Priority = "normal",
     timeout: Timeout = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each delta as a JSON object, one a line, then the usage.")
+        bool, typer.Option("--json", help="Print each delta as a line of JSON, then the usage.")
     ] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
@@ -58,7 +58,7 @@ def chat(
                         show(delta)
             except LlmError:
                 if stream.text and not stream.text.endswith("\n") and not as_json and sys.stdout.isatty():
-                    _write("\n")  # so that the error begins on a line of its own
+                    _write("\n")  # so that the error begins on a new line
                 raise
             if as_json:
                 usage = stream.usage.model_dump() if stream.usage else None
@@ -83,7 +83,7 @@ def _show_json(delta: TokenDelta) -> None:
 
 
 def _write(text: str) -> None:
-    # Bytes, since a model's answer need not fit the terminal's encoding.
+    # Bytes, since the terminal's encoding may lack characters of the answer.
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
 
@@ -96,9 +96,9 @@ def _question(argument: str) -> str:
         try:
             text = standard_input().decode()
         except UnicodeDecodeError:
-            raise ConfigError("The question on standard input is not UTF-8: convert it first.") from None
+            raise ConfigError("The question on standard input is not valid UTF-8: convert it first.") from None
     if not text or text.isspace():
-        raise ConfigError(f"The question {source} is empty: give one, or - to read it from standard input.")
+        raise ConfigError(f"The question {source} is empty: pass a question, or `-` to read it from standard input.")
     return text
 
 
@@ -106,5 +106,5 @@ def _utf8(argument: str) -> str:
     try:
         argument.encode()
     except UnicodeEncodeError:
-        raise ConfigError("An argument is not UTF-8: convert it first.") from None
+        raise ConfigError("An argument is not valid UTF-8: convert it first.") from None
     return argument

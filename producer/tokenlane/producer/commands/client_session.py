@@ -1,4 +1,4 @@
-"""Runs one call of the client for a command: finds the pool, explains waiting, and handles errors and signals."""
+"""Runs a command's call of the client: finds the pool, explains why requests wait, and handles errors and signals."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tokenlane.routing.contract.requests import DEFAULT_TIME_TO_LIVE_MS
 from tokenlane.routing.support.tasks import background
 
 Role: TypeAlias = Annotated[
-    str, typer.Option(help="The role that asks; the pool routes by it.", autocompletion=completion.roles)
+    str, typer.Option(help="The role by which the pool routes the request.", autocompletion=completion.roles)
 ]
-Model: TypeAlias = Annotated[str | None, typer.Option(help="The model to use.", autocompletion=completion.models)]
-Priority: TypeAlias = Annotated[Literal["high", "normal", "low"], typer.Option(help="The priority in the queue.")]
+Model: TypeAlias = Annotated[str | None, typer.Option(help="The model to ask.", autocompletion=completion.models)]
+Priority: TypeAlias = Annotated[Literal["high", "normal", "low"], typer.Option(help="The request's priority.")]
 Timeout: TypeAlias = Annotated[float | None, typer.Option(help="Give up after this many seconds.", min=0.001)]
 
 _Answer = TypeVar("_Answer")
@@ -36,7 +36,7 @@ _CHECK_EVERY_S = 0.5
 
 
 class Waiting(Protocol):
-    """An open request. `waiting`: why it has not started; None once it has."""
+    """An open request. `waiting`: why it has not started; None after the start."""
 
     @property
     def waiting(self) -> str | None: ...
@@ -49,14 +49,14 @@ def client_session(
     *,
     has_timeout: bool = False,
 ) -> _Answer:
-    """Ask by a client of the pool that a command's options name, and return the answer.
+    """Open a client of the pool that a command's options name, call `ask` with it, and return the result.
 
     Args:
         has_timeout: whether the command has the option `--timeout`.
 
     Raises:
-        UserError: it failed.
-        typer.Exit: a signal cancelled it.
+        UserError: the call failed.
+        typer.Exit: a signal cancelled the call.
     """
     server = find_pool(redis)
     client = Client(server.url, pool=pool_name(pool), key=server.keys)
@@ -82,7 +82,8 @@ def run_until_signal(work: Coroutine[object, object, _Answer]) -> _Answer:
     """Run the work and return its result.
 
     Raises:
-        typer.Exit: a signal other than Ctrl-C's cancelled it.
+        typer.Exit: a signal cancelled the work.
+        KeyboardInterrupt: Ctrl-C cancelled the work.
     """
     results: list[_Answer] = []
 
@@ -96,26 +97,26 @@ def run_until_signal(work: Coroutine[object, object, _Answer]) -> _Answer:
 
 
 def time_to_live_ms(timeout: float | None) -> int:
-    """The time to live of a request with this `--timeout`, in seconds.
+    """Convert the value of `--timeout`, in seconds, to a request's time to live in milliseconds.
 
     Raises:
-        ConfigError: it is not a finite number.
+        ConfigError: the value is not a finite number.
     """
     if timeout is not None and not math.isfinite(timeout):
-        raise ConfigError("--timeout must be a number of seconds.")
+        raise ConfigError("--timeout must be a finite number of seconds.")
     return DEFAULT_TIME_TO_LIVE_MS if timeout is None else int(1000 * timeout)
 
 
 @asynccontextmanager
 async def explaining_wait(request: Waiting) -> AsyncIterator[None]:
-    """Print why the request has not started yet, for as long as the block runs."""
+    """Print why the request has not started, for as long as the block runs."""
     async with background() as tasks:
         tasks.create_task(explain_wait(request))
         yield
 
 
 async def explain_wait(request: Waiting) -> None:
-    """Print why the request has not started yet: after two seconds, and whenever the reason changes."""
+    """Print why the request has not started: after two seconds, and again whenever the reason changes."""
     printed = None
     await asyncio.sleep(_EXPLAIN_AFTER_S)
     while True:

@@ -1,6 +1,6 @@
-"""`tokenlane demo`: starts a pool with a real model for a minute, and streams two answers.
+"""`tokenlane demo`: starts a temporary pool with a real model, and streams two answers.
 
-`tokenlane up` runs the pool in a child process, which ends with this one.
+The pool is a `tokenlane up` in a child process, which ends when this process ends.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TABLE_WIDTH = 72
 
 @dataclass(eq=False)
 class _Turn:
-    """A question, and the answer so far. `unprinted`: the last line, as long as it is not complete."""
+    """A question and its answer so far. `unprinted`: the last line of the answer, while it is incomplete."""
 
     role: str
     question: str
@@ -62,7 +62,7 @@ class _Turn:
 def demo(
     redis: Annotated[str | None, typer.Option(help="A Redis server to use instead of an embedded one.")] = None,
 ) -> None:
-    """Start a pool, stream two answers from the model that `up` would serve, show their timing, stop the pool."""
+    """Start a temporary pool with the model that `up` would serve, stream two answers, and show their timing."""
     raise typer.Exit(run_until_signal(_demo(redis)))
 
 
@@ -94,7 +94,7 @@ async def _demo(redis: str | None) -> int:
 
 @asynccontextmanager
 async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any] | None]]:
-    """Run a pool in a child process. Yields the process, and what it reports of itself; None if it fails to start."""
+    """Run a pool in a child process. Yields the process and the facts that it reports, or None if it does not start."""
     command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
     process = await start_or_kill(
         asyncio.create_subprocess_exec(
@@ -102,7 +102,7 @@ async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Pro
             *(("--redis", redis) if redis else ()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # so that the terminal's Ctrl-C reaches only this process
+            start_new_session=True,  # so that Ctrl-C in the terminal interrupts only this process
         )
     )
     try:
@@ -165,7 +165,7 @@ def _live(turns: list[_Turn], console: Console) -> Iterator[None]:
 
 
 def _summary(turns: list[_Turn], width: int) -> Table | Text:
-    """The timing of all answers: a table, or a line for each figure where a table would be too narrow."""
+    """The timing of all answers: a table, or a line for each figure if the terminal is too narrow for a table."""
     rows = [(turn.role, turn.lane, turn.model, *_figures(turn.usage)) for turn in turns]
     if width < _TABLE_WIDTH:
         blocks = ("\n".join(f"{title}: {cell}" for title, cell in zip(_TITLES, row, strict=True)) for row in rows)

@@ -1,4 +1,4 @@
-"""`tokenlane embed`: turns texts into vectors on standard output."""
+"""`tokenlane embed`: turns texts into vectors, and prints them to standard output."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tokenlane.producer.embeddings import embed as embed_texts
 from .client_session import Model, Priority, Role, Timeout, client_session, explaining_wait, time_to_live_ms
 
 _MAX_INPUT_BYTES = 256 * 1024 * 1024
-"""Of standard input: all texts and their vectors are held in memory."""
+"""The limit of standard input, since all texts and their vectors are held in memory."""
 
 
 def embed(
-    texts: Annotated[list[str], typer.Argument(help="The texts; - reads them from standard input, one a line.")],
+    texts: Annotated[list[str], typer.Argument(help="The texts; `-` reads them from standard input, one per line.")],
     role: Role = "default",
     model: Model = None,
     dimensions: Annotated[int | None, typer.Option(help="Fail unless vectors have this many numbers.", min=1)] = None,
@@ -34,7 +34,7 @@ def embed(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Turn texts into vectors, and print each as a JSON list of numbers, one a line."""
+    """Turn texts into vectors, and print each as a line of JSON: a list of numbers."""
     provider, other_model = provider_and_model()
     options: EmbedOptions = {
         "provider": provider,
@@ -52,7 +52,9 @@ def embed(
         )
 
     result = client_session(ask, redis, pool, has_timeout=True)
-    vectors = [[float(f"{number:.9g}") for number in vector] for vector in result.vectors]  # a float32 has nine digits
+    vectors = [
+        [float(f"{number:.9g}") for number in vector] for vector in result.vectors
+    ]  # a float32 needs nine digits
     if as_json:
         typer.echo(
             json_text(
@@ -78,4 +80,4 @@ def _standard_input_lines() -> list[str]:
     try:
         return standard_input(_MAX_INPUT_BYTES).decode().splitlines()
     except UnicodeDecodeError:
-        raise ConfigError("The texts on standard input are not UTF-8: convert them first.") from None
+        raise ConfigError("The texts on standard input are not valid UTF-8: convert them first.") from None

@@ -1,4 +1,4 @@
-"""`tokenlane models`: lists the models of lanes, and has lanes pull, verify, load and unload them."""
+"""`tokenlane models`: lists, pulls, verifies, loads and unloads the models of lanes."""
 
 from __future__ import annotations
 
@@ -25,27 +25,25 @@ from .client_session import client_session
 
 _PRINT_BYTES_EVERY_S = 2.0
 _PRINT_WAITING_EVERY_S = 60.0
-"""For text in which only numbers change, as for how long a lane has been away."""
+"""How often to repeat a line in which only numbers have changed, such as a lane's age."""
 _NUMBERS = re.compile(r"\d+")
 
 models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 _Model = Annotated[
     str,
-    typer.Argument(
-        help="The model, as the lane's provider names it.", metavar="MODEL", autocompletion=completion.models
-    ),
+    typer.Argument(help="The model's name at the lane's provider.", metavar="MODEL", autocompletion=completion.models),
 ]
 _Lane = Annotated[
     str | None,
-    typer.Option(help="The lane; optional if only one lane is open.", autocompletion=completion.lanes),
+    typer.Option(help="The lane; required if several lanes are open.", autocompletion=completion.lanes),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON; progress is one object a line.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON; each progress report is one line.")]
 
 
 @models.command()
 def ls(
-    lane: Annotated[str | None, typer.Option(help="Only this lane.", autocompletion=completion.lanes)] = None,
+    lane: Annotated[str | None, typer.Option(help="List only this lane.", autocompletion=completion.lanes)] = None,
     as_json: _Json = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
@@ -62,7 +60,7 @@ def ls(
 def pull(
     model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
-    """Have a lane download a model. Ctrl-C stops the download, and another `pull` resumes it."""
+    """Download a model onto a lane. Ctrl-C stops the download, and another `pull` resumes it."""
     _follow("pull", model, lane, as_json, redis, pool)
 
 
@@ -70,7 +68,7 @@ def pull(
 def verify(
     model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
-    """Print a model's digest. Exit code 1 if it differs from the pinned one."""
+    """Check a model against its pinned digest, and print the digest. Exit code 1 if it differs."""
     info = client_session(lambda client: client.verify(model, lane=lane), redis, pool)
     if as_json:
         show_json(info.model_dump())
@@ -82,7 +80,7 @@ def verify(
 def load(
     model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
-    """Have a lane load a model into memory."""
+    """Load a model into a lane's memory."""
     _follow("load", model, lane, as_json, redis, pool)
 
 
@@ -90,7 +88,7 @@ def load(
 def unload(
     model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
-    """Have a lane free a model's memory."""
+    """Unload a model from a lane's memory."""
     _follow("unload", model, lane, as_json, redis, pool)
 
 
@@ -102,7 +100,7 @@ def _follow(
     redis: str | None,
     pool: str | None,
 ) -> None:
-    """Send a lane a model command, and show its progress."""
+    """Send a model command to a lane, and show its progress."""
 
     async def ask(client: Client) -> None:
         with _progress_display(as_json) as display:
@@ -116,19 +114,19 @@ def _follow(
 
 @contextmanager
 def _progress_display(as_json: bool) -> Iterator[Callable[[Progress], None]]:
-    """A function that shows progress: as JSON, as a bar on a terminal, else as lines."""
+    """Yield a function that shows progress: as JSON, as a bar on a terminal, or as lines elsewhere."""
     if as_json:
         yield lambda progress: typer.echo(json_text(progress.model_dump()))
     elif not sys.stdout.isatty():
         yield ProgressLines()
     else:
         with download_bar() as show_bar:
-            show_bar("asking", 0, None)
+            show_bar("waiting", 0, None)
             yield lambda progress: show_bar(one_line(progress.step), progress.done_bytes, progress.total_bytes)
 
 
 class ProgressLines:
-    """Prints a line for each new step, then one every few seconds."""
+    """Prints a line when a step begins, and then a line every few seconds."""
 
     def __init__(self) -> None:
         self._step, self._print_at = ("", False), 0.0
@@ -147,7 +145,7 @@ class ProgressLines:
 
 
 def _with_speed(progress: Progress, began_at: float, bytes_before: int, now: float) -> str:
-    """The progress, and the speed and time left by what came since the step began."""
+    """The progress with its speed since the step began, and the time left at this speed."""
     done, total = progress.done_bytes, progress.total_bytes
     if not total:
         return str(progress)
@@ -169,7 +167,7 @@ def _table(listed: list[ModelInfo]) -> Table:
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),
             ", ".join(info.capabilities) or "-",
-            (info.digest or "-").removeprefix("sha256:")[:12],  # as in Ollama's list; `verify` prints all of it
+            (info.digest or "-").removeprefix("sha256:")[:12],  # like Ollama's list; `verify` prints the whole digest
             *((info.pinned_by or "-",) if any_pinned else ()),
         )
         for info in listed

@@ -1,4 +1,4 @@
-"""Builds an answer from its deltas."""
+"""Builds the complete answer from its deltas."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tokenlane.routing.contract.answers import Answer, FinishReason, TokenDelta,
 from tokenlane.routing.contract.tool_calls import ToolCalls
 
 _LOGPROB_SIZE = 64
-"""Characters that a token's log probability counts as; so does each of its alternatives."""
+"""The size, in characters, that counts for a token's log probability, and again for each alternative."""
 
 
 class AnswerBuilder:
-    """Collects the deltas of an answer. `size` is the answer's length so far, in characters."""
+    """Collects the deltas of an answer. `size` is the size of the answer so far, in characters."""
 
     def __init__(self) -> None:
         self._text = StringIO()
@@ -48,8 +48,8 @@ class AnswerBuilder:
         self.model = delta.model or self.model
         self.lane = delta.lane or self.lane
 
-    def built(self, request_id: str) -> Answer:
-        """The complete answer, after the last delta."""
+    def build(self, request_id: str) -> Answer:
+        """Return the complete answer. Call it after the last delta."""
         return Answer(
             request_id=request_id,
             text=self.text,

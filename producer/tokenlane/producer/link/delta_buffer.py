@@ -1,7 +1,7 @@
-"""Puts a request's messages in order: returns each delta once, by position, and only from the newest attempt.
+"""Puts the messages of a request in order: returns each delta once, by position, and only from the newest attempt.
 
-Pure and synchronous. Messages go in by `receive`, in any order and any number of times; deltas come out by `pop` as
-they were sent. A message for a worker is returned, never sent.
+The buffer does no I/O. `receive` accepts messages in any order and any number of times, and `pop` returns the deltas in
+the order in which they were sent. A message for a worker is returned to the caller, who sends it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from .answer_builder import AnswerBuilder
 UNREAD_DELTAS = 1024
 MAX_ANSWER_SIZE = 32 * 1024 * 1024  # characters
 _MAX_UNREAD_DELTAS = 64 * UNREAD_DELTAS
-_MERGED_SIZE = 4096  # characters; longer pieces grow no further, or merging would take quadratic time
+_MERGED_SIZE = 4096  # characters; merging longer pieces would take quadratic time
 _MAX_EARLY_DELTAS = 4096
-_ORPHANED = "the pool cancelled the request, since no client sent a beat for it for as long as the policy's orphan_ms"
+_ORPHANED = "the pool cancelled the request, since its client sent no beat for the orphan_ms of the pool's policy"
 
 
 class MessageToWorker(NamedTuple):
-    """A message for a worker's control channel."""
+    """A message, and the worker to whose control channel it goes."""
 
     worker: str
     message: Replay | Handover
@@ -56,21 +56,23 @@ class MessageToWorker(NamedTuple):
 class DeltaBuffer:
     """The messages received for one request.
 
-    Guarantee: every delta is popped once and in order. If a reader leaves more than `UNREAD_DELTAS` unread, neighbours
-    are merged; a merged delta has the position of its last part.
+    Guarantee: every delta is popped once and in order. If more than `UNREAD_DELTAS` are unread, new deltas are merged
+    into the last one; a merged delta has the position of its last part.
 
     Attributes:
-        attempt: the newest attempt that has sent anything.
-        worker: runs that attempt; '' before it has sent anything.
-        position: of the next delta without a gap.
-        ended: nothing more comes. `error` says why if the answer is not whole.
-        ended_by_pool: the pool itself has ended the request.
-        progress: how far the work before an answer has got.
-        result: of a request that is no chat.
-        answer: built from the deltas so far.
+        attempt: the newest attempt that has sent a message.
+        worker: the worker that runs this attempt; '' if no message has named it.
+        position: the position of the first missing delta.
+        ended: whether the request has ended. If the answer is not complete, `error` says why.
+        ended_by_pool: whether the pool itself has ended the request.
+        progress: the latest progress of a command.
+        result: the result of an embed request or a command.
+        answer: the answer so far.
 
     Args:
-        position: of the first delta that the reader wants; it has those before.
+        position: the position of the first delta for the reader, who already has the deltas before it.
+        unread_deltas: the number of unread deltas from which on deltas are merged.
+        longest_answer: the size, in characters, at which an answer fails.
     """
 
     def __init__(
@@ -109,18 +111,18 @@ class DeltaBuffer:
         return self._unread.popleft() if self._unread else None
 
     def replay(self, attempt: int = 0) -> Replay:
-        """The message that asks a worker to publish the missing deltas again."""
+        """Make the message that asks a worker to publish the missing deltas again."""
         return Replay(id=self.request_id, attempt=max(attempt, self.attempt), after=self.position)
 
     def error_beyond(self, end: int | None) -> BadRequest | None:
-        """The error if a whole answer of so many deltas ends before the first one that the reader wants."""
+        """The error if an answer of `end` deltas ends before the reader's first position; else None."""
         if end is None or self._first <= end:
             return None
-        ended = f"ended with position {end - 1}, before the one given" if end else "is empty, and has no position"
+        ended = f"ended with position {end - 1}, before the given position" if end else "is empty, and has no position"
         return BadRequest(f"the answer {ended}")
 
     def receive(self, message: ChannelMessage) -> MessageToWorker | None:
-        """Take one message from the request's channel; returns the handover that it asks for, if it does."""
+        """Take in a message from the request's channel. Returns the handover if the message asks for it, else None."""
         if isinstance(message, Resume):
             return MessageToWorker(message.worker, self._handover(message))
         if self.ended or message.attempt < self.attempt or isinstance(message, Attached):
@@ -149,15 +151,15 @@ class DeltaBuffer:
         return None
 
     def ignore_attempts_before(self, attempt: int) -> None:
-        """Ignore all attempts before this attempt."""
+        """Ignore messages of earlier attempts."""
         self.attempt = max(self.attempt, attempt)
 
     def end_as(self, state: Ending, end: int | None = None, code: str = "") -> None:
-        """End it in the way in which the pool says that the request ended.
+        """End the request as its status in the pool says.
 
         Args:
-            end: how many deltas the whole answer has.
-            code: of the error with which the request failed; "orphaned" if its client had vanished.
+            end: the number of deltas in the complete answer.
+            code: the code of the error with which the request failed; "orphaned" if its client had vanished.
         """
         self.ended_by_pool = True
         match state:
@@ -219,7 +221,7 @@ class DeltaBuffer:
     def _add(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
         if deltas and message.first < self._handed_over:
-            # Its worker agreed with the request's owner, who had less of the answer than this reader has.
+            # The attempt continues from the owner's position, and this reader has received more than the owner.
             self.fail(answer_lost("restarted"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._early:
@@ -245,7 +247,7 @@ class DeltaBuffer:
             self._unread.append(delta)
         if self.answer.size > self._longest_answer or len(self._unread) > _MAX_UNREAD_DELTAS:
             limit = f"{self._longest_answer} characters or {_MAX_UNREAD_DELTAS} unread deltas"
-            self.fail(LlmError(f"the answer is longer than {limit}: ask for less with max_tokens, or read faster"))
+            self.fail(LlmError(f"the answer is longer than {limit}: lower max_tokens, or read faster"))
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):

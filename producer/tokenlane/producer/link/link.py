@@ -1,4 +1,4 @@
-"""The protocol of a client's link to a pool, which a Redis link and an in-memory link implement."""
+"""The protocol of a client's link to a pool. `RedisLink` and `MemoryLink` implement it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .open_request import OpenRequest
 
 Composed: TypeAlias = tuple[Envelope, bytes]
-"""A request to submit: the envelope, which routers read, and the payload."""
+"""A request to submit: its envelope, which routers read, and its payload."""
 
 
 class Link(Protocol):
-    """Submits requests to a pool, and returns an `OpenRequest` for each, which receives the request's messages.
+    """Submits requests to a pool. Returns an `OpenRequest` for each, and passes the request's messages to it.
 
     Attributes:
-        client: this process's name in the pool; every envelope has it.
-        pool: the pool as messages name it.
-        internal_errors: tokenlane's own bugs that the link's tasks have survived.
+        client: the client's id in the pool, which every envelope carries.
+        pool: the pool's name in messages.
+        internal_errors: counts the bugs in tokenlane that the link's tasks have survived.
     """
 
     client: str
@@ -30,34 +30,36 @@ class Link(Protocol):
     internal_errors: InternalErrors
 
     async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
-        """Submit a request; returns once the pool has accepted it. If a request of the same agent with the same
-        idempotency key still runs, that one is returned.
+        """Submit a request. Returns once the pool has accepted it.
+
+        If the same agent has an open request with the same idempotency key, the link attaches to that request instead.
 
         Args:
-            compose: makes the request when its turn has come: of a burst only a few are made and sent at a time, so
-                that the event loop has time for beats and answers. The time to live counts from this call.
+            compose: makes the envelope and the payload. In a burst of requests the link makes and sends only a few at
+                a time, so that the event loop has time for beats and answers. The time to live counts from the call of
+                `open`.
 
         Raises:
-            LlmError: the request is not valid, or was refused.
+            LlmError: the request is not valid, or the pool refused it.
 
         Cancellation: the request is cancelled if it has reached the pool.
         """
         ...
 
     async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
-        """Join a request from this position of its answer on, and own it.
+        """Join a request at a position of its answer, and become its owner.
 
         Raises:
             RequestLost: the pool does not know the request.
             BadRequest: its answer has ended before that position.
             PoolUnavailable: the pool does not answer.
 
-        Cancellation: the request is cancelled if this client owns it by then.
+        Cancellation: the request is cancelled if this client already owns it.
         """
         ...
 
     async def cancel(self, request_id: str) -> bool:
-        """Cancel a request, whoever reads it; False if it ended in another way, or the pool does not know it.
+        """Cancel a request for all its readers. Returns False if it ended in another way or is unknown to the pool.
 
         Raises:
             PoolUnavailable: the pool does not answer.
@@ -65,11 +67,12 @@ class Link(Protocol):
         ...
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
-        """Stop reading a request. It ends here now, and in the pool soon if this client owns it and has no other reader
-        of it. A second call changes nothing.
+        """Stop reading a request, without waiting. A second call has no effect.
+
+        The link cancels the request in the pool if this client owns it and has no other reader for it.
 
         Args:
-            everywhere: end it in the pool even if others read or own it.
+            everywhere: cancel the request even if others read or own it.
         """
         ...
 
@@ -81,7 +84,7 @@ class Link(Protocol):
         ...
 
     async def lanes(self) -> tuple[LaneView, ...]:
-        """The pool's lanes, as routers see them.
+        """Return the pool's lanes as routers see them, without fallback lanes.
 
         Raises:
             PoolUnavailable: the pool does not answer.
@@ -97,10 +100,10 @@ OpenLink: TypeAlias = Callable[[], AbstractAsyncContextManager[Link]]
 async def open_request(
     link: Link, compose: Callable[[], Composed], idempotency_key: str | None = None
 ) -> AsyncIterator[OpenRequest]:
-    """A request that is open during the block; leaving the block before the request's end cancels it.
+    """Submit a request and keep it open during the block. Leaving the block before the request's end cancels it.
 
     Raises:
-        LlmError: as `Link.open`.
+        LlmError: the errors of `Link.open`.
     """
     request = await link.open(compose, idempotency_key)
     try:

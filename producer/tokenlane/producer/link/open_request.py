@@ -1,4 +1,4 @@
-"""An open request, as the code that awaits its answer or its result sees it."""
+"""A request that a link has submitted or attached to, for the code that awaits its answer or result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from .delta_buffer import DeltaBuffer, MessageToWorker
 
 
 class OpenRequest:
-    """What a link returns for a request. Readers await `next`, `finish`, `result` or `change`; only the link changes
-    it, by `message` and `give_up`.
+    """One reader's view of a request. Readers await `next`, `finish`, `result` or `wait_for_message`.
+
+    Only the link changes the view, through `receive` and `give_up`.
 
     Attributes:
-        waiting: why it has not started, for people; None once it has.
+        waiting: why the request has not started, as text for people; None after the start.
 
     Args:
-        position: of the first delta that the reader wants.
+        position: the position of the first delta for the reader.
     """
 
     def __init__(self, request_id: str, *, position: int = 0, waiting: str | None = None) -> None:
@@ -34,7 +35,7 @@ class OpenRequest:
 
     @property
     def ended(self) -> bool:
-        """Whether the request has ended; `error` is set if the answer is not complete."""
+        """Whether the request has ended. If the answer is not complete, `error` is set."""
         return self._buffer.ended
 
     @property
@@ -53,20 +54,20 @@ class OpenRequest:
 
     @property
     def progress(self) -> Progress | None:
-        """The latest progress of long work; None if there is none."""
+        """The latest progress of a command; None if the worker has reported none."""
         return self._buffer.progress
 
     async def wait_for_message(self) -> None:
-        """Wait for the next message; return at once if the request has ended."""
+        """Wait for the next message or the end. Returns at once if the request has ended."""
         if not self._buffer.ended:
             self._changed.clear()
             await self._changed.wait()
 
     async def next(self) -> TokenDelta | None:
-        """The next delta; None at the end.
+        """Wait for the next delta. Returns None after the last one.
 
         Raises:
-            LlmError: the request failed; raised after all deltas that came before.
+            LlmError: the request failed. It is raised after all deltas that arrived before.
         """
         while (delta := self._buffer.pop()) is None:
             if self._buffer.error is not None:
@@ -77,7 +78,7 @@ class OpenRequest:
         return delta
 
     async def finish(self) -> Answer:
-        """Wait for the end and return the whole answer.
+        """Wait for the end and return the complete answer.
 
         Raises:
             LlmError: the request failed.
@@ -86,10 +87,10 @@ class OpenRequest:
             await self.wait_for_message()
         if self._buffer.error is not None:
             raise self._buffer.error
-        return self._buffer.answer.built(self.id)
+        return self._buffer.answer.build(self.id)
 
     async def result(self) -> Result:
-        """Wait for the end and return the result of a request that is no chat.
+        """Wait for the end and return the result of an embed request or a command.
 
         Raises:
             LlmError: the request failed.
@@ -102,13 +103,13 @@ class OpenRequest:
         return self._buffer.result
 
     def receive(self, message: ChannelMessage) -> MessageToWorker | None:
-        """Take a message from the request's channel; returns the handover that its worker asks for, if it does."""
+        """Take in a message from the request's channel. Returns the handover if a worker asks for it, else None."""
         handover = self._buffer.receive(message)
         self._changed.set()
         return handover
 
     def give_up(self, error: LlmError) -> None:
-        """End the request with this error, unless it has ended; with `Interrupted` if a part of the answer has come."""
+        """End the request with this error, or with `Interrupted` if part of the answer has arrived."""
         self._buffer.fail(error)
         self.waiting = None
         self._changed.set()

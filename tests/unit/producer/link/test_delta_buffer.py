@@ -121,7 +121,7 @@ def test_any_channel_delivers_once_and_in_order(
     assert buffer.error is None
     assert [delta.text for delta in popped] == texts
     assert [delta.position for delta in popped] == list(range(len(texts)))
-    assert buffer.answer.built(ID).text == "".join(texts)
+    assert buffer.answer.build(ID).text == "".join(texts)
     assert buffer.answer.usage == USAGE
 
 
@@ -267,7 +267,7 @@ def test_an_answer_that_ends_before_the_first_position_wanted(first: int) -> Non
         buffer.receive(message)
     assert buffer.ended
     assert isinstance(buffer.error, BadRequest)
-    assert "ended with position 1, before the one given" in str(buffer.error)
+    assert "ended with position 1, before the given position" in str(buffer.error)
     (nothing := DeltaBuffer(ID, position=first)).receive(completed(0, 0))
     assert "is empty" in str(nothing.error)
     has_all, broken = DeltaBuffer(ID, position=2), DeltaBuffer(ID, position=first)
@@ -402,7 +402,7 @@ def test_logprobs_are_kept_where_deltas_are_merged() -> None:
     pieces = [TokenDelta(text=text, logprobs=(TokenLogprob(token=text, logprob=-1),)) for text in "abc"]
     buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
     (merged,) = drained(buffer)
-    for said in (merged, buffer.answer.built(ID)):
+    for said in (merged, buffer.answer.build(ID)):
         assert (said.text, [token.token for token in said.logprobs]) == ("abc", ["a", "b", "c"])
 
 
@@ -438,4 +438,4 @@ def test_a_result_comes_whole_with_the_ending() -> None:
     buffer.receive(ending)
     assert (buffer.ended, buffer.error, buffer.position, buffer.result) == (True, None, 1, result)
     assert drained(buffer) == []
-    assert buffer.answer.built(ID).model == "m1"
+    assert buffer.answer.build(ID).model == "m1"

@@ -51,7 +51,7 @@ def outcome(shape: Shape, chunks: Sequence[bytes]) -> tuple[object, ...]:
     """All that tells one outcome from another."""
     builder, error = read(shape, chunks)
     told = None if error is None else (type(error), error.message, error.retryable, error.detail)
-    return builder.built("0" * 32).model_dump(), told
+    return builder.build("0" * 32).model_dump(), told
 
 
 def cut(stream: bytes, size: int) -> list[bytes]:
@@ -62,7 +62,7 @@ def cut(stream: bytes, size: int) -> list[bytes]:
 def test_each_shape_is_read_as_what_it_is(shape: Shape) -> None:
     """Text, reasoning, calls, usage and logprobs are all there; what cannot be read says which field, and its words."""
     builder, error = read(shape, [shape.stream])
-    answer = builder.built("0" * 32)
+    answer = builder.build("0" * 32)
     match shape.expected:
         case Whole() as whole:
             assert error is None
@@ -108,7 +108,7 @@ class _PassesAll:
 def test_the_fast_path_reads_the_same_answer(shape: Shape) -> None:
     """The fast path for pieces of plain text and the path through filters read the same answer."""
     (short, error), (long, its) = (read(shape, [shape.stream], before) for before in ([], [_PassesAll()]))
-    assert short.built("0" * 32) == long.built("0" * 32)
+    assert short.build("0" * 32) == long.build("0" * 32)
     assert (type(error), getattr(error, "detail", None)) == (type(its), getattr(its, "detail", None))
 
 
