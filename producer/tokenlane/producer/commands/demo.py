@@ -27,6 +27,7 @@ from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.load import pool_keys
+from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.producer.client import Client
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
@@ -73,7 +74,7 @@ async def _demo(redis: str | None) -> int:
         if facts is None:
             return await process.wait() or FAILED
         model = facts.get("model", f"as configured: {facts['provider']} at {facts['endpoint']}")
-        note(f"Model: {one_line(model)}.\nTo keep using it, run `tokenlane up`, then `tokenlane chat`.\n")
+        note(f"Model: {one_line(model)}.\n")
         for problem in facts["problems"]:
             note(f"problem {problem}\n")
         show = _live if console.is_terminal else _plain
@@ -89,7 +90,18 @@ async def _demo(redis: str | None) -> int:
         if turn.error is not None:
             note(f"tokenlane: {turn.role}: {turn.error}", err=True)
     console.print(_summary(turns, console.width))
+    note("")
+    for step in _next_steps(facts["provider"]):
+        note(step)
     return OK if all(turn.error is None for turn in turns) else FAILED
+
+
+def _next_steps(provider: str) -> tuple[str, str]:
+    """What to try after the demo: a pool that keeps running, then a real model or another host."""
+    keep = "Next: `tokenlane up` keeps a pool running; ask it with `tokenlane chat`, or from Python (docs/agents.md)."
+    if provider == TOY_PROVIDER:
+        return keep, "      `tokenlane probe` shows how to get a real model in place of this toy."
+    return keep, "      `tokenlane up --listen HOST`, then `tokenlane invite`, let other hosts add their model servers."
 
 
 @asynccontextmanager

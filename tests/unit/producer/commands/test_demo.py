@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from tokenlane.producer import Usage
-from tokenlane.producer.commands.demo import _summary, _Turn
+from tokenlane.producer.commands.demo import _next_steps, _summary, _Turn
 
 
 @pytest.mark.parametrize("width", [16, 20, 25, 40, 71, 72, 120])
@@ -18,3 +18,12 @@ def test_the_figures_can_be_read_at_any_width(width: int) -> None:
     Console(file=shown, width=width).print(_summary([turn], width))
     words = shown.getvalue().split()
     assert {"planner", "gpu0", "152", "31", "17"} <= set(words)
+
+
+@pytest.mark.parametrize(("provider", "next_command"), [("builtin", "tokenlane probe"), ("ollama", "tokenlane invite")])
+def test_the_next_steps_fit_the_model(provider: str, next_command: str) -> None:
+    """After the toy the demo shows the way to a real model, after a real model the way to more hosts."""
+    steps = _next_steps(provider)
+    assert len(steps) == 2
+    assert "`tokenlane up`" in steps[0]
+    assert next_command in steps[1]
