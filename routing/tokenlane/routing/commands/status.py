@@ -20,6 +20,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.redis_health import examine_memory
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
+from tokenlane.routing.watch.unused_pool import examine_use, is_unused, other_pools
 from tokenlane.routing.watch.wait_cause import oldest_queue, wait_cause
 
 from .pool_session import pool_session
@@ -50,8 +51,8 @@ def status(
     pool: PoolName = None,
 ) -> None:
     """Show waiting and running requests, and the lanes, workers and routers that serve them."""
-    snapshot, memory = pool_session(redis, pool, _look)
-    problems = (*(() if not memory.is_problem else (memory,)), *find_problems(snapshot, max_wait))
+    snapshot, more = pool_session(redis, pool, _look)
+    problems = (*(finding for finding in more if finding.is_problem), *find_problems(snapshot, max_wait))
     fails = any(problem.severity == "fail" for problem in problems)
     if as_json:
         show_json(as_document(snapshot, problems))
@@ -62,8 +63,11 @@ def status(
     raise typer.Exit(FAILED if check and fails else OK)
 
 
-async def _look(pool: Pool) -> tuple[Snapshot, Finding]:
-    return await take_snapshot(pool), await examine_memory(pool)
+async def _look(pool: Pool) -> tuple[Snapshot, tuple[Finding, ...]]:
+    """A snapshot of the pool, and the findings that need more than the snapshot."""
+    snapshot = await take_snapshot(pool)
+    others = await other_pools(pool) if is_unused(snapshot) else ()
+    return snapshot, (await examine_memory(pool), *examine_use(snapshot, others))
 
 
 def as_document(snapshot: Snapshot, problems: tuple[Finding, ...]) -> dict[str, Any]:
@@ -112,13 +116,13 @@ def _summary(snapshot: Snapshot) -> str:
     lags = f", not read yet by {', '.join(snapshot.lagging)}" if snapshot.lagging else ""
     deciding = sum(router.revision is not None for router in snapshot.routers)
     silent = f", {snapshot.clients.silent} silent" if snapshot.clients.silent else ""
-    is_unused = not (snapshot.roles or snapshot.lanes or snapshot.routers or snapshot.clients.known or snapshot.delayed)
+    is_empty = not (snapshot.roles or snapshot.lanes or snapshot.routers or snapshot.clients.known or snapshot.delayed)
     errors = {worker.name: worker.report.internal_errors for lane in snapshot.lanes for worker in lane.workers}
     errors |= {router.name: router.internal_errors for router in snapshot.routers}
     bugs = ", ".join(f"{count} in {name}" for name, count in errors.items() if count)
     return "\n".join(
         (
-            f"pool     {snapshot.pool}{' (unused)' if is_unused else ''}",
+            f"pool     {snapshot.pool}{' (unused)' if is_empty else ''}",
             f"policy   {f'revision {snapshot.revision}' if snapshot.revision else 'the built-in default'}{lags}",
             f"key      {snapshot.key_id or 'none: requests are not sealed'}",
             f"routers  {len(snapshot.routers)}, {deciding} active",

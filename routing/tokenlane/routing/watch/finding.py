@@ -56,6 +56,7 @@ class Code(StrEnum):
     )
 
     # The pool.
+    POOL_UNUSED = "pool_unused", "a pool exists as soon as it is named, so a misspelt name is a pool without lanes"
     ROUTERS = "routers", "routers give requests to lanes"
     NO_ROUTER = "no_router", "routers give requests to lanes"
     POLICY = "policy", "routers and workers that have not read the newest policy follow an older one"

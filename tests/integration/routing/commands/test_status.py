@@ -22,6 +22,7 @@ from tokenlane.config import exit_codes as exits
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.finding import Code, Finding
@@ -152,7 +153,10 @@ async def test_an_empty_pool_is_clear(pool: Pool) -> None:
     code, out, _ = await status(pool.server.url)
     assert (code, "tokenlane worker" in out) == (exits.OK, True)
     code, out, _ = await status(pool.server.url, "--check")
-    assert (code, [line.split(":")[0] for line in out.splitlines()]) == (exits.FAILED, ["no_router", "no_lane"])
+    assert (code, [line.split(":")[0] for line in out.splitlines()]) == (
+        exits.FAILED,
+        ["pool_unused", "no_router", "no_lane"],
+    )
 
 
 async def test_an_unreachable_pool_is_clear() -> None:
@@ -204,3 +208,13 @@ async def test_check_sees_refused_requests(at_work: Pool) -> None:
     document = json.loads(out)
     assert (code, [it["code"] for it in document["problems"]]) == (exits.FAILED, ["requests_refused"])
     assert [role["rates"]["refused"] > 0 for role in document["roles"]] == [False, True]
+
+
+async def test_a_pool_with_a_misspelt_name(pool: Pool) -> None:
+    """A pool that nobody uses may be another pool, misspelt: pools with a router on the same server are named."""
+    async with open_hub(pool, 5) as hub:
+        await hub.subscribe(pool.keys.doorbell, lambda _: None)
+        code, out, _ = await status(pool.server.url, "--check", "--json", "--pool", "maim")
+    (problem,) = [it for it in json.loads(out)["problems"] if it["code"] == "pool_unused"]
+    assert (code, problem["severity"], problem["subject"]) == (exits.FAILED, "fail", "maim")
+    assert "'main'" in problem["found"]

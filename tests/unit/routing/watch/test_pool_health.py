@@ -26,6 +26,7 @@ from tokenlane.routing.watch.snapshot import (
     Snapshot,
     WorkerStatus,
 )
+from tokenlane.routing.watch.unused_pool import examine_use
 
 LANE = LaneStatus("gpu0", LaneState.UP, "vllm", "http://gpu:8000", ("m1",), {"chat": Slots(4)}, 5_000, None, ())
 
@@ -269,3 +270,14 @@ def test_refused_requests() -> None:
 def test_a_role_whose_requests_all_fail(rates: Rates, expected: list[str]) -> None:
     """Three failures and no completed request in a minute, for example of a model that no lane has."""
     assert codes(replace(WELL, roles=(replace(ROLE, rates=rates),))) == expected
+
+
+def test_a_pool_without_lanes_and_policy() -> None:
+    """It may be a misspelt name, unless the pool is in use."""
+    unused = with_lanes(routers=(), queues=(), roles=(), clients=ClientsStatus(1, 0))
+    (finding,) = examine_use(unused, ("main", "dev"))
+    assert (finding.code, finding.severity) == ("pool_unused", "fail")
+    assert "'dev'" in finding.observed
+    assert list(examine_use(replace(unused, revision=1), ())) == []
+    assert list(examine_use(replace(unused, lanes=(LANE,)), ())) == []
+    assert list(examine_use(replace(unused, routers=WELL.routers), ())) == []
