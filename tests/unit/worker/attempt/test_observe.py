@@ -15,8 +15,8 @@ def event(request_outcome: str, code: str = "", tokens: int = 0) -> AttemptEnded
     return AttemptEnded(ENVELOPE, 1, "lane1", "m", request_outcome, code, "", 0, None, usage)
 
 
-def test_totals_are_of_all_attempts() -> None:
-    """By kind of work and by what became of the request; broken ones also by code; tokens in all."""
+def test_totals_count_all_attempts() -> None:
+    """Attempts are counted by kind of work and request outcome, failed ones also by code; tokens are added up."""
     totals = AttemptTotals()
     for it in (event("completed", tokens=5), event("completed", tokens=3), event("requeued", "rate_limited")):
         totals.count(it)

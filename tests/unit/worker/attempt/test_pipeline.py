@@ -65,8 +65,8 @@ ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here
 
 
 class FakePool:
-    """A pool with one dispatched request. `outage`: how the next calls of `finish` and `requeue` fail, the last first;
-    `unseals`, `lawless`: the same of `unseal`, and of reading the policy."""
+    """A pool with one dispatched request. `outage`: the errors of the next calls of `finish` and `requeue`, last first.
+    `unseals`, `lawless`: the same for `unseal` and for reading the policy."""
 
     def __init__(self) -> None:
         self.keys = Keys()
@@ -153,7 +153,7 @@ class FakePool:
 
 
 class FakeHeartbeat:
-    """Remembers what a worker says of itself."""
+    """Records the failures and the states that a worker reports."""
 
     def __init__(self, availability: Availability) -> None:
         self.faults: list[str] = []
@@ -168,7 +168,7 @@ class FakeHeartbeat:
 
 
 async def nothing() -> None:
-    """Has nothing new to say."""
+    """Describe the lane as unchanged."""
 
 
 class Bench:
@@ -224,8 +224,8 @@ class Bench:
 
 @pytest.mark.parametrize("others_may", [True, False])
 async def test_a_key_the_worker_lacks(others_may: bool) -> None:
-    """What another worker may open goes back, and no more is taken; what none can fails, and work goes on. The pool is
-    asked until it says which it is."""
+    """A request that another worker may open is requeued, and the lane drains. A request that no worker can open fails,
+    and the lane goes on. An unavailable pool is asked again."""
     bench = Bench()
     bench.pool.unseals = [PoolKeyMismatch("lacking", retryable=others_may), PoolUnavailable("away")]
     await bench.run()
@@ -234,7 +234,7 @@ async def test_a_key_the_worker_lacks(others_may: bool) -> None:
     assert [code for _, _, code, _ in bench.pool.endings] == ([] if others_may else [PoolKeyMismatch.code])
 
 
-async def test_a_whole_answer_completes_the_request() -> None:
+async def test_a_complete_answer_completes_the_request() -> None:
     """All pieces, the end position and the usage arrive, and the stream is closed before the request is finished."""
     bench = Bench()
     await bench.run()
@@ -256,16 +256,15 @@ NAMED = {"type": "function", "function": {"name": "f"}}
 
 
 def asking(bench: Bench, *turns: Message, **options: object) -> None:
-    """Let the bench's request be this."""
+    """Give the bench a chat request with these messages and options."""
     messages = [Message(role="user", content="q"), *turns]
     asked = {"id": bench.pool.id, "role": "r", "messages": messages, **options}
     bench.pool.payload = ChatRequest.model_validate(asked).to_wire()
 
 
 @pytest.mark.parametrize("choice", ["required", "any", NAMED])
-async def test_prose_is_no_call(choice: object) -> None:
-    """An answer of prose where a call is required is an error of its own, whichever provider gave it; what it said was
-    delivered, and it is not asked for again."""
+async def test_prose_where_a_tool_call_is_required_is_an_error(choice: object) -> None:
+    """An answer without the required call fails with `NoToolCall`; its text is delivered, and it is not tried again."""
     bench = Bench()
     asking(bench, tools=[TOOL], tool_choice=choice)
     await bench.run()
@@ -276,16 +275,16 @@ async def test_prose_is_no_call(choice: object) -> None:
 
 
 @pytest.mark.parametrize("options", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {}])
-async def test_prose_is_fine_where_no_call_is_required(options: dict[str, object]) -> None:
-    """A model that may call a tool may say something instead."""
+async def test_prose_is_accepted_where_no_tool_call_is_required(options: dict[str, object]) -> None:
+    """A model that may call a tool may answer with text instead."""
     bench = Bench()
     asking(bench, tools=[TOOL], **options)
     await bench.run()
     assert bench.ending[0] == "completed"
 
 
-async def test_a_call_is_what_was_required() -> None:
-    """With a call the answer is whole."""
+async def test_a_required_tool_call_completes_the_answer() -> None:
+    """An answer with the required call is complete."""
     call = TokenDelta(tool_calls=(ToolCallDelta(index=0, id="c", name="f", arguments="{}"),), model="m1")
 
     class Calls(FakeProvider):
@@ -311,8 +310,8 @@ async def test_a_begun_answer_is_the_providers_to_continue() -> None:
     assert bench.provider.resumed == ["The capital of "]
 
 
-async def test_what_is_not_ours_is_not_run() -> None:
-    """An attempt that is gone opens no stream and ends nothing."""
+async def test_an_attempt_that_cannot_be_claimed_is_not_run() -> None:
+    """An attempt that the pool no longer has opens no stream and ends no request."""
     bench = Bench()
     bench.pool.gone = True
     await bench.run()
@@ -320,7 +319,7 @@ async def test_what_is_not_ours_is_not_run() -> None:
 
 
 async def test_an_attempt_is_claimed_until_the_pool_answers() -> None:
-    """A start whose answer was lost may have been made: it is asked for again, until it is known or of no use."""
+    """A start without a reply may have succeeded: it is repeated until the pool answers or the worker shuts down."""
     bench = Bench()
     bench.pool.unavailable = True
     running = asyncio.create_task(bench.run())
@@ -341,7 +340,7 @@ async def test_an_attempt_is_claimed_until_the_pool_answers() -> None:
     "payload", [b"", b"[]", b'{"role":"r"}', b'{"messages": "\xff"}', b'{"messages":"xyzzy-the-prompt"}']
 )
 async def test_a_payload_that_is_no_request_fails_it(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """A payload that cannot be read ends the request as a bad one, without quoting it."""
+    """An invalid payload fails the request with `BadRequest`, which does not quote it."""
     caplog.set_level(logging.DEBUG)
     bench = Bench()
     bench.pool.payload = payload
@@ -353,7 +352,7 @@ async def test_a_payload_that_is_no_request_fails_it(payload: bytes, caplog: pyt
 
 @pytest.mark.parametrize("reason", ["cancelled", "expired"])
 async def test_a_stop_closes_the_stream_first(reason: Any) -> None:
-    """A request that is stopped ends for that reason, once its stream is closed."""
+    """A stopped request ends for the reason of the stop, after its stream is closed."""
     bench = Bench(FakeProvider(hold_after=1))
     task = await bench.run_until_held()
     bench.only_run.stop(reason)
@@ -363,7 +362,7 @@ async def test_a_stop_closes_the_stream_first(reason: Any) -> None:
 
 
 async def test_a_deadline_expires_the_request() -> None:
-    """When its time to live is over the request is expired, wherever its stream is."""
+    """A request expires at its deadline, however far its stream has come."""
     bench = Bench(FakeProvider(hold_after=1))
     bench.pool.left_ms = 30
     await bench.run()
@@ -379,8 +378,8 @@ async def test_a_request_cancelled_before_its_start_opens_no_stream() -> None:
     assert bench.provider.requests == []
 
 
-async def test_an_outdated_attempt_stops_and_says_nothing() -> None:
-    """A newer attempt speaks for the request: the older one closes its stream and ends nothing."""
+async def test_an_outdated_attempt_stops_without_an_ending() -> None:
+    """An attempt that a newer one replaced closes its stream and does not end the request."""
     bench = Bench(FakeProvider(hold_after=1))
     task = await bench.run_until_held()
     bench.only_run.stop("stale")
@@ -390,15 +389,15 @@ async def test_an_outdated_attempt_stops_and_says_nothing() -> None:
 
 
 async def test_an_answer_the_pool_does_not_want_is_forgotten() -> None:
-    """If the attempt turns out stale at its end, its answer is not replayed to anybody."""
+    """If the attempt turns out to be stale at its end, its answer is not kept for replays."""
     bench = Bench()
     bench.pool.stale = True
     await bench.run()
     assert not bench.publisher.replay(bench.pool.id, 5, 0)
 
 
-async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_delivered() -> None:
-    """A model server that is down before the first piece costs an attempt; `retry_after_s` is kept to."""
+async def test_a_retryable_failure_before_the_first_delta_requeues_the_request() -> None:
+    """The request waits for at least `retry_after_s` before its next attempt."""
     bench = Bench(FakeProvider(error=RateLimited(retry_after_s=2.0)))
     await bench.run()
     assert bench.pool.requeued
@@ -408,7 +407,7 @@ async def test_a_retryable_failure_gives_the_request_back_while_nothing_was_deli
 
 @pytest.mark.parametrize(("most", "is_tried_again"), [(2, True), (1, False)])
 async def test_what_becomes_of_a_failure_waits_for_the_policy(most: int, is_tried_again: bool) -> None:
-    """It is decided by the pool's own rules, though the pool is away for a while."""
+    """The pool's policy decides, even if the pool is unavailable for a while."""
     bench = Bench(FakeProvider(error=RateLimited()))
     bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
     bench.pool.rules = Policy(max_starts=most)
@@ -418,8 +417,8 @@ async def test_what_becomes_of_a_failure_waits_for_the_policy(most: int, is_trie
 
 
 @pytest.mark.parametrize("avoided", [(), ("lane1", "lane2")])
-async def test_what_is_given_back_waits_for_another_lane(avoided: tuple[str, ...]) -> None:
-    """It waits among those with the same needs and the lane to avoid, the newest last."""
+async def test_a_requeued_request_avoids_the_lane_that_failed(avoided: tuple[str, ...]) -> None:
+    """Its needs name the lanes to avoid, the newest last."""
     bench = Bench(FakeProvider(error=ProviderDown()))
     bench.pool.needs = Needs(model="m1", avoid=avoided)
     await bench.run()
@@ -428,8 +427,8 @@ async def test_what_is_given_back_waits_for_another_lane(avoided: tuple[str, ...
     assert queue.needs == Needs(model="m1", avoid=(*avoided[1:], "lane1"))
 
 
-async def test_what_the_server_has_forgotten_ends_where_it_would_wait_again() -> None:
-    """A request that nobody can run again, since a wiped server knows no more than that it runs, ends as lost."""
+async def test_a_request_that_a_wiped_server_forgot_ends_as_lost() -> None:
+    """A wiped server knows only that the request runs, so no worker could run it again."""
     bench = Bench(FakeProvider(error=ProviderDown()))
     bench.pool.forgetful = True
     await bench.run()
@@ -443,7 +442,7 @@ async def test_what_the_server_has_forgotten_ends_where_it_would_wait_again() ->
 async def test_a_failure_that_cannot_be_repeated_ends_the_request(
     error: Exception, fail_after: int, starts: int
 ) -> None:
-    """After the first delivered piece, the last allowed start, or for what is not retryable, the failure is final."""
+    """A failure is final after the first delivered delta, after the last allowed start, or if it is not retryable."""
     bench = Bench(FakeProvider(error=error, fail_after=fail_after, hold_after=fail_after))
     bench.pool.starts = starts
     task = asyncio.create_task(bench.run())
@@ -461,8 +460,8 @@ async def test_a_failure_that_cannot_be_repeated_ends_the_request(
     assert code == message.error.code == getattr(error, "code", "")
 
 
-async def test_a_stream_without_a_finish_mark_is_no_answer() -> None:
-    """A stream that merely ends is a failure, not a success."""
+async def test_a_stream_without_a_finish_reason_is_a_failure() -> None:
+    """A stream that just ends does not complete the request."""
     bench = Bench(FakeProvider(finish=False, hold_after=3))
     task = await bench.run_until_held()
     await until(lambda: sum(len(m.deltas) for m in bench.pool.published if isinstance(m, Deltas)) == 3)
@@ -471,8 +470,8 @@ async def test_a_stream_without_a_finish_mark_is_no_answer() -> None:
     assert bench.ending[0::2] == ("failed", Interrupted.code)
 
 
-async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception no provider should raise fails the request, and its text is nowhere."""
+async def test_an_unexpected_exception_of_a_provider_shows_only_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    """The exception fails the request, and its text is neither in the error nor in the log."""
     caplog.set_level(logging.DEBUG)
     bench = Bench(FakeProvider(error=ZeroDivisionError(SECRET)))
     await bench.run()
@@ -485,7 +484,7 @@ async def test_a_bug_in_a_provider_is_told_by_its_class_alone(caplog: pytest.Log
 
 @pytest.mark.parametrize("outage", [PoolUnavailable(), QueueFull()])
 async def test_the_end_waits_for_the_pool(outage: Exception) -> None:
-    """An answer is held until the pool takes its end, be the server away or full."""
+    """The end of an answer is reported again until the pool accepts it, whether Redis is away or full."""
     bench = Bench()
     bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
     bench.pool.outage = [outage] * 5
@@ -495,7 +494,7 @@ async def test_the_end_waits_for_the_pool(outage: Exception) -> None:
 
 
 async def test_the_end_waits_no_longer_than_the_worker() -> None:
-    """A worker that shuts down without a pool leaves its requests to their leases."""
+    """If the worker shuts down while the pool is unavailable, its requests are left to their leases."""
     bench = Bench()
     bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
     bench.runs.closing = False
@@ -507,7 +506,7 @@ async def test_the_end_waits_no_longer_than_the_worker() -> None:
 
 
 async def again(bench: Bench, handover: Handover | None) -> list[ChannelMessage]:
-    """Run a request that was started before; what was published up to its end."""
+    """Run a request that was started before, and return the messages published up to its end."""
     bench.pool.starts = 2
     task = asyncio.create_task(bench.run())
     await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
@@ -518,7 +517,7 @@ async def again(bench: Bench, handover: Handover | None) -> list[ChannelMessage]
 
 
 async def test_a_second_start_asks_the_agent_first() -> None:
-    """An agent that has nothing gets the whole answer; the usage counts the starts."""
+    """An agent without any part of the answer gets all of it, and the usage counts the starts."""
     bench = Bench()
     published = await again(bench, Handover(id=bench.pool.id, attempt=5, position=0))
     assert isinstance(published[0], Resume)
@@ -527,8 +526,8 @@ async def test_a_second_start_asks_the_agent_first() -> None:
     assert message.usage.attempts == 2
 
 
-async def test_a_partial_answer_is_not_begun_anew() -> None:
-    """An agent that has a part already is told that the answer broke off there."""
+async def test_a_partial_answer_is_not_started_again() -> None:
+    """If the agent has part of the answer, the request fails with `Interrupted`."""
     bench = Bench()
     await again(bench, Handover(id=bench.pool.id, attempt=5, position=3))
     ending, end, code, message = bench.ending
@@ -539,8 +538,8 @@ async def test_a_partial_answer_is_not_begun_anew() -> None:
 
 
 @pytest.mark.parametrize(("lane", "model"), [("lane0", "m0"), ("", "")])
-async def test_an_earlier_attempts_end_is_not_this_lanes(lane: str, model: str) -> None:
-    """The error names the lane whose answer broke off, or none if nobody knows it; this lane has failed in nothing."""
+async def test_a_broken_answer_names_the_lane_that_gave_its_part(lane: str, model: str) -> None:
+    """The error names the earlier attempt's lane, or no lane if it is unknown, and is not counted for this lane."""
     bench = Bench()
     suspected: list[bool] = []
     bench.lane.readiness.check_soon = lambda: suspected.append(True)  # type: ignore[method-assign]  # a spy
@@ -556,7 +555,7 @@ async def test_an_earlier_attempts_end_is_not_this_lanes(lane: str, model: str) 
 
 
 async def test_a_request_whose_agent_is_done_is_cancelled() -> None:
-    """What the agent no longer waits for is not run again."""
+    """A request whose agent no longer waits for the answer is not run again."""
     bench = Bench()
     await again(bench, Handover(id=bench.pool.id, attempt=5, state="done"))
     assert bench.ending[0] == "cancelled"
@@ -564,14 +563,14 @@ async def test_a_request_whose_agent_is_done_is_cancelled() -> None:
 
 
 async def test_an_agent_that_knows_a_newer_attempt_is_left_to_it() -> None:
-    """An attempt the agent calls stale ends without a word."""
+    """An attempt that the agent calls stale stops without ending the request."""
     bench = Bench()
     await again(bench, Handover(id=bench.pool.id, attempt=5, state="stale"))
     assert bench.pool.log == []
 
 
 async def test_without_an_agent_nothing_is_run_again() -> None:
-    """If nobody answers within the orphan time, the request is cancelled, never run anew."""
+    """If no agent replies within the orphan timeout, the request is cancelled and not run again."""
     bench = Bench()
     published = await again(bench, None)
     assert len(published) >= 2
@@ -580,8 +579,8 @@ async def test_without_an_agent_nothing_is_run_again() -> None:
 
 
 @pytest.mark.parametrize(("delivered", "outcome"), [(0, "requeued"), (1, "finished")])
-async def test_shutting_down_gives_back_what_was_not_begun(delivered: int, outcome: str) -> None:
-    """A request of which nothing was delivered waits again; one that was delivered in part is interrupted."""
+async def test_shutting_down_requeues_unbegun_answers(delivered: int, outcome: str) -> None:
+    """A request without a delivered delta waits again; a request with some fails with `Interrupted`."""
     bench = Bench(FakeProvider(hold_after=delivered))
     task = await bench.run_until_held()
     await until(lambda: len(bench.pool.published) == delivered)
@@ -591,8 +590,8 @@ async def test_shutting_down_gives_back_what_was_not_begun(delivered: int, outco
     assert [ending[0::2] for ending in bench.pool.endings] == [("failed", Interrupted.code)] * delivered
 
 
-async def test_a_cancelled_job_settles_before_it_goes() -> None:
-    """A job whose task is cancelled, as ARQ's own worker does at its end, gives its request back first."""
+async def test_a_cancelled_job_requeues_its_request_before_it_ends() -> None:
+    """A job whose task is cancelled, as ARQ does when it stops, requeues its request first."""
     bench = Bench(FakeProvider(hold_after=0))
     async with background() as tasks:
         tasks.create_task(bench.publisher.run())
@@ -618,7 +617,7 @@ async def test_a_cancelled_job_settles_before_it_goes() -> None:
 async def test_each_ending_is_one_event_without_content(
     provider: FakeProvider, expected: tuple[str, str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The event says what became of the request, and why; neither it nor the log's line quotes anything."""
+    """The event has the request's outcome and the reason. Neither the event nor the log line quotes content."""
     caplog.set_level(logging.DEBUG)
     bench = Bench(provider)
     await bench.run()
@@ -631,7 +630,7 @@ async def test_each_ending_is_one_event_without_content(
 
 
 async def test_an_attempt_that_a_bug_leaves_to_its_lease_is_an_event_too() -> None:
-    """Nothing of it is kept for agents: another attempt speaks for the request."""
+    """None of its output is kept for replays: another attempt answers the request."""
     bench = Bench()
     bench.pool.outage = [ZeroDivisionError()]
     with pytest.raises(ZeroDivisionError):
@@ -641,7 +640,7 @@ async def test_an_attempt_that_a_bug_leaves_to_its_lease_is_an_event_too() -> No
 
 
 async def test_an_attempt_is_cancelled_though_the_pool_does_not_answer() -> None:
-    """What its last words could not give back is left to its lease."""
+    """A request that could not be requeued in time is left to its lease."""
     bench = Bench(FakeProvider(hold_after=1))
     bench.lane = replace(bench.lane, timings=Timings(requeue_s=0.01))
     bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
@@ -656,7 +655,7 @@ async def test_an_attempt_is_cancelled_though_the_pool_does_not_answer() -> None
 
 
 async def test_what_a_shutdown_stops_is_an_event_too() -> None:
-    """A job whose task is cancelled ends as one that is stopped."""
+    """The event of a cancelled job is that of a stopped attempt."""
     bench = Bench(FakeProvider(hold_after=0))
     task = await bench.run_until_held()
     task.cancel()
@@ -665,8 +664,8 @@ async def test_what_a_shutdown_stops_is_an_event_too() -> None:
     assert [(event.request_outcome, event.code) for event in bench.events] == [("requeued", "draining")]
 
 
-async def test_a_bug_in_an_observer_spoils_nothing() -> None:
-    """It is noted, and the others observe all the same."""
+async def test_a_bug_in_an_observer_affects_no_other_observer() -> None:
+    """The exception is counted, and the other observers still run."""
     bench = Bench()
 
     def fails(event: AttemptEnded) -> None:
@@ -678,7 +677,7 @@ async def test_a_bug_in_an_observer_spoils_nothing() -> None:
 
 
 async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each attempt has a span with the kind of its failure; the prompt and the error's text are not in it."""
+    """Each attempt has a span with the error's code, but without the prompt and the error's text."""
     exporter, tracing = InMemorySpanExporter(), TracerProvider()
     tracing.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(telemetry, "tracer", lambda: tracing.get_tracer("test"))
@@ -700,8 +699,8 @@ async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.Monke
         (ValueError("quotes a prompt"), [ProviderDown.code]),
     ],
 )
-async def test_what_the_pool_is_told_of_a_model_server(error: Exception | None, noted: list[str]) -> None:
-    """The code of a model server's error is noted for those who watch; not what is the agent's fault, and no text."""
+async def test_failures_of_a_model_server_are_reported_to_the_pool(error: Exception | None, noted: list[str]) -> None:
+    """The code of a model server's error is reported, without its text. Errors caused by the agent are not reported."""
     bench = Bench(FakeProvider(error=error))
     await bench.run()
     assert bench.heartbeat.faults == noted

@@ -19,7 +19,7 @@ from tokenlane.worker.lane.running_attempts import Run, Runs
 
 
 class Workbench:
-    """A control channel with one run behind it."""
+    """A control channel and one run that its messages can reach."""
 
     def __init__(self) -> None:
         self.runs = Runs()
@@ -51,7 +51,7 @@ async def test_each_message_reaches_the_run_it_is_about() -> None:
 
 
 async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does() -> None:
-    """It was started for this worker, which hears of that and of the end at once."""
+    """The cancel message may arrive before the worker has registered the run."""
     bench = Workbench()
     bench.receive(Cancel(id=bench.run.id, attempt=5, reason="cancelled").to_wire())
     for _ in range(200):
@@ -60,7 +60,7 @@ async def test_a_run_that_is_cancelled_before_it_begins_is_stopped_when_it_does(
         assert bench.run.stop_reason == "cancelled"
 
 
-async def test_what_is_about_another_attempt_changes_nothing() -> None:
+async def test_a_message_about_another_attempt_changes_nothing() -> None:
     """A message for an older or unknown attempt reaches no run."""
     bench = Workbench()
     with bench.runs.register(bench.run):
@@ -72,12 +72,12 @@ async def test_what_is_about_another_attempt_changes_nothing() -> None:
 
 
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b'{"type":"cancel","secret":"xyzzy"}'))
-def test_anything_else_is_never_raised(data: bytes) -> None:
-    """Whoever writes nonsense to the channel does no harm."""
+def test_an_invalid_message_raises_nothing(data: bytes) -> None:
+    """Any bytes on the channel are survived."""
     handle_control_message(data, Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
 
 
-def test_what_could_not_be_read_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_message_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """The log has the size of a malformed message, not its content."""
     handle_control_message(b'{"type":"cancel","id":"xyzzy"}', Runs(), Publisher(cast("Pool", None), "worker1", "lane1"))
     assert "30 bytes" in caplog.text

@@ -33,7 +33,7 @@ LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", model
 
 
 class FakePool:
-    """Answers beats as it is told to."""
+    """Answers beats as the test demands."""
 
     def __init__(self, lease_ms: int = 60_000) -> None:
         self.lease_ms = lease_ms
@@ -94,8 +94,8 @@ async def wait_stoppably(run: Run, lease: Heartbeat) -> None:
 
 
 @pytest.mark.parametrize("hold", ["stale", "cancelled", "expired"])
-async def test_a_beat_stops_what_is_not_ours_to_run(hold: RenewOutcome) -> None:
-    """Whatever the server says of a run but `mine` stops it for that reason, and breaks off what it waits for."""
+async def test_a_beat_stops_attempts_that_the_worker_has_lost(hold: RenewOutcome) -> None:
+    """Each outcome but `mine` stops the run for that reason, and interrupts what it waits for."""
     pool, runs, run = FakePool(), Runs(), new_run()
     lease = lease_of(pool, runs)
     with runs.register(run):
@@ -107,8 +107,8 @@ async def test_a_beat_stops_what_is_not_ours_to_run(hold: RenewOutcome) -> None:
     assert [ids for _, ids in pool.renewals] == [[run.id], [run.id]]
 
 
-async def test_keys_that_come_are_announced(tmp_path: Path) -> None:
-    """A worker whose keys are in a file reads it at each beat, and says which it has when that has changed."""
+async def test_new_keys_are_announced(tmp_path: Path) -> None:
+    """A worker reads its key file again at each beat, and registers its key ids when they have changed."""
     pool, file, old, new = FakePool(), tmp_path / "pool.key", PoolKey.new(), PoolKey.new()
     pool.keychain = Keychain(write_key_file(file, [old]), "pool")
     lease = lease_of(pool, Runs())
@@ -123,8 +123,8 @@ async def test_keys_that_come_are_announced(tmp_path: Path) -> None:
     assert pool.announced == [old.id, f"{old.id} {new.id}"]
 
 
-async def test_it_beats_three_times_a_lease_with_nothing_running() -> None:
-    """The pause between beats follows what the server answers, and beats come without any request."""
+async def test_an_idle_worker_beats_three_times_in_each_lease() -> None:
+    """The pause between beats follows the lease in the pool's reply, and needs no running request."""
     pool = FakePool(lease_ms=30)
     lease = lease_of(pool, Runs())
     await lease.open()
@@ -135,8 +135,8 @@ async def test_it_beats_three_times_a_lease_with_nothing_running() -> None:
     assert pool.renewals[-1] == (True, [])
 
 
-async def test_an_outage_is_told_once_and_ended_by_a_beat(caplog: pytest.LogCaptureFixture) -> None:
-    """Beats that fail are tried again soon, whatever the lease, and logged once."""
+async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Failed beats are repeated soon, whatever the lease, and only the first failure is logged."""
     pool = FakePool(lease_ms=600_000)
     lease = lease_of(pool, Runs())
     await lease.open()
@@ -150,16 +150,16 @@ async def test_an_outage_is_told_once_and_ended_by_a_beat(caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-async def test_a_conflict_at_the_first_beat_names_who_holds_the_lane() -> None:
-    """A worker of another endpoint is refused, and told which endpoint has the name."""
+async def test_a_conflict_at_the_first_beat_names_the_other_endpoint() -> None:
+    """The error says which endpoint uses the lane's name."""
     pool = FakePool()
     pool.conflict = "http://elsewhere"
     with pytest.raises(LaneConflict, match=r"http://elsewhere.*http://here.*--lane"):
         await lease_of(pool, Runs()).open()
 
 
-async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
-    """Beats go one at a time, so that the last word after a withdrawal is that no work is taken."""
+async def test_an_older_beat_does_not_undo_a_drain() -> None:
+    """Beats are sent one at a time, so the last one announces that the lane drains."""
     pool = FakePool(lease_ms=30)
     availability = Availability(LANE)
     lease = Heartbeat(cast("Pool", pool), "worker1", availability, FACTS, Runs())
@@ -173,8 +173,8 @@ async def test_a_withdrawal_is_not_taken_back_by_an_older_beat() -> None:
     assert not any(takes for takes, _ in pool.renewals[seen - 1 :])
 
 
-async def test_facts_are_sent_when_the_server_lacks_them() -> None:
-    """The first beat is followed by the worker's facts, later ones are not until the server has lost them."""
+async def test_worker_info_is_sent_when_the_server_lacks_it() -> None:
+    """The worker registers after its first beat, and again only after the server has forgotten it."""
     pool = FakePool()
     lease = lease_of(pool, Runs())
     await lease.open()
@@ -185,8 +185,8 @@ async def test_facts_are_sent_when_the_server_lacks_them() -> None:
     assert pool.facts == FACTS
 
 
-async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
-    """What the worker has learnt of its server while the server took in the facts before goes with the next beat."""
+async def test_worker_info_that_changes_during_a_registration_is_sent_too() -> None:
+    """Information that changes while the old is being registered is registered after the next beat."""
     newer = WorkerInfo("host1", {"tokenlane": "1", "model server": "2"})
 
     class Slow(FakePool):
@@ -201,8 +201,8 @@ async def test_facts_that_change_while_others_are_sent_are_sent_too() -> None:
     assert pool.facts == newer
 
 
-async def test_an_error_is_told_until_the_server_has_it() -> None:
-    """The newest error goes with each beat until one finds the worker known, and with none after."""
+async def test_a_failure_is_reported_until_the_server_has_it() -> None:
+    """Each beat carries the newest failure, until a beat finds the worker registered."""
     pool = FakePool()
     lease = lease_of(pool, Runs())
     lease.report_failure("timeout")
@@ -212,8 +212,8 @@ async def test_an_error_is_told_until_the_server_has_it() -> None:
     assert pool.faults == ["provider_down", "provider_down"]
 
 
-async def test_a_worker_without_its_name_tells_nothing_of_itself() -> None:
-    """While another endpoint holds the lane's name, the worker's facts are not sent."""
+async def test_a_worker_whose_lane_name_is_taken_does_not_register() -> None:
+    """While another endpoint uses the lane's name, the worker's information is not sent."""
     pool = FakePool()
     pool.conflict = "http://elsewhere"
     with pytest.raises(LaneConflict):

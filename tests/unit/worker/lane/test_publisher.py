@@ -27,7 +27,7 @@ ID, ATTEMPT = "0" * 32, 7
 
 
 class FakePool:
-    """Counts and keeps what is published, as far as it is told to."""
+    """Counts and keeps published messages, or loses them as the test demands."""
 
     def __init__(self) -> None:
         self.keys = Keys()
@@ -105,8 +105,8 @@ STEPS = st.one_of(
 
 @given(st.lists(STEPS, max_size=40))
 @settings(max_examples=300, deadline=None)
-def test_what_is_produced_arrives_once_and_in_order(steps: list[tuple[str, object]]) -> None:
-    """Whatever is lost or fails on the way, an agent that asks for its gaps has every delta once, and the right end."""
+def test_all_deltas_arrive_once_and_in_order(steps: list[tuple[str, object]]) -> None:
+    """Whatever is lost on the way, an agent that asks for its gaps has every delta once, and the right end."""
     asyncio.run(_arrives(steps))
 
 
@@ -144,8 +144,8 @@ async def _arrives(steps: list[tuple[str, object]]) -> None:
         assert asker.text == produced
 
 
-async def test_the_first_delta_goes_at_once_and_a_flush_takes_all_that_came_meanwhile() -> None:
-    """While one flush is in flight all streams wait for the next, which has one message for each of them."""
+async def test_the_first_delta_goes_at_once_and_the_next_flush_takes_all_waiting_deltas() -> None:
+    """While a flush is in flight, all streams wait for the next one, which has one message for each of them."""
     async with publishing() as (publisher, pool):
         outlets = [publisher.open(f"{number:032x}", ATTEMPT, "m") for number in range(3)]
         outlets[0].put(TokenDelta(text="first"))
@@ -177,8 +177,8 @@ async def begun(publisher: Publisher, pool: FakePool, count: int) -> list[Outlet
     return outlets
 
 
-async def test_a_delta_waits_for_company_until_every_answer_has_something() -> None:
-    """Deltas after the first share a publish: the flush comes with the last of those that speak, not before."""
+async def test_a_delta_waits_until_every_answer_has_a_delta() -> None:
+    """Deltas after the first share a publish: the flush starts when the last running answer has one, not before."""
     async with publishing(NEVER_ALONE) as (publisher, pool):
         one, two, three = await begun(publisher, pool, 3)
         publisher.open(ID, ATTEMPT, "m")  # has not begun: nobody waits for it
@@ -191,16 +191,16 @@ async def test_a_delta_waits_for_company_until_every_answer_has_something() -> N
         assert len(pool.flushes[1]) == 3
 
 
-async def test_a_delta_waits_for_company_no_longer_than_its_time() -> None:
-    """A delta goes alone when its time is over."""
+async def test_a_delta_waits_at_most_for_the_batch_wait() -> None:
+    """A delta is published alone when its time is over."""
     async with publishing(Timings(batch_wait_s=0.001)) as (publisher, pool):
         one, _ = await begun(publisher, pool, 2)
         one.put(TokenDelta(text="more"))
         await until(lambda: len(pool.flushes) == 2)
 
 
-async def test_the_first_delta_of_an_answer_waits_for_nobody() -> None:
-    """An answer that begins is published at once, and takes with it what waits."""
+async def test_the_first_delta_of_an_answer_does_not_wait() -> None:
+    """It is published at once, together with all waiting deltas."""
     async with publishing(NEVER_ALONE) as (publisher, pool):
         one, _ = await begun(publisher, pool, 2)
         one.put(TokenDelta(text="more"))
@@ -211,8 +211,8 @@ async def test_the_first_delta_of_an_answer_waits_for_nobody() -> None:
         assert len(pool.flushes[1]) == 2
 
 
-async def test_a_lone_answer_waits_for_nobody() -> None:
-    """Once the others have ended, each delta goes at once; the last of those went with their endings."""
+async def test_a_lone_answer_does_not_wait() -> None:
+    """After the other answers have ended, each of its deltas is published at once."""
     async with publishing(NEVER_ALONE) as (publisher, pool):
         one, two = await begun(publisher, pool, 2)
         two.put(TokenDelta(text="last"))
@@ -222,8 +222,8 @@ async def test_a_lone_answer_waits_for_nobody() -> None:
             await until(lambda count=count: len(pool.flushes) == count)  # type: ignore[misc]  # a default
 
 
-async def test_close_waits_for_the_flush_and_hands_back_what_it_left() -> None:
-    """What a flush in flight has taken is not handed back, what came after it is, and none of it is published."""
+async def test_close_waits_for_the_flush_and_returns_the_unpublished_deltas() -> None:
+    """Deltas in a flush in flight are not returned; later deltas are returned and not published."""
     async with publishing() as (publisher, pool):
         outlet = publisher.open(ID, ATTEMPT, "m")
         pool.open.clear()
@@ -240,8 +240,8 @@ async def test_close_waits_for_the_flush_and_hands_back_what_it_left() -> None:
         assert len(pool.flushes) == 1
 
 
-async def test_a_crowded_outlet_makes_its_stream_wait() -> None:
-    """Beyond its bound an outlet has no room until a flush has taken what waits."""
+async def test_a_full_outlet_makes_its_stream_wait() -> None:
+    """An outlet beyond its limit has no room until a flush has taken its deltas."""
     async with publishing(unflushed_bytes=100) as (publisher, pool):
         outlet = publisher.open(ID, ATTEMPT, "m")
         pool.open.clear()
@@ -259,8 +259,7 @@ async def test_a_crowded_outlet_makes_its_stream_wait() -> None:
 
 
 async def test_memory_is_bounded_oldest_ended_first() -> None:
-    """What ended longest ago is forgotten first; running requests lose their oldest output only when nothing else is
-    left to forget."""
+    """The attempts that ended first are forgotten first. Running attempts lose their oldest output only after that."""
     async with publishing(kept_bytes=3000) as (publisher, pool):
         asker = Asker(cast("Pool", pool))
         for number in range(4):
@@ -278,8 +277,8 @@ async def test_memory_is_bounded_oldest_ended_first() -> None:
         assert publisher.replay(ID, ATTEMPT + 1, 0)
 
 
-async def test_what_ended_is_forgotten_after_its_time() -> None:
-    """A request that ended is kept for its time and no longer; a discarded one is gone at once."""
+async def test_ended_attempts_are_forgotten_after_their_time() -> None:
+    """The output of an ended attempt is kept for `kept_s`; that of a discarded attempt is deleted at once."""
     async with publishing(Timings(kept_s=0.01)) as (publisher, pool):
         asker = Asker(cast("Pool", pool))
         outlet = publisher.open(ID, ATTEMPT, "m")
@@ -310,7 +309,7 @@ OTHER = TopLogprob(token=HALF, logprob=-2)
     ids=["text", "reasoning", "arguments", "extra content", "token", "other token", "model", "any other field"],
 )
 async def test_half_a_surrogate_pair_fails_its_own_request_only(delta: TokenDelta) -> None:
-    """What no JSON can carry is refused where it is put, so the flush of all others goes on."""
+    """A delta that cannot be JSON is refused by `put`, so the flush of other answers goes on."""
     async with publishing() as (publisher, pool):
         outlet = publisher.open(ID, ATTEMPT, "m")
         with pytest.raises((UnicodeEncodeError, PydanticSerializationError)):
