@@ -41,8 +41,8 @@ async def entry(pool: Pool, request_id: str) -> tuple[Envelope, bytes]:
     raise AssertionError("no such entry")
 
 
-async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
-    """The first to come with a key announces its id; who comes with another, or none, is refused and told why."""
+async def test_the_first_client_with_a_key_seals_the_pool(redis_url: str) -> None:
+    """The first client with a key announces its id. Clients with another key, or without one, are refused with a reason."""
     async with connect(redis_url, keys=ring(OLD)) as pool:
         assert pool.keychain.key_id == OLD.id
         assert await pool.key_agreement.key_ids() == (OLD.id,)
@@ -56,7 +56,7 @@ async def test_the_first_key_is_the_pool_s(redis_url: str) -> None:
         assert await raw(pool).get("{main}:key") == OLD.id.encode()
 
 
-async def test_whose_business_payloads_are_not_needs_no_key(redis_url: str) -> None:
+async def test_routers_need_no_key(redis_url: str) -> None:
     """Routers and operators connect to a sealed pool without a key."""
     async with connect(redis_url, keys=ring(OLD)), connect(redis_url) as router:
         assert await router.key_agreement.key_ids() == (OLD.id,)
@@ -64,7 +64,7 @@ async def test_whose_business_payloads_are_not_needs_no_key(redis_url: str) -> N
 
 
 async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
-    """A key does not shut out those who use a pool without one: its owner is refused, until nobody is there."""
+    """A client with a key is refused while other clients use the pool without a key."""
     async with connect(redis_url) as pool:
         await life.submit(pool)
         said = await refused(redis_url, ring(OLD))
@@ -78,8 +78,8 @@ async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("who", ["worker", "client"])
-async def test_who_beats_uses_the_pool(redis_url: str, who: str) -> None:
-    """A worker or an agent without a key, with nothing to do, is in the way of a key too."""
+async def test_beats_without_a_key_keep_the_pool_unsealed(redis_url: str, who: str) -> None:
+    """An idle worker or agent without a key counts as using the pool, too."""
     async with connect(redis_url) as pool:
         if who == "worker":
             await life.beat(pool)
@@ -88,8 +88,8 @@ async def test_who_beats_uses_the_pool(redis_url: str, who: str) -> None:
         assert "in use without a key" in await refused(redis_url, ring(OLD))
 
 
-async def test_what_is_in_redis_is_sealed(redis_url: str) -> None:
-    """The entry names the key and holds nothing of the payload; who has the key opens it."""
+async def test_payloads_in_redis_are_sealed(redis_url: str) -> None:
+    """The entry names the key and contains no plain text; a process with the key unseals it."""
     async with connect(redis_url, keys=ring(OLD), unseals=True) as pool:
         request_id = await life.submit(pool)
         envelope, sealed = await entry(pool, request_id)
@@ -98,7 +98,7 @@ async def test_what_is_in_redis_is_sealed(redis_url: str) -> None:
         assert pool.keychain.unseal(envelope, sealed) == PAYLOAD
 
 
-async def test_what_is_not_as_it_was_sealed_is_refused(redis_url: str) -> None:
+async def test_changed_payloads_are_refused(redis_url: str) -> None:
     """Another request's payload, a changed one, one without a seal and one under an unknown key: each a typed error."""
     async with connect(redis_url, keys=ring(OLD), unseals=True) as pool:
         first, second = await life.submit(pool), await life.submit(pool)
@@ -133,7 +133,7 @@ async def test_agents_follow_a_change_of_keys(redis_url: str, tmp_path: Path) ->
         assert agent.keychain.key_id == NEW.id
 
 
-async def test_who_has_one_of_two_keys(redis_url: str) -> None:
+async def test_agents_need_one_of_two_keys_and_workers_both(redis_url: str) -> None:
     """While keys change, an agent with either may ask, sealing with the one it has; a worker needs both."""
     async with connect(redis_url, keys=ring(NEW, OLD), unseals=True) as worker:
         for key in (OLD, NEW):
@@ -160,8 +160,8 @@ async def test_a_key_that_was_dropped(redis_url: str, tmp_path: Path) -> None:
         assert len(await raw(reads).xrange(f"{life.PREFIX}role:{life.ROLE}")) == 1
 
 
-async def test_who_may_open_what_a_worker_cannot(redis_url: str) -> None:
-    """A key that the pool has, or is about to drop, may be another worker's; one that it has dropped is nobody's."""
+async def test_a_missing_key_is_retryable_if_another_worker_may_have_it(redis_url: str) -> None:
+    """Another worker may have a key that the pool uses or retires; no worker has a key that the pool has dropped."""
     async with connect(redis_url, keys=ring(OLD)) as agent, connect(redis_url, keys=ring(OLD), unseals=True) as worker:
         async with connect(redis_url) as operator:
             await operator.key_agreement.announce(ring(NEW, OLD))
@@ -191,7 +191,7 @@ async def test_who_may_open_what_a_worker_cannot(redis_url: str) -> None:
 
 
 async def test_a_wiped_server_learns_the_key_again(redis_url: str) -> None:
-    """A server that forgot everything is told the key by the first request, and all of its agents go on."""
+    """The first request after a wipe announces the key again, and all agents go on."""
     async with connect(redis_url, keys=ring(NEW, OLD)) as agent, connect(redis_url, keys=ring(OLD)) as other:
         await raw(agent).flushall()
         await life.submit(other)

@@ -23,7 +23,7 @@ async def fields(pool: Pool, request_id: str) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in found.items()}
 
 
-async def test_submit_takes_a_request_in(pool: Pool) -> None:
+async def test_submit_accepts_a_request(pool: Pool) -> None:
     """An accepted request waits, its envelope and payload in its role's stream, and the routers are rung."""
     async with life.listen(pool) as ear:
         envelope = life.envelope()
@@ -43,7 +43,7 @@ def without_rates(keys: life.Dump) -> life.Dump:
 
 
 @pytest.mark.parametrize("limit", ["depth", "in_flight"])
-async def test_submit_refuses_what_is_over_a_limit(pool: Pool, limit: str) -> None:
+async def test_submit_refuses_requests_over_a_limit(pool: Pool, limit: str) -> None:
     """Over the role's depth or the agent's requests in flight, submit raises QueueFull and only counts the refusal."""
     await pool.policies.write(Policy.model_validate({limit: 2}))
     await life.submit(pool)
@@ -99,7 +99,7 @@ async def test_an_attempt_is_newer_than_all_before(pool: Pool) -> None:
 
 
 async def test_start_gives_the_worker_what_to_run(pool: Pool) -> None:
-    """The one who starts an attempt gets envelope, payload, model and what is left of its time."""
+    """The worker that starts an attempt gets the envelope, the payload, the model and the time to the deadline."""
     envelope = life.envelope(time_to_live_ms=50_000)
     asked = await life.dispatched(pool, await life.submit(pool, envelope))
     started = await pool.requests.start(asked.id, asked.attempt, WORKER)
@@ -115,7 +115,7 @@ async def test_start_gives_the_worker_what_to_run(pool: Pool) -> None:
 
 
 async def test_a_start_after_the_deadline_expires(pool: Pool) -> None:
-    """What is started too late is not run, and ends as expired."""
+    """An attempt that is started after the deadline does not run, and its request expires."""
     asked = await life.dispatched(pool)
     await life.pass_deadline(pool, asked.id)
     async with life.listen(pool) as ear:
@@ -164,7 +164,7 @@ async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
 
 
 async def test_a_lane_name_has_one_endpoint(pool: Pool) -> None:
-    """A worker with another endpoint is told whose the name is, until nobody else uses it."""
+    """A worker with another endpoint gets a conflict while other workers use the lane's name."""
     other = type(LANE)(LANE.lane, LANE.provider, "http://gpu2:8080", LANE.models, LANE.offer)
     await life.beat(pool)
     assert (await pool.beats.renew("worker2", other, [], takes_new_work=True)).conflict == LANE.endpoint
@@ -202,8 +202,8 @@ async def test_an_attempt_that_did_not_reach_its_model_server_is_no_start(pool: 
 
 
 @pytest.mark.parametrize("flag", ["cancelled", "expired"])
-async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
-    """What was to be cancelled, or is too late, does not wait again."""
+async def test_requeue_ends_a_flagged_request(pool: Pool, flag: str) -> None:
+    """A request that was cancelled, or whose deadline has passed, does not wait again."""
     asked = await life.running(pool)
     if flag == "cancelled":
         await pool.requests.cancel(asked.id)
@@ -215,8 +215,8 @@ async def test_requeue_of_a_flagged_one_ends_it(pool: Pool, flag: str) -> None:
     assert await audit(raw(pool)) == {asked.id: flag}
 
 
-async def test_an_end_rings_for_those_who_wait(pool: Pool) -> None:
-    """Where a request waits for the room that another's end makes, routers hear of it."""
+async def test_an_end_rings_the_routers_if_a_request_waits(pool: Pool) -> None:
+    """When a request ends while another waits, the routers' doorbell rings."""
     asked = await life.running(pool)
     await life.submit(pool)
     async with life.listen(pool) as ear:
@@ -240,8 +240,8 @@ async def test_finish_ends_a_running_request(pool: Pool, ending: Ending) -> None
 
 
 @pytest.mark.parametrize("state", ["waiting", "delayed", "requeued"])
-async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
-    """What no lane can serve is failed by a router while it waits."""
+async def test_a_router_fails_a_waiting_request(pool: Pool, state: str) -> None:
+    """A router fails a waiting request that no lane can run."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
         assert await pool.requests.fail(asked.id, asked.attempt, life.REFUSAL)
@@ -252,8 +252,8 @@ async def test_a_router_refuses_what_waits(pool: Pool, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["waiting", "delayed", "dispatched"])
-async def test_cancel_ends_what_does_not_run(pool: Pool, state: str) -> None:
-    """What does not run is cancelled at once."""
+async def test_cancel_ends_a_request_that_does_not_run(pool: Pool, state: str) -> None:
+    """A waiting, delayed or dispatched request is cancelled at once."""
     asked = await life.bring(pool, state)
     async with life.listen(pool) as ear:
         assert await pool.requests.cancel(asked.id) == "cancelled"
@@ -261,7 +261,7 @@ async def test_cancel_ends_what_does_not_run(pool: Pool, state: str) -> None:
     assert await audit(raw(pool)) == {asked.id: "cancelled"}
 
 
-async def test_cancel_flags_what_runs(pool: Pool) -> None:
+async def test_cancel_flags_a_running_request(pool: Pool) -> None:
     """A running request is flagged and its worker told, at once and with every beat; the worker ends it."""
     asked = await life.running(pool)
     async with life.listen(pool) as ear:
@@ -286,8 +286,8 @@ async def test_a_flag_is_not_changed(pool: Pool) -> None:
     assert await life.beat(pool, WORKER, LANE, life.hold(asked)) == ("expired",)
 
 
-async def test_check_tells_how_requests_stand(pool: Pool) -> None:
-    """A client's beat keeps it alive and says how each of its requests stands, and what routers and lanes there are."""
+async def test_check_returns_the_states_of_requests(pool: Pool) -> None:
+    """A client's beat keeps it alive, and returns the states of its requests and the numbers of routers and lanes."""
     waits, runs = await life.submit(pool), await life.running(pool)
     await pool.beats.sweep("host/router1")
     await life.vanish(pool)
@@ -315,8 +315,8 @@ async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
     assert (await fields(pool, asked.id))["starts"] == "2"
 
 
-async def test_leaving_cancels_what_is_held(pool: Pool) -> None:
-    """A client that leaves with open requests is gone with the next sweep, and so are they."""
+async def test_leaving_cancels_the_requests_of_a_client(pool: Pool) -> None:
+    """The next sweep removes a client that has left, and cancels its requests."""
     waits = await life.submit(pool)
     await pool.beats.leave(CLIENT)
     await audit(raw(pool))

@@ -136,8 +136,8 @@ async def _submit_again(pool: Pool, asked: Asked) -> object:
         for state in states
     ],
 )
-async def test_what_must_be_refused_changes_nothing(pool: Pool, state: str, call: Call, answer: object) -> None:
-    """A refused call answers so, tells nobody, and leaves every key as it was."""
+async def test_a_refused_step_changes_nothing(pool: Pool, state: str, call: Call, answer: object) -> None:
+    """A refused call returns that, publishes nothing, and leaves every key as it was."""
     asked = await life.bring(pool, state)
     await life.beat(pool, "w2")
     before = await life.snapshot(raw(pool))
@@ -195,7 +195,7 @@ async def test_unknown_requests_change_nothing(pool: Pool, call: Call) -> None:
 
 
 @pytest.mark.parametrize("leaving", ["", CLIENT])
-async def test_what_comes_after_it_was_cancelled_is_not_taken_in(pool: Pool, leaving: str) -> None:
+async def test_a_request_cancelled_before_it_arrives_is_refused(pool: Pool, leaving: str) -> None:
     """A request that was cancelled before it came is refused when it does, once or again, and leaves nothing."""
     envelope = life.envelope()
     for _ in range(2):
@@ -326,7 +326,7 @@ async def test_a_taken_key_needs_no_room(pool: Pool) -> None:
 
 
 async def test_a_key_of_a_forgotten_request_is_free(pool: Pool) -> None:
-    """A key whose request is not there any more is taken anew."""
+    """An idempotency key whose request the server has forgotten can be used again."""
     first, second = (life.envelope().model_copy(update={"idempotency": "ab" * 16}) for _ in range(2))
     await pool.requests.submit(first, b"")
     await life.finish(pool, await life.running(pool, first.id))

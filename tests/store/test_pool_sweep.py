@@ -41,7 +41,7 @@ async def test_a_lapsed_running_lease_is_a_crash(pool: Pool) -> None:
     assert await raw(pool).zrange(f"{PREFIX}lane:lane1:workers", 0, -1) == [b"worker2"]
 
 
-async def test_what_a_buried_worker_ran_waits_again(pool: Pool) -> None:
+async def test_the_requests_of_a_buried_worker_wait_again(pool: Pool) -> None:
     """Before its lease lapses, and while no other may; counted as a crash. What others run goes on."""
     others = await life.running(pool)
     await life.beat(pool, "worker2")
@@ -228,7 +228,7 @@ async def test_a_due_delay_waits_again(pool: Pool) -> None:
 
 @pytest.mark.parametrize("state", ["waiting", "delayed", "dispatched"])
 async def test_a_passed_deadline_expires(pool: Pool, state: str) -> None:
-    """What does not run is ended when its deadline passes."""
+    """A request that does not run expires when its deadline passes."""
     asked = await life.bring(pool, state)
     await life.pass_deadline(pool, asked.id)
     async with life.listen(pool) as ear:
@@ -237,7 +237,7 @@ async def test_a_passed_deadline_expires(pool: Pool, state: str) -> None:
     assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
-async def test_a_passed_deadline_flags_what_runs(pool: Pool) -> None:
+async def test_a_passed_deadline_flags_a_running_request(pool: Pool) -> None:
     """What runs past its deadline is flagged once, its worker told, and ended by it."""
     asked = await life.running(pool)
     await life.pass_deadline(pool, asked.id)
@@ -252,7 +252,7 @@ async def test_a_passed_deadline_flags_what_runs(pool: Pool) -> None:
     assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
-async def test_what_a_vanished_client_holds_is_cancelled(pool: Pool) -> None:
+async def test_the_requests_of_a_vanished_client_are_cancelled(pool: Pool) -> None:
     """In every state: cancelled at once, or flagged if it runs; other clients' requests stay."""
     gone = {state: (await life.bring(pool, state)).id for state in ("delayed", "running", "dispatched", "waiting")}
     await life.submit(pool, life.envelope(client="client2"))
@@ -410,8 +410,8 @@ async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
     assert await life.snapshot(raw(pool)) == before
 
 
-async def test_what_the_server_forgot_is_dropped(pool: Pool) -> None:
-    """Names of requests that are gone do not stay in queues, leases, delays, deadlines or clients."""
+async def test_ids_of_forgotten_requests_are_dropped(pool: Pool) -> None:
+    """Ids of requests that the server has forgotten do not stay in queues, leases, delays, deadlines or clients."""
     ghost = "e" * 32
     waits = await life.submit(pool)
     head = await life.head(pool, waits)
@@ -429,7 +429,7 @@ async def test_what_the_server_forgot_is_dropped(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "expired"])
-async def test_what_is_to_end_is_not_failed(pool: Pool, ending: str) -> None:
+async def test_a_cancelled_or_expired_request_does_not_fail(pool: Pool, ending: str) -> None:
     """A request that is cancelled, or whose deadline passes, after its lapse was reported does not end as failed."""
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)

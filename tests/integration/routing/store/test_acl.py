@@ -51,7 +51,7 @@ async def user(server: Server, *rules: str) -> str:
 
 
 def test_a_rehearsal_tries_every_command_of_the_scripts() -> None:
-    """Each command that a script calls stands in `rehearse.lua`."""
+    """`rehearse.lua` tries each command that a script calls."""
     with resources.as_file(resources.files("tokenlane.routing.store").joinpath("lua")) as folder:
         texts = {file.name: file.read_text(encoding="utf-8") for file in folder.rglob("*.lua")}
     rehearsed = set(re.findall(r"\{ '([A-Z]+)'", texts.pop("rehearse.lua")))
@@ -89,8 +89,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("rules", REFUSED.values(), ids=REFUSED)
-async def test_who_may_not_is_told_so(server: Server, rules: tuple[str, ...]) -> None:
-    """What the rules lack is found by a rehearsal or by subscribing, at once; nothing of either is left."""
+async def test_missing_permissions_are_reported(server: Server, rules: tuple[str, ...]) -> None:
+    """A rehearsal or a subscription reports the missing permission at once, and leaves no keys."""
     url = await user(server, *rules)
     problems: list[str] = []
     async with asyncio.timeout(20):
@@ -160,7 +160,7 @@ async def _sentinel(directory: Path, master: int) -> AsyncIterator[int]:
 
 
 async def test_servers_that_cannot_hold_a_pool(tmp_path: Path) -> None:
-    """A replica, a node of a cluster without slots, and a Sentinel are each told as what they are."""
+    """The errors for a replica, a cluster node without slots, and a Sentinel each name the kind of server."""
     at_once = ("--repl-diskless-sync-delay", "0")
     async with valkey(tmp_path, *at_once) as master, valkey(tmp_path, "--replicaof", f"127.0.0.1 {master}") as replica:
         async with Redis(port=replica) as asked, asyncio.timeout(20):

@@ -73,8 +73,8 @@ async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-async def test_nothing_is_there() -> None:
-    """Where nothing listens, the error names the place and how to start a server."""
+async def test_no_server_listens() -> None:
+    """The error names the address, and how to start a server."""
     port = free_port()
     said = await refusal(f"redis://:{SECRET}@127.0.0.1:{port}/0")
     assert f"127.0.0.1:{port}" in said
@@ -95,7 +95,7 @@ async def test_no_answer(answer: Answer, said: str) -> None:
 
 
 async def test_passwords(tmp_path: Path) -> None:
-    """A missing or wrong password is told as such; the right one opens."""
+    """A missing or wrong password is reported as such; the right password connects."""
     async with valkey(tmp_path, "--requirepass", SECRET) as port:
         for credentials in ("", ":wrong@", "nobody:wrong@"):
             said = await refusal(f"redis://{credentials}127.0.0.1:{port}")
@@ -177,7 +177,7 @@ async def test_tls(tmp_path: Path) -> None:
     ],
 )
 async def test_bad_urls(url: str) -> None:
-    """What is no Redis URL is told before anything is tried."""
+    """A string that is no Redis URL is reported before any connection is tried."""
     assert "redis://HOST:PORT" in await refusal(url)
 
 
@@ -187,8 +187,8 @@ async def test_a_host_that_cannot_be(tmp_path: Path) -> None:
         assert "no Redis server answers" in await refusal(url)
 
 
-async def test_a_database_that_is_not_there(tmp_path: Path) -> None:
-    """A database number the server does not have is told as that."""
+async def test_a_database_number_that_the_server_does_not_have(tmp_path: Path) -> None:
+    """The error says so."""
     async with valkey(tmp_path) as port:
         assert "does not have the database" in await refusal(f"redis://127.0.0.1:{port}/99")
 

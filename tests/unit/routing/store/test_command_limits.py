@@ -36,8 +36,8 @@ async def test_beats_go_first_and_new_work_last() -> None:
 
 
 @pytest.mark.parametrize("had", [True, False])
-async def test_the_turn_of_who_was_cancelled_goes_to_the_next(had: bool) -> None:
-    """Whether it had come to them just before, or not yet."""
+async def test_a_cancelled_waiter_passes_the_semaphore_on(had: bool) -> None:
+    """Whether or not it had just acquired the semaphore."""
     turns = PrioritySemaphore(1)
     await turns.acquire()
     came, (first, second) = await turns_taken(turns, Urgency.USUAL, Urgency.USUAL)
@@ -51,8 +51,8 @@ async def test_the_turn_of_who_was_cancelled_goes_to_the_next(had: bool) -> None
     assert came == [1]
 
 
-async def test_who_came_before_a_failure_is_told_of_it() -> None:
-    """Those who came later wait on, and the turns are as many as before."""
+async def test_earlier_waiters_fail_and_later_ones_wait_on() -> None:
+    """Tasks that began to wait later keep waiting, and the limit stays the same."""
     turns = PrioritySemaphore(1)
     await turns.acquire()
     _, (early,) = await turns_taken(turns, Urgency.NEW_WORK)
@@ -70,7 +70,7 @@ async def test_who_came_before_a_failure_is_told_of_it() -> None:
     await asyncio.wait_for(turns.acquire(), 1)
 
 
-async def test_patience_ends() -> None:
+async def test_a_timeout_ends() -> None:
     """It raises TimeoutError, and nothing if the block ends before."""
     async with StepwiseTimeout(5):
         pass
@@ -79,8 +79,8 @@ async def test_patience_ends() -> None:
             await asyncio.Event().wait()
 
 
-async def test_a_loop_that_was_held_up_uses_up_little_patience() -> None:
-    """What has come while the event loop did other things is heard, though the time is over."""
+async def test_a_blocked_loop_uses_up_one_step_of_a_timeout() -> None:
+    """A reply that arrived while the event loop was blocked is read, though the time is over."""
     heard = asyncio.Event()
     async with StepwiseTimeout(0.1):
         asyncio.get_running_loop().call_later(0.01, heard.set)

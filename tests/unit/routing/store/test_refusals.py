@@ -100,14 +100,14 @@ async def test_each_refusal_has_words_and_a_pause_of_its_own(
     assert SECRET not in str(ours) + repr(ours)
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_of_refusals_is_complete() -> None:
     """Each refusal is on the wire above, no two have the same words, and only full memory is told as a full queue."""
     assert {name for name, _ in ON_THE_WIRE} == set(REFUSALS)
     assert len({refusal.text for name, refusal in REFUSALS.items() if name != "TRYAGAIN"}) == len(REFUSALS) - 1
     assert [name for name, refusal in REFUSALS.items() if refusal.error is QueueFull] == ["OOM"]
 
 
-def test_what_is_named_is_told() -> None:
+def test_errors_name_the_node_and_the_command() -> None:
     """The node that holds the pool, and the command that is not allowed."""
     moved = translate_error(redis_errors.ResponseError("MOVED 14943 10.0.0.2:7001"), "redis://host")
     denied = translate_error(
@@ -127,7 +127,7 @@ def test_a_password_without_its_colon(text: str) -> None:
     assert form not in str(translate_error(error, f"redis://user:{SECRET}@host:6379"))
 
 
-def test_no_answer_is_no_refusal() -> None:
+def test_lost_connections_are_no_refusals() -> None:
     """Lost connections have no code, whatever their text."""
     for error in (redis_errors.ConnectionError("OOM x"), redis_errors.TimeoutError("LOADING"), OSError("READONLY")):
         assert refusal_code(error) == ""
