@@ -42,7 +42,7 @@ async def entry(pool: Pool, request_id: str) -> tuple[Envelope, bytes]:
 
 
 async def test_the_first_client_with_a_key_seals_the_pool(redis_url: str) -> None:
-    """The first client with a key announces its id. Clients with another key, or without one, are refused with a reason."""
+    """The first client with a key announces its id. Clients with another key, or without one, are refused."""
     async with connect(redis_url, keys=ring(OLD)) as pool:
         assert pool.keychain.key_id == OLD.id
         assert await pool.key_agreement.key_ids() == (OLD.id,)

@@ -8,12 +8,12 @@ import pytest
 from tokenlane.routing.store.server.command_limits import PrioritySemaphore, StepwiseTimeout, Urgency
 
 
-async def turns_taken(turns: PrioritySemaphore, *urgencies: Urgency) -> tuple[list[int], list[asyncio.Task[None]]]:
-    """Wait for a turn with each of these urgencies; the numbers of those whose turn has come, as it comes."""
+async def acquired_by(semaphore: PrioritySemaphore, *urgencies: Urgency) -> tuple[list[int], list[asyncio.Task[None]]]:
+    """Let one task for each urgency wait; the numbers of the tasks in the order in which they acquire the semaphore."""
     came: list[int] = []
 
     async def wait(number: int, urgency: Urgency) -> None:
-        await turns.acquire(urgency)
+        await semaphore.acquire(urgency)
         came.append(number)
 
     tasks = [asyncio.create_task(wait(number, urgency)) for number, urgency in enumerate(urgencies)]
@@ -23,14 +23,14 @@ async def turns_taken(turns: PrioritySemaphore, *urgencies: Urgency) -> tuple[li
 
 async def test_beats_go_first_and_new_work_last() -> None:
     """Among equals who came first goes first; never more than are allowed at once."""
-    turns = PrioritySemaphore(2)
-    await turns.acquire()
-    await turns.acquire()
+    semaphore = PrioritySemaphore(2)
+    await semaphore.acquire()
+    await semaphore.acquire()
     waiting = [Urgency.NEW_WORK, Urgency.USUAL, Urgency.BEAT, Urgency.NEW_WORK, Urgency.USUAL, Urgency.BEAT]
-    came, _ = await turns_taken(turns, *waiting)
+    came, _ = await acquired_by(semaphore, *waiting)
     assert came == []
     for number, expected in enumerate([2, 5, 1, 4, 0, 3], 1):
-        turns.release()
+        semaphore.release()
         await asyncio.sleep(0)
         assert (len(came), came[-1]) == (number, expected)
 
@@ -38,14 +38,14 @@ async def test_beats_go_first_and_new_work_last() -> None:
 @pytest.mark.parametrize("had", [True, False])
 async def test_a_cancelled_waiter_passes_the_semaphore_on(had: bool) -> None:
     """Whether or not it had just acquired the semaphore."""
-    turns = PrioritySemaphore(1)
-    await turns.acquire()
-    came, (first, second) = await turns_taken(turns, Urgency.USUAL, Urgency.USUAL)
+    semaphore = PrioritySemaphore(1)
+    await semaphore.acquire()
+    came, (first, second) = await acquired_by(semaphore, Urgency.USUAL, Urgency.USUAL)
     if had:
-        turns.release()
+        semaphore.release()
     first.cancel()
     if not had:
-        turns.release()
+        semaphore.release()
     await asyncio.wait({first, second})
     assert first.cancelled()
     assert came == [1]
@@ -53,21 +53,21 @@ async def test_a_cancelled_waiter_passes_the_semaphore_on(had: bool) -> None:
 
 async def test_earlier_waiters_fail_and_later_ones_wait_on() -> None:
     """Tasks that began to wait later keep waiting, and the limit stays the same."""
-    turns = PrioritySemaphore(1)
-    await turns.acquire()
-    _, (early,) = await turns_taken(turns, Urgency.NEW_WORK)
+    semaphore = PrioritySemaphore(1)
+    await semaphore.acquire()
+    _, (early,) = await acquired_by(semaphore, Urgency.NEW_WORK)
     since = asyncio.get_running_loop().time() + 0.001
     await asyncio.sleep(0.005)
-    came, (late,) = await turns_taken(turns, Urgency.BEAT)
-    turns.fail_waiters(since, lambda: ConnectionError("nobody"))
+    came, (late,) = await acquired_by(semaphore, Urgency.BEAT)
+    semaphore.fail_waiters(since, lambda: ConnectionError("nobody"))
     with pytest.raises(ConnectionError):
         await early
     assert not late.done()
-    turns.release()
+    semaphore.release()
     await late
     assert came == [0]
-    turns.release()
-    await asyncio.wait_for(turns.acquire(), 1)
+    semaphore.release()
+    await asyncio.wait_for(semaphore.acquire(), 1)
 
 
 async def test_a_timeout_ends() -> None:

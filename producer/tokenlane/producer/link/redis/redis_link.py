@@ -70,7 +70,7 @@ class RedisLink:
         self._requests: dict[str, list[RedisRequest]] = {}
         self._request_tasks: dict[RedisRequest, asyncio.Task[None]] = {}
         self.worker_messages = WorkerMessages(pool, self, self._clock)
-        self._turns = PrioritySemaphore(_MAX_BEING_SENT)
+        self._semaphore = PrioritySemaphore(_MAX_BEING_SENT)
         self._closed = False
 
     def __iter__(self) -> Iterator[RedisRequest]:
@@ -186,16 +186,16 @@ class RedisLink:
     async def _turn(self) -> AsyncIterator[float]:
         """Wait for a turn to compose and submit a request. Yields the time at which the wait began."""
         asked_at = self._clock()
-        await self._turns.acquire()
+        await self._semaphore.acquire()
         sent_at = self._clock()
         try:
             yield asked_at
         except PoolUnavailable as error:
             report = error.report()
-            self._turns.fail_waiters(sent_at, lambda: LlmError.from_report(report))
+            self._semaphore.fail_waiters(sent_at, lambda: LlmError.from_report(report))
             raise
         finally:
-            self._turns.release()
+            self._semaphore.release()
 
     async def _enter(self, request: RedisRequest, send: _Send) -> str:
         """Subscribe to the request's channel and send the request. Returns the id that the pool accepted."""

@@ -49,12 +49,12 @@ class PrioritySemaphore:
         if self.try_acquire():
             return
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting[urgency].append((loop.time(), turn))
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiting[urgency].append((loop.time(), waiter))
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release()
             raise
 
@@ -62,9 +62,9 @@ class PrioritySemaphore:
         """Release the semaphore, and let the most urgent waiting task acquire it."""
         for waiting in self._waiting:
             while waiting:
-                _, turn = waiting.popleft()
-                if not turn.done():
-                    turn.set_result(None)
+                _, waiter = waiting.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
                     return
         self._free += 1
 
@@ -78,9 +78,9 @@ class PrioritySemaphore:
         """
         for waiting in self._waiting:
             while waiting and waiting[0][0] < since:
-                _, turn = waiting.popleft()
-                if not turn.done():
-                    turn.set_exception(reason())
+                _, waiter = waiting.popleft()
+                if not waiter.done():
+                    waiter.set_exception(reason())
 
 
 class StepwiseTimeout:

@@ -46,8 +46,8 @@ local function lane_facts(name, now, lease)
   local facts = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'offer',
     'told', 'why', 'seen')
   if not (facts[1] or facts[8]) then return nil end
-  local seen = to_integer(facts[8])
-  facts[8], facts[9], facts[10], facts[11], facts[12] = name, seen >= now - lease and 1 or 0, now - seen,
+  local last_beat = to_integer(facts[8])
+  facts[8], facts[9], facts[10], facts[11], facts[12] = name, last_beat >= now - lease and 1 or 0, now - last_beat,
     accepting_workers(name, now, lease), reserved_for(name) or ''
   for i, kind in ipairs(KINDS) do facts[12 + i] = redis.call('ZCARD', lane_queue(name, kind)) end
   return facts
