@@ -268,4 +268,4 @@ def test_a_current_directory_that_is_gone_is_told(
 ) -> None:
     """A path from a directory that was deleted is refused in one line."""
     gone = "mkdir gone; cd gone; rmdir ../gone"
-    refused(as_a_user(tmp_path, *arguments, script=gone, **environment), said, "give the whole path")
+    refused(as_a_user(tmp_path, *arguments, script=gone, **environment), said, "absolute path")
