@@ -1,1 +1,1 @@
-"""The verbs `bench` and `simulate`."""
+"""The verbs `tokenlane bench` and `tokenlane simulate`."""

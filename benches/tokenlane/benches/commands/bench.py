@@ -1,4 +1,4 @@
-"""`tokenlane bench`: a command for each measurement."""
+"""`tokenlane bench` has a command for each measurement."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exception
 
 @bench.callback()
 def _bench() -> None:
-    """Measure tokenlane on this machine. Figures are ratios within one run; other load on the machine changes them."""
+    """Measure tokenlane on this machine. Compare figures only within one run, and stop other programs before it."""
 
 
 @bench.command()
 def overhead(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a figure is above its bar.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A few seconds: to see that it works, not to quote.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure for a few seconds only, to check that the benchmark works.")
+    ] = False,
 ) -> None:
     """Measure the time and CPU that tokenlane adds, compared with asking a model server directly."""
     plan = measurement.QUICK if quick else measurement.FULL

@@ -1,4 +1,4 @@
-"""`tokenlane simulate`: a simulated model server as a process."""
+"""`tokenlane simulate` runs a simulated model server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def _finite(pause_ms: float) -> float:
     if not math.isfinite(pause_ms):
-        raise typer.BadParameter(f"{pause_ms} is not a number of milliseconds.")
+        raise typer.BadParameter(f"{pause_ms} is not a finite number of milliseconds.")
     return pause_ms
 
 
@@ -32,30 +32,33 @@ def simulate(
         Literal["ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"], typer.Option(help="The server to imitate.")
     ] = "openai",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 0,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free port.", min=0, max=65535)] = 0,
     socket: Annotated[Path | None, typer.Option(help="Unix socket to listen on, instead of a port.")] = None,
     ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.", min=0, callback=_finite)] = 0,
     itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.", min=0, callback=_finite)] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens in an answer.", min=0)] = 16,
-    capacity: Annotated[int, typer.Option(help="Requests answered at once.", min=1)] = 4,
+    capacity: Annotated[int, typer.Option(help="How many requests it answers at once.", min=1)] = 4,
     queue: Annotated[
-        int | None, typer.Option(help="Requests that may wait; by default as many as the server lets wait.", min=0)
+        int | None,
+        typer.Option(help="How many requests may wait; by default as many as the imitated server allows.", min=0),
     ] = None,
-    models: Annotated[str, typer.Option(help="Its models: NAME or NAME=SIZE, separated by commas.")] = "sim",
-    pullable: Annotated[str | None, typer.Option(help="Models that the server can pull, as in --models.")] = None,
+    models: Annotated[str, typer.Option(help="Models on disk: NAME or NAME=SIZE, separated by commas.")] = "sim",
+    pullable: Annotated[str | None, typer.Option(help="More models that it can pull, written as for --models.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for models, such as 8GB; unlimited if unset.")] = None,
     load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0, callback=_finite)] = 0,
     pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull a model.", min=0, callback=_finite)] = 0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the text; if unset, it counts words: `w0 w1`.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Key that requests must send.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the text; without a seed the text is numbered words, `w0 w1 …`.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(help="API key that requests must send.")] = None,
     faults: Annotated[
-        Path | None, typer.Option(help="TOML or JSON file of requests that go wrong, and how (docs/simulator.md).")
+        Path | None, typer.Option(help="TOML or JSON file with faults; docs/simulator.md describes it.")
     ] = None,
 ) -> None:
-    """Imitate a model server until Ctrl-C; prints its URL as a line of JSON."""
+    """Simulate a model server until Ctrl-C. Prints the URL as a line of JSON."""
     served = _list("--models", models)
     if not served:
-        raise ConfigError("--models names no model.")
+        raise ConfigError("--models is empty: name at least one model.")
     simulator = Simulator(
         api=api,
         host=host,
@@ -81,7 +84,7 @@ def simulate(
         where = f"--host {host} --port {port}" if socket is None else f"--socket {socket}"
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         advice = " Name another port with --port, or 0 for a free one." if taken else ""
-        raise ConfigError(f"{where} cannot be listened on: {error}.{advice}") from error
+        raise ConfigError(f"The simulator cannot listen on {where}: {error}.{advice}") from error
 
 
 def _list(option: str, text: str) -> list[Model]:

@@ -46,7 +46,7 @@ class RoundTimes(BaseModel):
 
 
 Arrivals: TypeAlias = list[tuple[int, str]]
-"""When each token of an answer arrived, and its text."""
+"""The arrival time of each token, in nanoseconds of the monotonic clock, and its text."""
 
 
 async def _round(
@@ -84,7 +84,7 @@ async def _round(
 
 @asynccontextmanager
 async def bare(endpoint: str) -> AsyncIterator[Tasks]:
-    """The process of the bare client: httpx over aiohttp, the cheapest common client of streams."""
+    """Run the process of the bare client: httpx over aiohttp, the cheapest common way to read streams."""
     # Without a limit: aiohttp's default of 100 connections would bound the streams.
     connector = aiohttp.UnixConnector(str(socket_of(endpoint)), limit=0)
     transport = AiohttpTransport(client=aiohttp.ClientSession(connector=connector))
@@ -113,7 +113,7 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
 
 @asynccontextmanager
 async def agent(redis: str) -> AsyncIterator[Tasks]:
-    """The process of the agent, which measures the floor too."""
+    """Run the process of the agent, which also measures the floor."""
     async with Client(redis) as client, asking(redis) as floor:
 
         async def ask(tokens: int) -> Arrivals:
@@ -129,7 +129,7 @@ async def agent(redis: str) -> AsyncIterator[Tasks]:
 
 @asynccontextmanager
 async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Tasks]:
-    """The process of the worker, which routes too. The task `ready` returns once its lane takes work."""
+    """Run the process of the worker, which also routes. The task `ready` returns once its lane accepts work."""
     settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
     opened, stopping = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The figures that `bench overhead` reports, their limits, and the table of both."""
+"""The figures that `bench overhead` reports, and the bars that they must hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, computed_field
 
 
 class Times(BaseModel):
-    """Milliseconds."""
+    """Percentiles of times, in milliseconds."""
 
     p50: float
     p99: float
@@ -23,9 +23,9 @@ class Times(BaseModel):
 
 
 class Cpu(BaseModel):
-    """Microseconds of CPU a token, for all that a process does: the median of the rounds.
+    """The CPU time of each process, in microseconds a token: the median of the rounds.
 
-    `…_over_bare`: as a multiple of the bare client's in the round before.
+    `…_over_bare`: the CPU time as a multiple of the bare client's in the round before.
     """
 
     bare: float
@@ -38,8 +38,11 @@ class Cpu(BaseModel):
 
 
 class AtStreams(BaseModel):
-    """The figures at one number of streams. `added_…`: through tokenlane, less the median of direct requests.
-    `floor_ms`: measured in the same loop as the requests, one before each."""
+    """The figures at one number of streams.
+
+    `added_…`: the times through tokenlane minus the median of direct requests. `floor_ms`: measured once before each
+    request, in the same event loop.
+    """
 
     streams: int
     tokens: int
@@ -55,7 +58,7 @@ class AtStreams(BaseModel):
 
 
 class Idle(BaseModel):
-    """CPU without requests, in percent of a core."""
+    """The CPU time used without requests, in percent of a core."""
 
     worker: float
     server: float
@@ -111,7 +114,7 @@ _AT_STREAMS: Sequence[tuple[int, str, Callable[[AtStreams], float], float]] = (
 
 
 def bars_of(levels: Sequence[AtStreams], idle: Idle) -> Iterator[Bar]:
-    """Return the bars, each on one figure."""
+    """Yield the bars, one for each checked figure."""
     by_streams = {at.streams: at for at in levels}
     for streams, name, figure, limit in _AT_STREAMS:
         yield Bar(name=name, measured=figure(by_streams[streams]), limit=limit)

@@ -1,6 +1,6 @@
 """Measures the floor: the shortest round trip through Redis between two processes, with the same Redis library.
 
-A process appends to a stream and waits on a channel; another process reads the stream and publishes. Nothing else.
+One process appends to a stream and waits on a channel; another process reads the stream and publishes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHANNEL = "floor:answers"
 
 @asynccontextmanager
 async def asking(redis: str) -> AsyncIterator[Callable[[], Awaitable[float]]]:
-    """Yield a function that asks and returns the milliseconds until the answer."""
+    """Yield a function that makes one round trip and returns its time in milliseconds."""
     async with Redis.from_url(redis) as client, client.pubsub() as answers:
         await answers.subscribe(_CHANNEL)
         await answers.get_message(timeout=None)
@@ -46,7 +46,7 @@ async def _answer(client: Redis) -> None:
 
 @asynccontextmanager
 async def echo(redis: str) -> AsyncIterator[Tasks]:
-    """The process that answers."""
+    """Run the process that reads the stream and publishes."""
     async with Redis.from_url(redis) as client, background() as tasks:
         task = tasks.create_task(_answer(client))
         yield {}

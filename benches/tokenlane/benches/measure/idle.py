@@ -1,4 +1,4 @@
-"""Measures tokenlane without requests: the CPU of a worker that also routes, and of its Redis server."""
+"""Measures the CPU time of a worker, which also routes, and of its Redis server while there are no requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Clock: TypeAlias = Callable[[], Awaitable[float]]
 """Returns the CPU seconds that a process has used."""
 
 _SETTLE_S = 2.0
-"""Just after a request, routers and workers still poll as often as during it."""
+"""How long routers and workers poll as often after a request as during it."""
 
 
 async def idle(worker: Clock, server: Clock, for_s: float) -> Idle:
-    """Return the CPU that is used in a time without requests."""
+    """Wait `for_s` without requests, and return the CPU time used meanwhile."""
     await asyncio.sleep(_SETTLE_S)
     worker_s, server_s = await worker(), await server()
     await asyncio.sleep(for_s)

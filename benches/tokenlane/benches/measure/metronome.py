@@ -1,7 +1,7 @@
-"""A model server with minimal CPU cost: with each beat of one clock, every open stream gets its next token.
+"""A model server with minimal CPU cost. At each beat of its clock, every open stream gets its next token.
 
-Servers that batch do the same. A token's text is the time when the request came and the time when the token went, in
-nanoseconds of the machine's monotonic clock: its receiver knows how long it took.
+Servers that batch do the same. The text of a token is the time when the request arrived and the time when the token was
+sent, in nanoseconds of the machine's monotonic clock, so the receiver can calculate how long both ways took.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 def stamps(text: str) -> tuple[int, int]:
-    """Return when the request came and when this token went, from the token's text."""
+    """Return when the request arrived and when the token was sent, from the token's text."""
     came, went = text.split()
     return int(came), int(went)
 
 
 class _Clock:
-    """Beats for all connections with an open answer, and rests while there is none."""
+    """Sends the next token of all open answers at each beat. It has no timer while no answer is open."""
 
     def __init__(self) -> None:
         self._first_s = 0.0
@@ -65,7 +65,7 @@ class _Clock:
         self._first_s, self._spacing_s = first_ms / 1000, spacing_ms / 1000
 
     def start(self, connection: _Connection) -> None:
-        """Begin an answer: its first token goes at its time, all others with the beat."""
+        """Begin an answer. Its first token is sent after the set time, and all others at the beats."""
         asyncio.get_running_loop().call_later(self._first_s, self._first, connection)
 
     def forget(self, connection: _Connection) -> None:
@@ -93,7 +93,7 @@ class _Clock:
 
 
 class _Connection(asyncio.Protocol):
-    """Just enough HTTP, one request after another. It writes straight to the socket: a transport costs twice that."""
+    """A connection with a minimal HTTP. It writes directly to the socket, since a transport costs twice as much."""
 
     def __init__(self, clock: _Clock) -> None:
         self._clock = clock
@@ -128,7 +128,7 @@ class _Connection(asyncio.Protocol):
             os.write(self._socket, _PAGE_HEAD % len(_MODELS) + _MODELS)
 
     def beat(self) -> bool:
-        """Send the next token, and return whether more follow. A client that is too far behind is cut off."""
+        """Send the next token, and return whether more follow. Disconnect a client that reads too slowly."""
         if self._left <= 0:
             return False
         self._left -= 1
@@ -144,7 +144,7 @@ class _Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def metronome() -> AsyncIterator[Tasks]:
-    """The process of the server. The task `url` returns its URL, `pace` sets the clock; an answer has `max_tokens`.
+    """Run the process of the server. The task `url` returns its URL, and the task `pace` sets the pace of the clock.
 
     It listens at a Unix socket: a write to another process over TCP takes 8 us of CPU at least, mostly the kernel's.
     """

@@ -1,8 +1,9 @@
 """Measures the overhead of tokenlane over direct requests to a server: time to first token, time and CPU per token.
 
-The same requests go to the same simulated model server by turns: from a bare HTTP client, and from an agent through an
-embedded server and a worker. Each is a process. With one stream the agent also measures the floor, before each request.
-So all figures are of one run, and ratios hold when the machine's speed drifts.
+A bare HTTP client and an agent take turns. Both send the same requests to the same simulated model server: the client
+directly, the agent through an embedded Redis server and a worker. Each of them is a process. With one stream, the agent
+also measures the floor before each request. All figures come from one run, so ratios stay valid if the machine's speed
+drifts.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class _Processes:
         return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
     async def cpu_s(self) -> dict[str, float]:
-        """The CPU seconds that each process has used so far."""
+        """Return the CPU seconds that each process has used so far."""
         used = {name: await getattr(self, name).cpu_s() for name in ("backend", "worker", "bare", "agent")}
         return {**used, "server": await self.server_cpu_s()}
 
@@ -111,13 +112,13 @@ async def _processes(most_streams: int) -> AsyncIterator[_Processes]:
 
 @dataclass(frozen=True)
 class _Round:
-    """One round of one client, and the CPU seconds that each process used in it."""
+    """The times of one client in one round, and the CPU seconds that each process used in it."""
 
     times: RoundTimes
     cpu_s: dict[str, float]
 
     def cpu_us(self, process: str) -> float:
-        """The microseconds that a process used for each token."""
+        """Return the CPU time of a process in microseconds a token."""
         return 1e6 * self.cpu_s[process] / (len(self.times.first_ms) + len(self.times.delta_ms))
 
 
@@ -143,7 +144,7 @@ async def measure(plan: MeasurementPlan, progress: Callable[[str], None] = lambd
     levels: list[AtStreams] = []
     async with _processes(max(level.streams for level in plan.levels)) as processes:
         for client in (processes.bare, processes.agent):
-            await client.cpu_s()  # both are up before the first round
+            await client.cpu_s()  # waits until both run
         for level in plan.levels:
             await processes.backend.ask(type(None), "pace", first_ms=level.first_ms, spacing_ms=level.spacing_ms)
             ask_directly = partial(_round, processes, processes.bare, level)
