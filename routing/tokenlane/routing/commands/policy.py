@@ -56,12 +56,18 @@ def diff(
 ) -> None:
     """Show what `apply` would change. Exit code 1 if it would change anything."""
     wanted, name = _wanted(file)
-    current = pool_session(redis, pool, lambda opened: opened.policies.read())
+
+    async def compare(opened: Pool) -> tuple[Policy, list[str]]:
+        return await opened.policies.read(), await _warnings(opened, wanted)
+
+    current, warnings = pool_session(redis, pool, compare)
     changes = _changes(current, wanted, name)
     if as_json:
-        typer.echo(json_text({"pool": pool_name(pool), "revision": current.revision, "changes": changes}))
+        facts = {"pool": pool_name(pool), "revision": current.revision}
+        typer.echo(json_text({**facts, "changes": changes, "warnings": warnings}))
     else:
         typer.echo(running_text("\n".join(changes) or f"The policy, revision {current.revision}, equals {name}."))
+        _print_warnings(warnings)
     if changes:
         raise typer.Exit(FAILED)
 
@@ -81,7 +87,7 @@ def apply(
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
-        snapshot = await take_snapshot(opened)
+        warnings = await _warnings(opened, wanted)
         current = await opened.policies.read()
         try:
             if revision is not None and revision != current.revision:
@@ -89,17 +95,16 @@ def apply(
             now = current.revision if dry_run else await opened.policies.write(wanted, expected=current.revision)
         except PolicyChanged as error:
             raise error_for_user(error, f"{error.message}: see `tokenlane policy diff`, then apply again.") from error
-        return current, now, [unknown.message for unknown in unknown_places(wanted, snapshot.views)]
+        return current, now, warnings
 
-    current, now, unknown = pool_session(redis, pool, compare_and_set)
+    current, now, warnings = pool_session(redis, pool, compare_and_set)
     changes = _changes(current, wanted, name)
     if as_json:
         facts = {"pool": pool_name(pool), "before": current.revision, "revision": now, "dry_run": dry_run}
-        typer.echo(json_text({**facts, "changes": changes, "warnings": unknown}))
+        typer.echo(json_text({**facts, "changes": changes, "warnings": warnings}))
         return
     typer.echo(running_text("".join(f"{line}\n" for line in changes)), nl=False)
-    for message in unknown:
-        typer.echo(running_text(f"warning: {message}"), err=True)
+    _print_warnings(warnings)
     result = f"revision {current.revision} -> {now}"
     if now == current.revision:
         result = f"revision {now}, {'unchanged by this dry run' if dry_run else 'nothing to change'}"
@@ -117,6 +122,17 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
     if not settings.document.has_policy:
         raise ConfigError(f"{name} holds no policy: it has neither [roles] nor [policy].")
     return policy_of(settings), str(name)
+
+
+async def _warnings(pool: Pool, wanted: Policy) -> list[str]:
+    """A warning for each entry of a route that no lane of the pool matches."""
+    snapshot = await take_snapshot(pool)
+    return [unknown.message for unknown in unknown_places(wanted, snapshot.views)]
+
+
+def _print_warnings(warnings: list[str]) -> None:
+    for message in warnings:
+        typer.echo(running_text(f"warning: {message}"), err=True)
 
 
 def _changes(current: Policy, wanted: Policy, name: str) -> list[str]:

@@ -164,9 +164,11 @@ async def test_a_policy_comes_from_standard_input(site: Farm, pool: Pool) -> Non
 
 
 async def test_a_route_to_nowhere_is_applied_with_a_warning(site: Farm, file: Path, pool: Pool) -> None:
-    """The role and the lane are named, to people and in JSON; a dry run says it too."""
-    for options in (("--dry-run",), ()):
-        ended = await run(site, "apply", str(file), *options)
+    """The role and the lane are named, to people and in JSON; a dry run and `diff` warn, too."""
+    document = json.loads((await run(site, "diff", str(file), "--json", code=FAILED)).out)
+    assert ["gpu1" in warning for warning in document["warnings"]] == [True]
+    for arguments, code in ((("diff",), FAILED), (("apply", "--dry-run"), OK), (("apply",), OK)):
+        ended = await run(site, *arguments, str(file), code=code)
         assert "warning" in ended.error
         assert "'coder'" in ended.error
         assert "'gpu1'" in ended.error
