@@ -50,6 +50,7 @@ class Code(StrEnum):
         "clock",
         "a pool uses the server's clock, so logs and spans of a host whose clock differs do not line up",
     )
+    SLOW_COMMANDS = "slow_commands", "the server runs one command at a time, so a slow command delays all tokens"
     SERVER_REFUSES = (
         "server_refuses",
         "workers and routers need every command of the scripts, and pub/sub",

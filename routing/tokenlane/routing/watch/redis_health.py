@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.store.pool import Pool
 
 from .finding import Code, Finding, Severity
 
 _MEBI = 1024 * 1024
+_SLOW_MS, _RECENT_S, _SLOWLOG_ENTRIES = 50, 3600, 128
 _NEARLY_FULL, _FULL = 0.9, 0.98
 """Shares of maxmemory. A server that refuses large requests has some memory left, and takes small ones."""
 _TRIES = 5
 _SETTINGS = ("timeout", "client-output-buffer-limit", "save")
+
+
+class SlowCommand(NamedTuple):
+    """A command that blocked the server: its name without arguments, which may hold a payload, and its duration."""
+
+    name: str
+    duration_ms: float
 
 
 @dataclass(frozen=True)
@@ -26,13 +36,14 @@ class RedisFacts:
     """A server's answers to INFO, to CONFIG GET for some settings, and to TIME.
 
     `round_trip_ms`: the fastest of five round trips. `ahead_ms`: how far the server's clock is ahead of this host's,
-    accurate to half a round trip.
+    accurate to half a round trip. `slow`: slow commands of the last hour; None if the server refuses to tell.
     """
 
     info: Mapping[str, str]
     settings: Mapping[str, str]
     round_trip_ms: float
     ahead_ms: float | None
+    slow: tuple[SlowCommand, ...] | None
 
 
 async def ask_server(pool: Pool) -> RedisFacts:
@@ -55,7 +66,27 @@ async def ask_server(pool: Pool) -> RedisFacts:
             round_trip_ms, ahead_ms = 1000 * took, None
             if isinstance(server_time, tuple):
                 ahead_ms = 1000 * (server_time[0] + server_time[1] / 1e6 - here - took / 2)
-    return RedisFacts(info, settings, round_trip_ms, ahead_ms)
+    log, now = await pool.commands.ask_about("SLOWLOG GET", str(_SLOWLOG_ENTRIES)), time.time()
+    slow = slow_commands(log, now + (ahead_ms or 0) / 1000) if isinstance(log, list) else None
+    return RedisFacts(info, settings, round_trip_ms, ahead_ms, slow)
+
+
+def slow_commands(log: Sequence[object], now_s: float) -> tuple[SlowCommand, ...]:
+    """The commands in a server's SLOWLOG that took more than 50 ms in the last hour.
+
+    Args:
+        log: the entries as redis-py parses them.
+        now_s: the time by the server's clock, in seconds since 1970.
+    """
+    slow = []
+    for entry in log:
+        match entry:
+            case {"start_time": int(began), "duration": int(us), "command": bytes(command)} if (
+                us > 1000 * _SLOW_MS and now_s - began < _RECENT_S
+            ):
+                name = command.split(b" ", 1)[0].decode("ascii", "replace").upper()
+                slow.append(SlowCommand(name, us / 1000))
+    return tuple(slow)
 
 
 async def examine_memory(pool: Pool) -> Finding:
@@ -83,6 +114,7 @@ def examine_server(server: RedisFacts) -> Iterator[Finding]:
     yield _pubsub_buffer(settings)
     yield _round_trip(server.round_trip_ms)
     yield _clock(server.ahead_ms)
+    yield _slow_commands(server.slow)
 
 
 def _denied(code: Code, advice: str = "") -> Finding:
@@ -216,3 +248,22 @@ def _clock(ahead_ms: float | None) -> Finding:
         return Finding(Code.CLOCK, "ok", "the server's clock and this host's differ by less than a second")
     observed = f"the server is {abs(seconds):.1f} s {'ahead of' if seconds >= 0 else 'behind'} this host"
     return Finding(Code.CLOCK, "warn", observed, "synchronise both clocks with NTP")
+
+
+def _slow_commands(slow: tuple[SlowCommand, ...] | None) -> Finding:
+    code = Code.SLOW_COMMANDS
+    if slow is None:
+        return _denied(code)
+    if not slow:
+        return Finding(code, "ok", f"no command took more than {_SLOW_MS} ms in the last hour")
+    slowest = max(slow, key=lambda command: command.duration_ms)
+    number = counted(len(slow), "command", "commands")
+    observed = (
+        f"{number} took more than {_SLOW_MS} ms in the last hour; the slowest, {slowest.name}, took "
+        f"{slowest.duration_ms:.0f} ms"
+    )
+    advice = (
+        "see `redis-cli SLOWLOG GET`: EVALSHA is a script of tokenlane, so give the server a faster core or the pool a "
+        "server of its own; other commands come from other programs"
+    )
+    return Finding(code, "warn", observed, advice)

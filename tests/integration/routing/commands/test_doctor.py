@@ -95,3 +95,12 @@ async def test_no_pool(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}"
     ended = await doctor(tmp_path, url)
     assert (ended.code, ended.out, url in ended.error) == (exits.USAGE, "", True)
+
+
+async def test_a_slow_command(tmp_path: Path) -> None:
+    """A command that blocked the server is a warning that names the command."""
+    async with valkey(tmp_path, "--enable-debug-command", "yes") as port, connect(f"redis://127.0.0.1:{port}") as pool:
+        assert (await findings(pool))[Code.SLOW_COMMANDS].severity == "ok"
+        await life.raw(pool).execute_command("DEBUG", "SLEEP", "0.06")
+        found = (await findings(pool))[Code.SLOW_COMMANDS]
+    assert (found.severity, "DEBUG" in found.observed) == ("warn", True)

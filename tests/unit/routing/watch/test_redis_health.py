@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.routing.watch.redis_health import RedisFacts, examine_server
+from tokenlane.routing.watch.redis_health import RedisFacts, examine_server, slow_commands
 
 INFO = {
     "redis_version": "7.4.1",
@@ -26,7 +26,7 @@ def server(
     info: Mapping[str, str] = INFO, settings: Mapping[str, str] = SETTINGS, **more: float
 ) -> dict[Code, Finding]:
     """What is found of a server, by code; each that is not well says what to do."""
-    facts = RedisFacts(info, settings, more.get("round_trip_ms", 0.2), more.get("ahead_ms", 3.0))
+    facts = RedisFacts(info, settings, more.get("round_trip_ms", 0.2), more.get("ahead_ms", 3.0), ())
     findings = list(examine_server(facts))
     assert all(finding.advice or not finding.is_problem for finding in findings)
     return {finding.code: finding for finding in findings}
@@ -80,7 +80,7 @@ def test_how_a_server_is_set(code: Code, settings: Mapping[str, str], severity: 
 
 def test_what_a_server_does_not_tell_is_unknown() -> None:
     """Without INFO and CONFIG nothing is claimed, and nothing breaks."""
-    facts = RedisFacts({}, {}, 0.2, None)
+    facts = RedisFacts({}, {}, 0.2, None, None)
     severities = {finding.code: finding.severity for finding in examine_server(facts)}
     assert severities.pop(Code.ROUND_TRIP) == "ok"
     assert set(severities.values()) == {"unknown"}
@@ -92,3 +92,35 @@ def test_distance_and_clock() -> None:
     assert server(ahead_ms=-5_000)[Code.CLOCK].severity == "warn"
     assert "behind" in server(ahead_ms=-5_000)[Code.CLOCK].observed
     assert "ahead" in server(ahead_ms=5_000)[Code.CLOCK].observed
+
+
+def entry(command: str, duration_us: int, start_time: int = 0) -> dict[str, object]:
+    """An entry of the server's slow log."""
+    return {"id": 1, "start_time": start_time, "duration": duration_us, "command": command.encode()}
+
+
+@pytest.mark.parametrize(
+    ("entries", "severity"),
+    [
+        ((), "ok"),
+        ((entry("EVALSHA 0123 1 {main}:", 12_000),), "ok"),
+        ((entry("EVALSHA 0123 1 {main}:", 80_000),), "warn"),
+        ((entry("eval local", 80_000),), "warn"),
+        ((entry("KEYS *", 80_000),), "warn"),
+        (None, "unknown"),
+        (({"duration": "?"}, 5), "ok"),
+    ],
+)
+def test_slow_commands(entries: Sequence[object] | None, severity: str) -> None:
+    """A command that blocked the server for more than 50 ms in the last hour is a warning that names the command."""
+    facts = RedisFacts(INFO, SETTINGS, 0.2, 3.0, None if entries is None else slow_commands(list(entries), now_s=60))
+    finding = next(it for it in examine_server(facts) if it.code == Code.SLOW_COMMANDS)
+    assert finding.severity == severity
+    if severity == "warn":
+        assert "80 ms" in finding.observed
+
+
+def test_old_slow_commands() -> None:
+    """Commands of more than an hour ago are not reported, and no argument is."""
+    assert slow_commands([entry("EVALSHA 0123 secret", 80_000)], now_s=4_000) == ()
+    assert "secret" not in str(slow_commands([entry("EVALSHA 0123 secret", 80_000)], now_s=60))
