@@ -184,7 +184,7 @@ async def _switch(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> st
         if without:
             raise UserError(
                 f"key {newest.id} is prepared and does not seal yet: {'; '.join(without)}.\n{_HAND_OUT}\nThen run this "
-                "command again. With --now it does not wait, and workers without the key take no new work."
+                "command again. With --now it does not wait, and workers without the key accept no new work."
             )
         await pool.key_agreement.announce(switched)
     _write(file, switched.keys)

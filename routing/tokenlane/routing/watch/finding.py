@@ -76,7 +76,7 @@ class Code(StrEnum):
     # Its keys.
     KEY = "key", "without a key, anyone who can read the server's memory or disk can read the prompts of live requests"
     KEY_MISSING = "key_missing", "a worker cannot open requests sealed with a key that it does not have"
-    KEY_PREPARED = "key_prepared", "once requests are sealed with a key, only workers that have the key take new work"
+    KEY_PREPARED = "key_prepared", "once requests are sealed with a key, only workers that have the key accept new work"
     KEY_MISMATCH = "key_mismatch", "agents and workers of a pool must use the same keys, or none"
 
     # Its lanes.
@@ -90,13 +90,13 @@ class Code(StrEnum):
         "lane_degraded",
         "some workers' model servers cannot work; the others serve the lane",
     )
-    LANE_FAILS = "lane_fails", "the lane takes work, and its model server fails every request"
+    LANE_FAILS = "lane_fails", "the lane accepts work, and its model server fails every request"
     LANE_TAKEN = "lane_taken", "a lane is one endpoint, so a second endpoint needs another lane name"
     ONLY_TOY = "only_toy", "the built-in model's answers are useless for real work"
 
     # Model servers.
     ENDPOINT = "endpoint", "only the lane's workers need to reach its endpoint"
-    MODEL_SERVER = "model_server", "a lane takes no work while its model server cannot work"
+    MODEL_SERVER = "model_server", "a lane accepts no work while its model server cannot work"
     MODEL_SERVER_SHARED = (
         "model_server_shared",
         "each lane sends up to its limit of requests, so together they may overload it",

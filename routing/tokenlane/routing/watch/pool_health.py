@@ -67,11 +67,11 @@ def _lane(lane: LaneStatus) -> Finding:
         advice = f"restart its worker on {_hosts(lane)}; the pool forgets a lane an hour after its last heartbeat"
         return Finding(Code.LANE_GONE, "fail", observed, advice, lane.name)
     if lane.lacks_key:
-        observed = f"{title} takes no work: its worker lacks a key of the pool; the worker's log names the key"
+        observed = f"{title} accepts no work: its worker lacks a key of the pool; the worker's log names the key"
         return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
-        advice = f"check the model server on {_hosts(lane)}; the lane takes work again as soon as the server works"
+        advice = f"check the model server on {_hosts(lane)}; the lane accepts work again as soon as the server works"
         return Finding(code, "fail", f"{title}: {state}: {lane.why.rstrip('.')}", advice, lane.name)
     if lane.state == "down":
         observed = f"{title}: its worker is alive but did not start the requests that routers gave it{error}"
