@@ -146,7 +146,7 @@ async def test_a_models_name_cannot_draw(home: Path, nowhere: str) -> None:
         url = server.url
         ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
         dialogue = [
-            ("Which (1-4)", "2"),
+            ("Your choice (1-4)", "2"),
             ("The endpoint's URL", url),
             ("The environment variable", ""),
             ("Which model [?[2Jm??n]", ""),
@@ -188,7 +188,7 @@ def test_installing_ollama(home: Path, nowhere: str) -> None:
     """The script is shown before it is asked for, runs without root, and leaves Ollama in the user's own directory."""
     with stand_ins(home, curl=FAKE_CURL, sh=FAKE_SH, sudo=FAKE_SH) as more:
         code, shown = on_terminal(
-            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")], more
+            home, ["--endpoint", nowhere], [("Your choice (1-4)", "1"), ("Run this script? [y/N]", "y")], more
         )
     assert code == OK, shown
     assert shown.index("curl --fail") < shown.index("Run this script?")
@@ -204,7 +204,7 @@ def test_not_installing_ollama(home: Path, nowhere: str) -> None:
     """Without a yes nothing runs."""
     with stand_ins(home, curl=FAKE_CURL, sh=FAKE_SH) as more:
         code, _ = on_terminal(
-            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "")], more
+            home, ["--endpoint", nowhere], [("Your choice (1-4)", "1"), ("Run this script? [y/N]", "")], more
         )
     assert code == FAILED
     assert not (home / "called").exists()
@@ -214,7 +214,7 @@ def test_an_install_that_fails(home: Path, nowhere: str) -> None:
     """A download that fails leaves nothing, and it is said what else there is."""
     with stand_ins(home, curl="#!/bin/sh\nexit 6\n") as more:
         code, shown = on_terminal(
-            home, ["--endpoint", nowhere], [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")], more
+            home, ["--endpoint", nowhere], [("Your choice (1-4)", "1"), ("Run this script? [y/N]", "y")], more
         )
     assert code == FAILED
     assert "https://ollama.com/download" in shown
@@ -248,7 +248,7 @@ def test_ctrl_c_while_it_installs(home: Path, nowhere: str) -> None:
     scratch.mkdir()
     curl, rm = "#!/bin/sh\nkill -INT 0\nexec sleep 20\n", '#!/bin/sh\nsleep 1\nexec /bin/rm "$@"\n'
     with stand_ins(home, curl=curl, rm=rm) as more:
-        dialogue = [("Which (1-4)", "1"), ("Run this script? [y/N]", "y")]
+        dialogue = [("Your choice (1-4)", "1"), ("Run this script? [y/N]", "y")]
         code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue, {**more, "TMPDIR": str(scratch)})
     assert code == CANCELLED, shown
     assert "Traceback" not in shown
@@ -263,7 +263,7 @@ async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:
     async with Simulator(api="openai", models=("m",), api_key="sk-topsecret") as remote:
         url = remote.url
         dialogue = [
-            ("Which (1-4)", "2"),
+            ("Your choice (1-4)", "2"),
             ("The endpoint's URL", f"{url}/v1"),
             ("The environment variable", "MY_KEY"),
             ("Which model", ""),
@@ -289,7 +289,7 @@ async def test_a_remote_endpoint(home: Path, nowhere: str) -> None:
 
 def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> None:
     """What was tested and does not work is not written."""
-    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "")]
+    dialogue = [("Your choice (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "")]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
     assert "cannot be used: nothing listens at this address" in shown
@@ -300,7 +300,7 @@ async def test_a_remote_endpoint_that_guards_its_chats(home: Path, nowhere: str)
     """One that lists its models for anybody is asked for a token as well; what it says to that is told."""
     async with Simulator(api="tgi", api_key="sk-1") as remote:
         dialogue = [
-            ("Which (1-4)", "2"),
+            ("Your choice (1-4)", "2"),
             ("The endpoint's URL", remote.url),
             ("The environment variable", ""),
             ("Which model", ""),
@@ -322,7 +322,7 @@ async def test_a_remote_endpoint_that_guards_its_chats(home: Path, nowhere: str)
 async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
     """A folder that is not there is one message, with what was to be written."""
     dialogue = [
-        ("Which (1-4)", "2"),
+        ("Your choice (1-4)", "2"),
         ("The endpoint's URL", ""),
         ("The environment variable", ""),
         ("Which model", ""),
@@ -340,7 +340,7 @@ async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
 
 def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
     """A key that is given where its variable's name is asked for is neither taken nor repeated by us."""
-    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "sk-top-secret")]
+    dialogue = [("Your choice (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "sk-top-secret")]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
     assert "export NAME=" in shown
@@ -350,7 +350,7 @@ def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
 @pytest.mark.parametrize("url", ["https://me:top-secret@model.example", "https://model.example/?key=top-secret"])
 def test_a_remote_endpoint_with_a_secret(home: Path, nowhere: str, url: str) -> None:
     """A password does not go into llm.toml, which others may read: it is said how a key is given."""
-    dialogue = [("Which (1-4)", "2"), ("The endpoint's URL", url)]
+    dialogue = [("Your choice (1-4)", "2"), ("The endpoint's URL", url)]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
     assert "environment variable" in shown
@@ -360,7 +360,7 @@ def test_a_remote_endpoint_with_a_secret(home: Path, nowhere: str, url: str) -> 
 
 def test_the_builtin(home: Path, nowhere: str) -> None:
     """The built-in model is one command away, and told so."""
-    code, shown = on_terminal(home, ["--endpoint", nowhere], [("Which (1-4)", "9"), ("Which (1-4)", "3")])
+    code, shown = on_terminal(home, ["--endpoint", nowhere], [("Your choice (1-4)", "9"), ("Your choice (1-4)", "3")])
     assert code == OK
     assert "tokenlane up --provider builtin" in shown
 

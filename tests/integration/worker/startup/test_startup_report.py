@@ -170,7 +170,7 @@ async def test_a_model_server_that_is_not_there(processes: Farm, pool: Pool) -> 
     assert (ended.code, ended.error) == (exits.FAILED, "")
     said = block(ended.out)
     assert said["endpoint"].endswith("did not answer")
-    assert "is it running" in said["problem"]
+    assert "provider_down" in said["problem"]
     assert await life.dump(raw(pool)) == {}
 
 
