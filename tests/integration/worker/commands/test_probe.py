@@ -340,7 +340,11 @@ async def test_what_cannot_be_written_is_told(home: Path, nowhere: str) -> None:
 
 def test_a_key_in_place_of_its_variable(home: Path, nowhere: str) -> None:
     """A key that is given where its variable's name is asked for is neither taken nor repeated by us."""
-    dialogue = [("Your choice (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "sk-top-secret")]
+    dialogue = [
+        ("Your choice (1-4)", "2"),
+        ("The endpoint's URL", nowhere),
+        ("The environment variable", "sk-top-secret"),
+    ]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
     assert "export NAME=" in shown
