@@ -75,8 +75,8 @@ def test_a_pool_that_works_has_no_problem() -> None:
     assert codes(WELL) == []
 
 
-def test_a_toy_alone_is_told() -> None:
-    """As long as no other lane takes work: answers of the built-in model are of no use."""
+def test_only_the_built_in_model() -> None:
+    """The built-in model's lane is a warning while no other lane accepts work."""
     toy = replace(LANE, name="toy", provider="builtin", endpoint="http://gpu:9999")
     assert codes(with_lanes(toy)) == ["only_toy"]
     assert codes(with_lanes(toy, replace(LANE, state=LaneState.LEFT))) == ["only_toy"]
@@ -94,10 +94,10 @@ def test_a_toy_alone_is_told() -> None:
         (None, ("new",), (), ["key_missing"]),
     ],
 )
-def test_a_worker_without_a_key_is_told(
+def test_a_worker_without_a_key(
     keys: tuple[str, ...] | None, prepared: tuple[str, ...], retiring: tuple[str, ...], found: list[str]
 ) -> None:
-    """Each key that it has not announced, of those that open; of an older version only what it may lack."""
+    """Each key of the pool that a worker does not report is a failure; an older worker may lack only prepared keys."""
     worker = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 0, 0, 0, None, keys=keys)
     sealing = () if retiring else ("old",)
     lane = replace(LANE, workers=(worker,))
@@ -107,8 +107,8 @@ def test_a_worker_without_a_key_is_told(
     assert "key_missing" not in codes(replace(snapshot, lanes=(silent,)))
 
 
-def test_what_is_well_is_told_too() -> None:
-    """To who asks for all of it: each lane, the routers, a prepared key that every worker has."""
+def test_checks_that_pass() -> None:
+    """`examine_pool` also yields findings for the routers, each lane, and a prepared key that every worker has."""
     found = examine_pool(replace(WELL, prepared=("new",)))
     assert [(it.code, it.severity, it.subject) for it in found] == [
         (Code.ROUTERS, "ok", ""),
@@ -117,8 +117,8 @@ def test_what_is_well_is_told_too() -> None:
     ]
 
 
-def test_what_is_missing() -> None:
-    """A pool without routers and lanes is told both, and what waits is served by nobody."""
+def test_a_pool_without_routers_and_lanes() -> None:
+    """Both are failures, and waiting requests are unserved."""
     assert codes(with_lanes(routers=())) == ["no_router", "no_lane", "unserved"]
     assert codes(replace(WELL, routers=())) == ["no_router"]
 
@@ -128,19 +128,19 @@ def test_what_is_missing() -> None:
     [("up", []), ("draining", []), ("down", ["lane_closed"]), ("left", []), ("gone", ["lane_gone"])],
 )
 def test_lanes(state: str, expected: list[str]) -> None:
-    """A lane whose worker vanished or does not start its work is wrong, one that was stopped is not."""
+    """A lane whose worker vanished or does not start requests is a failure; a lane that was shut down is none."""
     assert codes(with_lanes(replace(LANE, state=LaneState(state)), queues=())) == expected
 
 
 def test_a_lane_that_vanished_names_its_last_error() -> None:
-    """The code of the lane's last error is part of what is told."""
+    """The finding has the code of the lane's last error."""
     gone = replace(LANE, state=LaneState.GONE, error=LastError("provider_down", 9_000))
     (problem,) = find_problems(with_lanes(gone, queues=()), 60)
     assert "provider_down" in problem.observed
 
 
 def test_a_worker_without_the_pools_key() -> None:
-    """A lane whose worker withdrew because it lacks a key does not pass for one that is being stopped."""
+    """A lane whose worker drains because it lacks a key is a failure, unlike a lane that is being shut down."""
     keyless = replace(LANE, state=LaneState.DRAINING, error=LastError(PoolKeyMismatch.code, 9_000))
     assert codes(with_lanes(keyless, queues=())) == ["lane_closed"]
 
@@ -154,15 +154,14 @@ def test_a_worker_without_the_pools_key() -> None:
     ],
 )
 def test_work_that_no_live_lane_serves(queue: QueueStatus, policy: Policy) -> None:
-    """What waits for a model, a provider or a route that no live lane has is told; too early, it is not."""
+    """Requests for a model, a provider or a route that no live lane has are a failure once `patience_ms` is over."""
     also = ["route_unknown"] if policy.roles else []
     assert codes(replace(WELL, queues=(queue,), policy=policy)) == ["unserved", *also]
     assert codes(replace(WELL, queues=(replace(queue, oldest_ms=1_000),), policy=policy)) == also
 
 
 def test_a_route_that_names_what_is_not_there() -> None:
-    """Is told for the role, as a warning while the role has another place; in a pool that knows no lane, that is told
-    alone."""
+    """It is a warning while the role has another place, else a failure; a pool without lanes has only that finding."""
     policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="nowhere")))})
     (told,) = find_problems(replace(WELL, policy=policy), 60)
     assert (told.code, told.subject, told.severity) == ("route_unknown", "coder", "warn")
@@ -173,12 +172,12 @@ def test_a_route_that_names_what_is_not_there() -> None:
 
 
 def test_work_for_a_lane_that_was_stopped() -> None:
-    """A lane that left in order is no problem until something waits that it alone would serve."""
+    """A lane that was shut down is no problem until requests wait that only it could serve."""
     assert codes(with_lanes(replace(LANE, state=LaneState.LEFT))) == ["unserved"]
 
 
 def test_waiting_above_the_bound() -> None:
-    """The bound is the caller's, and holds for each role and priority."""
+    """The caller sets the limit, which applies to each role and priority."""
     assert codes(WELL, max_wait_s=20) == []
     assert codes(WELL, max_wait_s=19.9) == ["waits_long"]
 
@@ -187,7 +186,7 @@ def test_waiting_above_the_bound() -> None:
     ("state", "expected"), [("down", "lane_down"), ("loading", "lane_loading"), ("degraded", "lane_degraded")]
 )
 def test_a_model_server_that_cannot_work(state: str, expected: str) -> None:
-    """What it says itself is told, whatever else its worker did last."""
+    """The finding has the model server's own explanation, whatever the worker's last error was."""
     away = replace(LANE, state=LaneState(state), why="It says no.", error=LastError("timeout", 9_000))
     snapshot = with_lanes(away, queues=())
     assert codes(snapshot) == [expected]
@@ -204,7 +203,7 @@ def test_a_model_server_that_cannot_work(state: str, expected: str) -> None:
     ],
 )
 def test_lanes_of_one_model_server(endpoint: str, state: str, shared: bool) -> None:
-    """Two lanes that give one server as much as each of them may are told, and are no failure: it may be meant so."""
+    """Two lanes that share a model server are a warning, since this may be intended."""
     other = replace(LANE, name="gpu1", endpoint=endpoint, state=LaneState(state))
     snapshot = with_lanes(LANE, other, queues=())
     found = [it for it in find_problems(snapshot, 60) if it.code == "model_server_shared"]
@@ -214,7 +213,7 @@ def test_lanes_of_one_model_server(endpoint: str, state: str, shared: bool) -> N
 
 
 def test_lanes_of_no_known_model_server_share_none() -> None:
-    """What announced no endpoint is nobody's other half."""
+    """Lanes without an announced endpoint do not count as sharing a model server."""
     nowhere = replace(LANE, endpoint="")
     assert codes(with_lanes(nowhere, replace(nowhere, name="gpu1"), queues=())) == []
 

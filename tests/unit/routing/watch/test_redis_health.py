@@ -25,7 +25,7 @@ SETTINGS = {"timeout": "0", "save": "", "client-output-buffer-limit": BUFFER}
 def server(
     info: Mapping[str, str] = INFO, settings: Mapping[str, str] = SETTINGS, **more: float
 ) -> dict[Code, Finding]:
-    """What is found of a server, by code; each that is not well says what to do."""
+    """The findings for a server, by code; each problem has advice."""
     facts = RedisFacts(info, settings, more.get("round_trip_ms", 0.2), more.get("ahead_ms", 3.0), ())
     findings = list(examine_server(facts))
     assert all(finding.advice or not finding.is_problem for finding in findings)
@@ -58,7 +58,7 @@ def test_a_server_as_it_should_be() -> None:
     ],
 )
 def test_what_a_server_says_of_itself(code: Code, info: Mapping[str, str], severity: str) -> None:
-    """Each fact that is not as it should be is told by its own check and by no other."""
+    """Each fault is reported by its own check and by no other."""
     findings = server({**INFO, **info})
     assert findings[code].severity == severity
     assert {finding.severity for finding in findings.values() if finding.code != code} == {"ok"}
@@ -74,12 +74,12 @@ def test_what_a_server_says_of_itself(code: Code, info: Mapping[str, str], sever
     ],
 )
 def test_how_a_server_is_set(code: Code, settings: Mapping[str, str], severity: str) -> None:
-    """Each setting that hurts is told by its check."""
+    """Each harmful setting is reported by its own check."""
     assert server(settings={**SETTINGS, **settings})[code].severity == severity
 
 
-def test_what_a_server_does_not_tell_is_unknown() -> None:
-    """Without INFO and CONFIG nothing is claimed, and nothing breaks."""
+def test_a_server_that_refuses_to_tell() -> None:
+    """Without INFO, CONFIG and SLOWLOG, every check but the round trip is unknown."""
     facts = RedisFacts({}, {}, 0.2, None, None)
     severities = {finding.code: finding.severity for finding in examine_server(facts)}
     assert severities.pop(Code.ROUND_TRIP) == "ok"
@@ -87,7 +87,7 @@ def test_what_a_server_does_not_tell_is_unknown() -> None:
 
 
 def test_distance_and_clock() -> None:
-    """A far server and a clock that is off by more than a second are told, in either direction."""
+    """A distant server and a clock that differs by more than a second, in either direction, are warnings."""
     assert server(round_trip_ms=80)[Code.ROUND_TRIP].severity == "warn"
     assert server(ahead_ms=-5_000)[Code.CLOCK].severity == "warn"
     assert "behind" in server(ahead_ms=-5_000)[Code.CLOCK].observed
