@@ -31,7 +31,7 @@ _WORKING_RANKS = 2
 
 @dataclass(frozen=True)
 class Timings:
-    """How often a router sweeps if its doorbell does not ring, since pub/sub may lose a ring.
+    """The pauses of a router. It also sweeps when its doorbell has not rung, since pub/sub may lose a ring.
 
     `sweep_every_s`: the pause between sweeps while requests wait or run. `rest_s`: the longest pause while no request
     waits or runs. `second_waits_s`: how long the router of rank 1 waits after a ring, to let the router of rank 0 go

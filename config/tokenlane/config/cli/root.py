@@ -61,7 +61,7 @@ VERBS = {
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
     "config": Verb("Show the settings in force and their sources; `init` writes an llm.toml.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
-    "key": Verb("Show, create and rotate the keys that encrypt the pool's requests.", "cli"),
+    "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),
     "doctor": Verb("Check a pool's server, clock, keys, lanes and versions, and suggest repairs.", "cli"),
     "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli"),
     "simulate": Verb("Simulate a model server, for tests and measurements.", "bench", configured=False),

@@ -74,7 +74,9 @@ def init(
     except FileExistsError:
         raise ConfigError(f"{path} already exists: remove it, or write to another file.") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror or error}. Write to another file, or use - to print it."
+        ) from None
     typer.echo(f"wrote {path}; `tokenlane config` shows the settings in force")
 
 

@@ -69,5 +69,5 @@ def standard_input(most: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise ConfigError(f"Standard input cannot be read: {error.strerror or error}.") from error
     if len(content) > most:
-        raise ConfigError(f"Standard input is longer than the limit of {most} bytes.")
+        raise ConfigError(f"Standard input is longer than the limit of {most} bytes: shorten it.")
     return content

@@ -1,8 +1,8 @@
-"""Pool keys, which encrypt the payloads of requests, and the files with these keys.
+"""Pool keys, which seal (encrypt) the payloads of requests, and the files with these keys.
 
 As text, a key is `tlk1-` followed by 32 bytes in URL-safe base64. Only its owner may read a key file. It has one key in
-each line, the newest first. The keys below the line `# Prepared` only decrypt, until `tokenlane key rotate` lets one of
-them encrypt. A `KeyRing` has the keys of one process: the first encrypts if the pool agrees, and all of them decrypt.
+each line, the newest first. The keys below the line `# Prepared` only open requests, until `tokenlane key rotate` lets
+one of them seal. A `KeyRing` has the keys of one process: the first seals if the pool agrees, and all of them open.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class PoolKey:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The keys of a process, the newest first; no keys for a pool without encryption.
+    """The keys of a process, the newest first; no keys for a pool that is not sealed.
 
     Args:
         file: the file with the keys, if they come from a file.
-        prepared: keys that only decrypt so far.
+        prepared: keys that only open requests so far.
     """
 
     keys: tuple[PoolKey, ...] = ()
@@ -105,12 +105,12 @@ class KeyRing:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of the keys that may encrypt, in order."""
+        """The ids of the keys that may seal requests, the newest first."""
         return tuple(key.id for key in self.keys)
 
     @property
-    def opening(self) -> tuple[str, ...]:
-        """The ids of all keys, which can decrypt."""
+    def all_ids(self) -> tuple[str, ...]:
+        """The ids of all keys: every key opens requests, and the prepared keys do nothing else."""
         return tuple(key.id for key in (*self.keys, *self.prepared))
 
     def find(self, key_id: str) -> PoolKey | None:
@@ -144,7 +144,7 @@ def read_key_file(path: Path) -> KeyRing:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"The key file {path} cannot be read: {reason}.") from error
     if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"Other users may read the key file {path}: run chmod 600 {path}")
+        raise ConfigError(f"Other users may read the key file {path}: run `chmod 600 {path}`.")
     try:
         start = lines.index(_PREPARED.strip()) if _PREPARED.strip() in lines else len(lines)
         ring, prepared = (
@@ -164,7 +164,7 @@ def write_key_file(
     """Write a key file with mode 0600, completely or not at all.
 
     Args:
-        prepared: keys that only decrypt so far.
+        prepared: keys that only open requests so far.
         replace: overwrite an existing file.
 
     Raises:

@@ -256,7 +256,7 @@ def _api_key(variable: object, lane: str, *, shared: bool = True) -> tuple[Secre
     key = secret_in(variable)
     if key is None:
         raise ConfigError(
-            f"Lane {lane!r}: api_key_env names the variable {variable}, which is empty or not set: export {variable}=…"
+            f"Lane {lane!r}: api_key_env names the variable {variable}, which is empty or not set: set it."
         )
     return key, variable
 

@@ -47,7 +47,7 @@ class Settings:
         layers: the layers, each of them valid, from the weakest to the strongest. The first is the file's.
         options: settings from the command line for the lane that this process serves, including its `name`.
         file: the file that was read, if any.
-        short: settings from short names of environment variables for that lane.
+        short: settings for that lane from environment variables with short names, such as `TOKENLANE_MODEL`.
 
     Attributes:
         leaves: every setting in the layers, by path.
@@ -85,7 +85,7 @@ class Settings:
         """Return the lanes that this host serves: all lanes with a section, unless the process describes one lane.
 
         Raises:
-            ConfigError: as for `lane_name`, also if the process describes one of several lanes without naming it.
+            ConfigError: as for `lane_name`; or the process describes one of several lanes and does not name it.
         """
         return [self.lane_name()] if self.options or self._short or len(self.lanes) < 2 else self.lanes
 

@@ -95,7 +95,9 @@ def new(
     except FileExistsError as error:
         raise ConfigError(f"{file} already exists and is not overwritten: name another file.") from error
     except OSError as error:
-        raise ConfigError(f"The key file {file} cannot be written: {error.strerror or error}.") from error
+        raise ConfigError(
+            f"The key file {file} cannot be written: {error.strerror or error}. Name another file."
+        ) from error
     if announce:
         try:
             pool_session(redis, pool, lambda opened: opened.key_agreement.join(ring, unseals=True))
@@ -183,7 +185,7 @@ async def _switch(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> st
         without = [] if now else await _workers_without(pool, newest.id)
         if without:
             raise UserError(
-                f"key {newest.id} is prepared and does not seal yet: {'; '.join(without)}.\n{_HAND_OUT}\nThen run this "
+                f"Key {newest.id} is prepared and does not seal yet: {'; '.join(without)}.\n{_HAND_OUT}\nThen run this "
                 "command again. With --now it does not wait, and workers without the key accept no new work."
             )
         await pool.key_agreement.announce(switched)
@@ -197,7 +199,7 @@ async def _switch(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> st
 async def _drop(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> str:
     newest, *old = ring.keys
     if not old:
-        hint = " The prepared key does not seal yet; run: tokenlane key rotate" if ring.prepared else ""
+        hint = " The prepared key does not seal yet: run `tokenlane key rotate`." if ring.prepared else ""
         raise ConfigError(f"{file} holds only key {newest.id}, so there is no old key to drop.{hint}")
     ids, left = [key.id for key in old], KeyRing((newest,), file, ring.prepared)
     if pool is not None:

@@ -23,7 +23,7 @@ class KindOfWork:
         operation: the value of `gen_ai.operation.name` in its spans.
         slots: how many requests of this kind a lane serves at once; None: as many as its model server can.
         follows_routes: whether the role's route and the model determine the lane. If False, the request names the
-            lane, or any lane that takes this kind may serve it.
+            lane, or any lane that accepts this kind may serve it.
         falls_back: whether the fallback lane serves requests that no other lane can serve.
         is_long: whether the work may take hours. Long work reports its progress, and a request that must run alone
             does not wait for long work to end.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenlane.config.cli.sentences import sentence
 from tokenlane.config.extras import install_advice
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
@@ -33,10 +32,10 @@ def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> Provider
     """
     reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
     if reasons:
-        return ProviderDown(f"no lane of {pool} accepts work now: {sentence('; '.join(reasons))}", retryable=True)
+        return ProviderDown(f"no lane of {pool} accepts work now: {'; '.join(reasons)}", retryable=True)
     return ProviderDown(
-        f"no lane is connected to {pool}: start one with `tokenlane up` or `tokenlane worker`. If this is the wrong "
-        "pool, change the Redis URL or the pool's name.",
+        f"no lane is connected to {pool}: start one with `tokenlane up` or `tokenlane worker`; if this is the wrong "
+        "pool, change the Redis URL or the pool's name",
         retryable=False,
     )
 

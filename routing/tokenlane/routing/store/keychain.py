@@ -35,7 +35,7 @@ class Keychain:
     @property
     def held(self) -> str:
         """The ids of all keys that this process holds, separated by spaces, as a worker registers them."""
-        return " ".join(self.ring.opening)
+        return " ".join(self.ring.all_ids)
 
     def reread(self) -> None:
         """Read the key file again, if there is one."""
@@ -112,7 +112,7 @@ class Keychain:
         Args:
             wanted: the ids of the keys that this process needs; by default the announced keys.
         """
-        yours = f"key {', '.join(self.ring.opening)}" if self.ring.keys else "no key"
+        yours = f"key {', '.join(self.ring.all_ids)}" if self.ring.keys else "no key"
         return PoolKeyMismatch(
             f"{self.pool} is sealed with key {', '.join(wanted or self._announced)}, but this process has {yours}: set "
             "TOKENLANE_POOL_KEY, or Client(key=...), to the output of `tokenlane key show --reveal` on a host that has "

@@ -34,7 +34,7 @@ State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending
 class ClaimedAttempt:
     """An attempt that a worker has claimed.
 
-    `payload`: as the agent sent it; `KeyAgreement.unseal` decrypts it. `starts`: how often the request was started,
+    `payload`: as the agent sent it; `KeyAgreement.unseal` unseals it. `starts`: how often the request was started,
     including this time. `left_ms`: time to the deadline. `waited_ms`: time from submit to start. `needs`: the
     envelope's needs, or the needs that recovery replaced them with.
     """

@@ -103,7 +103,7 @@ def examine_environment(unknown: Mapping[str, str]) -> Finding:
     """
     if not unknown:
         return Finding(Code.ENVIRONMENT, "ok", "all TOKENLANE_… variables are known")
-    observed = "; ".join(f"nothing reads {variable}.{hint}" for variable, hint in unknown.items())
+    observed = " ".join(f"{variable} is unknown.{hint}" for variable, hint in unknown.items())
     advice = "correct or unset them; `tokenlane config` shows the settings in effect"
     return Finding(Code.ENVIRONMENT, "warn", observed, advice)
 

@@ -32,12 +32,12 @@ def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
             cause = wait_cause(snapshot, queue)
-            waiting = _waiting(f"{queue.priority}{_wanted(queue)}", queue)
+            waiting = _describe_waiting(f"{queue.priority}{_wanted(queue)}", queue)
             observed = f"{waiting}, and no lane that accepts work may serve them: {cause.explanation}"
             yield Finding(Code.UNSERVED, "fail", observed, cause.advice, queue.role)
 
 
-def _waiting(priority: str, requests: QueueStatus | RoleStatus) -> str:
+def _describe_waiting(priority: str, requests: QueueStatus | RoleStatus) -> str:
     """The beginning of a sentence about the waiting requests of a queue, or of a role."""
     waiting = counted(requests.waiting, "request waits", "requests wait")
     oldest_s = (requests.oldest_ms or 0) / 1000
@@ -79,7 +79,7 @@ def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
     """Check whether the oldest request of any role waits for more than `max_wait_s` seconds."""
     for role in snapshot.roles:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
-            observed = f"{_waiting(role.priority, role)}; the limit (--max-wait) is {max_wait_s:g} s"
+            observed = f"{_describe_waiting(role.priority, role)}; the limit (--max-wait) is {max_wait_s:g} s"
             advice = "add lanes, or raise --max-wait"
             if (queue := oldest_queue(snapshot, role)) is not None:
                 cause = wait_cause(snapshot, queue)

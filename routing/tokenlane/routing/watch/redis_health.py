@@ -19,7 +19,7 @@ from .finding import Code, Finding, Severity
 _MEBI = 1024 * 1024
 _SLOW_MS, _RECENT_S, _SLOWLOG_ENTRIES = 50, 3600, 128
 _NEARLY_FULL, _FULL = 0.9, 0.98
-"""Shares of maxmemory. A server that refuses large requests has some memory left, and takes small ones."""
+"""Shares of maxmemory. A server that refuses large requests has some memory left, and accepts small ones."""
 _TRIES = 5
 _SETTINGS = ("timeout", "client-output-buffer-limit", "save")
 
@@ -263,7 +263,7 @@ def _slow_commands(slow: tuple[SlowCommand, ...] | None) -> Finding:
         f"{slowest.duration_ms:.0f} ms"
     )
     advice = (
-        "see `redis-cli SLOWLOG GET`: EVALSHA is a script of tokenlane, so give the server a faster core or the pool a "
-        "server of its own; other commands come from other programs"
+        "if it is EVALSHA, a script of tokenlane, give the server a faster core, or the pool a server of its own; "
+        "other commands come from other programs, whose addresses `redis-cli SLOWLOG GET` shows"
     )
     return Finding(code, "warn", observed, advice)

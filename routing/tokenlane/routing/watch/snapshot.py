@@ -127,7 +127,7 @@ class LaneStatus:
 
     @property
     def lacks_key(self) -> bool:
-        """Whether its workers stopped taking work because a request was sealed with a key that they lack."""
+        """Whether its workers stopped accepting work because a request was sealed with a key that they lack."""
         return self.state == "draining" and self.error is not None and self.error.code == PoolKeyMismatch.code
 
 

@@ -1,4 +1,4 @@
-"""Asks whether the name of an unused pool is right, and names other pools on its server."""
+"""Checks that a pool is in use. If it is not, its name may be wrong, so the finding names other pools on the server."""
 
 from __future__ import annotations
 

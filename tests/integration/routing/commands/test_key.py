@@ -113,7 +113,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
             assert ended.code == 0, ended
             await both_answer()
         assert await pool.key_agreement.key_ids() == (new.id,)
-        assert read_key_file(server.key_file).opening == (new.id,)
+        assert read_key_file(server.key_file).all_ids == (new.id,)
 
 
 async def test_a_prepared_key_outlives_a_restart(server: EmbeddedServer) -> None:

@@ -79,7 +79,7 @@ def test_prepared_keys_stand_apart(tmp_path: Path) -> None:
     old, new = PoolKey.new(), PoolKey.new()
     ring = write_key_file(tmp_path / FILE_NAME, [old], [new])
     assert read_key_file(tmp_path / FILE_NAME) == ring
-    assert (ring.ids, ring.opening, ring.find(new.id)) == ((old.id,), (old.id, new.id), new)
+    assert (ring.ids, ring.all_ids, ring.find(new.id)) == ((old.id,), (old.id, new.id), new)
     assert KeyRing.parse(ring.reveal()).ids == (old.id, new.id)
     lines = (tmp_path / FILE_NAME).read_text().splitlines()
     assert KeyRing.parse(*(line for line in lines if not line.startswith("#"))).ids == (old.id, new.id)

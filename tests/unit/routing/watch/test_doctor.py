@@ -72,5 +72,5 @@ def test_variables_that_nothing_reads() -> None:
     finding = examine_environment({"TOKENLANE_REDIS": " Did you mean 'TOKENLANE_REDIS_URL'?", "TOKENLANE_X": ""})
     assert finding.severity == "warn"
     assert finding.observed == (
-        "nothing reads TOKENLANE_REDIS. Did you mean 'TOKENLANE_REDIS_URL'?; nothing reads TOKENLANE_X."
+        "TOKENLANE_REDIS is unknown. Did you mean 'TOKENLANE_REDIS_URL'? TOKENLANE_X is unknown."
     )

@@ -243,6 +243,6 @@ class _HardenedConnection:
 
 @cache
 def _hardened(kind: type[AbstractConnection] | None) -> type[AbstractConnection]:
-    """A connection class with the mixin `_HardenedConnection`; None stands for the class for plain TCP."""
+    """A subclass of `kind` with the mixin `_HardenedConnection`. `kind`: by default, the class for plain TCP."""
     base = kind or Connection
     return type(base.__name__, (_HardenedConnection, base), {})
