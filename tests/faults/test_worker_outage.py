@@ -102,7 +102,7 @@ async def test_redis_away_in_the_middle_of_answers(durable: EmbeddedServer, capl
 
 
 async def test_redis_away_with_nothing_running(durable: EmbeddedServer) -> None:
-    """An idle worker rides over an outage and takes new work afterwards."""
+    """An idle worker rides over an outage and accepts new work afterwards."""
     provider = FakeProvider()
     async with durable, routed(durable.url, provider) as (pool, hub, _, worker):
         await durable.stop()

@@ -85,12 +85,12 @@ async def submit(pool: Pool, of: Envelope | None = None, floor: int = 0) -> str:
 
 
 async def beat(pool: Pool, worker: str = WORKER, lane: Announcement = LANE, *running: Running) -> tuple[str, ...]:
-    """A worker's beat, taking new work; what it holds."""
+    """Send a beat of a worker that accepts new work, and return the attempts that it holds."""
     return (await pool.beats.renew(worker, lane, running, takes_new_work=True)).outcomes
 
 
 async def open_lane(pool: Pool) -> None:
-    """The lane takes work; if it does already it stays as it is."""
+    """Let the lane accept work. Changes nothing if it does already."""
     if await raw(pool).zscore(f"{PREFIX}lane:{LANE.lane}:workers", WORKER) is None:
         await beat(pool)
 

@@ -146,7 +146,7 @@ async def test_renew_keeps_what_runs(pool: Pool) -> None:
 
 
 async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
-    """Routers are rung when a worker begins to take work, and only then."""
+    """Routers are rung when a worker begins to accept work, and only then."""
     async with life.listen(pool) as ear:
         await life.beat(pool)
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]

@@ -150,7 +150,7 @@ async def test_a_refused_step_changes_nothing(pool: Pool, state: str, call: Call
 
 @pytest.mark.parametrize("why", ["no such lane", "no worker", "draining", "silent", "no credit", "expired"])
 async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
-    """A lane that takes no work, or has no credit, gets none; nor is a request given away past its deadline."""
+    """A closed lane or one without credit gets no request, and no request is dispatched after its deadline."""
     request_id = await life.submit(pool)
     if why == "no credit":
         for _ in range(LANE.offer.limit_of("chat")):

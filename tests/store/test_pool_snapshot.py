@@ -123,7 +123,7 @@ async def test_what_happened_a_minute_ago_is_no_rate(pool: Pool) -> None:
 
 
 async def test_a_lane_through_its_life(pool: Pool) -> None:
-    """Open while a worker takes work, else draining or closed; left once it was stopped, gone if it just vanished."""
+    """A lane is open while a worker accepts work, then draining or closed, and at last left or gone."""
     await life.beat(pool)
     await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
     assert (await lane(pool)).state == "gone"  # nobody knows yet whose worker it is

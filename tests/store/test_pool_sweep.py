@@ -448,7 +448,7 @@ async def test_a_cancelled_or_expired_request_does_not_fail(pool: Pool, ending: 
 
 @pytest.mark.parametrize("lost", ["models", "limit", "offer"])
 async def test_a_beat_bears_a_lane_without_all_its_fields(pool: Pool, lost: str) -> None:
-    """A worker that takes no new work writes what it knows where the server does not have all of its lane."""
+    """A worker that accepts no new work writes what it knows where the server does not have all of its lane."""
     await life.open_lane(pool)
     await raw(pool).hdel(f"{PREFIX}lane:lane1:state", lost)
     unknown = replace(LANE, models=())

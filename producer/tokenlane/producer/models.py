@@ -131,7 +131,7 @@ class Models:
         raise BadRequest(f"there is no lane {name!r}; connected lanes: {_names(connected)}")
 
     async def _open_lanes(self, *, with_unready: bool = False) -> Sequence[LaneView]:
-        """The lanes that take work, sorted by name.
+        """The lanes that accept work, sorted by name.
 
         Args:
             with_unready: include lanes whose model servers cannot work now.

@@ -18,7 +18,7 @@ bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exception
 
 @bench.callback()
 def _bench() -> None:
-    """Measure tokenlane on this machine. Compare figures only within one run, and stop other programs before it."""
+    """Measure tokenlane on this machine. Stop other programs first, and compare figures only within one run."""
 
 
 @bench.command()

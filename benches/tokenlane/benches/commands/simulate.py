@@ -37,13 +37,15 @@ def simulate(
     ttft_ms: Annotated[float, typer.Option(help="Milliseconds to the first token.", min=0, callback=_finite)] = 0,
     itl_ms: Annotated[float, typer.Option(help="Milliseconds between tokens.", min=0, callback=_finite)] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens in an answer.", min=0)] = 16,
-    capacity: Annotated[int, typer.Option(help="How many requests it answers at once.", min=1)] = 4,
+    capacity: Annotated[int, typer.Option(help="How many requests the server answers at once.", min=1)] = 4,
     queue: Annotated[
         int | None,
         typer.Option(help="How many requests may wait; by default as many as the imitated server allows.", min=0),
     ] = None,
     models: Annotated[str, typer.Option(help="Models on disk: NAME or NAME=SIZE, separated by commas.")] = "sim",
-    pullable: Annotated[str | None, typer.Option(help="More models that it can pull, written as for --models.")] = None,
+    pullable: Annotated[
+        str | None, typer.Option(help="Models that the server can pull, written as for --models.")
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for models, such as 8GB; unlimited if unset.")] = None,
     load_ms: Annotated[float, typer.Option(help="Milliseconds to load a model.", min=0, callback=_finite)] = 0,
     pull_ms: Annotated[float, typer.Option(help="Milliseconds to pull a model.", min=0, callback=_finite)] = 0,

@@ -56,7 +56,7 @@ def show(
 
 @config.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")] = Path("llm.toml"),
+    path: Annotated[Path, typer.Argument(help="The file to write; `-` writes to standard output.")] = Path("llm.toml"),
 ) -> None:
     """Write an llm.toml that explains every setting and sets none. Existing files are not overwritten."""
     template = resources.files("tokenlane.config").joinpath("llm.toml").read_text(encoding="utf-8")

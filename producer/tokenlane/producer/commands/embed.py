@@ -27,7 +27,9 @@ def embed(
     role: Role = "default",
     model: Model = None,
     dimensions: Annotated[int | None, typer.Option(help="Fail unless vectors have this many numbers.", min=1)] = None,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail, rather than use the fallback.")] = False,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Fail rather than use the pool's fallback model.")
+    ] = False,
     priority: Priority = "normal",
     timeout: Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with model and lane.")] = False,

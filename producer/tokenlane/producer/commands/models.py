@@ -32,13 +32,18 @@ models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptio
 
 _Model = Annotated[
     str,
-    typer.Argument(help="The model's name at the lane's provider.", metavar="MODEL", autocompletion=completion.models),
+    typer.Argument(
+        help="The model's name, as the lane's model server writes it.",
+        metavar="MODEL",
+        autocompletion=completion.models,
+    ),
 ]
 _Lane = Annotated[
     str | None,
     typer.Option(help="The lane; required if several lanes are open.", autocompletion=completion.lanes),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON; each progress report is one line.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_JsonLines = Annotated[bool, typer.Option("--json", help="Print each progress report as a line of JSON.")]
 
 
 @models.command()
@@ -58,7 +63,7 @@ def ls(
 
 @models.command()
 def pull(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _JsonLines = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Download a model onto a lane. Ctrl-C stops the download, and another `pull` resumes it."""
     _follow("pull", model, lane, as_json, redis, pool)
@@ -78,7 +83,7 @@ def verify(
 
 @models.command()
 def load(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _JsonLines = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Load a model into a lane's memory."""
     _follow("load", model, lane, as_json, redis, pool)
@@ -86,7 +91,7 @@ def load(
 
 @models.command()
 def unload(
-    model: _Model, lane: _Lane = None, as_json: _Json = False, redis: RedisUrl = None, pool: PoolName = None
+    model: _Model, lane: _Lane = None, as_json: _JsonLines = False, redis: RedisUrl = None, pool: PoolName = None
 ) -> None:
     """Unload a model from a lane's memory."""
     _follow("unload", model, lane, as_json, redis, pool)

@@ -52,7 +52,7 @@ def show(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Print the ids of this host's keys, and of the keys that seal the pool."""
+    """Print the ids of this host's keys, and of the keys that seal the pool's requests."""
     ring = _ring(file, redis)
     if ring.keys and reveal and not as_json:
         typer.echo(ring.reveal())
@@ -123,7 +123,7 @@ def rotate(
         bool,
         typer.Option(
             "--now",
-            help="Do not wait for workers that lack the new key, or for requests with an old key, which fail.",
+            help="Do not wait until all workers have the new key, or until requests with an old key end; these fail.",
         ),
     ] = False,
     file: _File = None,

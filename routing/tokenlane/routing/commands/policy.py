@@ -28,7 +28,7 @@ policy = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptio
 
 _File = Annotated[
     Path | None,
-    typer.Argument(help="The llm.toml to read; - reads standard input. Default: the file in use.", metavar="FILE"),
+    typer.Argument(help="The llm.toml to read; `-` reads standard input. Default: the file in use.", metavar="FILE"),
 ]
 
 
@@ -83,7 +83,7 @@ def apply(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Replace the pool's whole policy with [roles] and [policy] of a file; omitted keys get their defaults."""
+    """Replace the pool's policy with the tables [roles] and [policy] of a file. Omitted keys get their defaults."""
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:

@@ -45,7 +45,7 @@ def status(
         bool, typer.Option(help="Print one line per problem. Exit code 1 if any is more than a warning.")
     ] = False,
     max_wait: Annotated[
-        float, typer.Option(help="How many seconds the oldest request of a role may wait.", min=0)
+        float, typer.Option(help="How many seconds a role's oldest request may wait before --check reports it.", min=0)
     ] = 60.0,
     redis: RedisUrl = None,
     pool: PoolName = None,

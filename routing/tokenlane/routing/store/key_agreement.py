@@ -93,7 +93,7 @@ class KeyAgreement:
         keychain.check(unseals=True)
 
     async def key_ids(self) -> tuple[str, ...]:
-        """The ids of the keys that seal the pool, the newest first; empty if the pool has no keys."""
+        """The ids of the keys that seal the pool's requests, the newest first; empty if the pool has no keys."""
         _, ids, _ = await self._announce(KeyRing())
         return tuple(ids.split())
 

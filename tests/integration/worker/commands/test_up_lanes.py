@@ -155,7 +155,7 @@ async def test_a_model_server_that_cannot_work_is_told(
 async def test_a_lane_without_its_model_server_keeps_no_other_from_serving(
     site: Farm, tmp_path: Path, pool: Pool
 ) -> None:
-    """A lane whose model server does not answer is said to wait, and takes work once that is there."""
+    """A lane whose model server does not answer is reported as waiting, and accepts work once the server answers."""
     port = free_port()
     async with Simulator() as simulator:
         file = write(tmp_path, one=simulator.url, two=f"http://127.0.0.1:{port}")

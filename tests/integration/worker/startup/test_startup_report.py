@@ -265,7 +265,7 @@ async def test_the_report_names_the_effect_of_another_server(pool: Pool) -> None
         arrival = await arrive(LaneSettings("gpu0", "vllm", simulator.url), pool)
     (problem,) = arrival.problems
     assert problem.code == Code.OTHER_SERVER
-    assert "takes requests" in problem.observed
+    assert "accepts requests" in problem.observed
     assert "--provider ollama" in problem.advice
 
 

@@ -1,4 +1,4 @@
-"""When a lane takes work: while its model server can work, and not as long as its worker beats."""
+"""A lane accepts work while its model server can work, not for as long as its worker beats."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_many_attempts_that_fail_together_ask_once() -> None:
 
 
 async def test_a_model_server_that_comes_is_seen_and_says_first_what_it_serves() -> None:
-    """A lane that waits takes work once its model server can work and the lane has said anew what that serves."""
+    """A waiting lane accepts work once its model server can work and the lane has announced its models again."""
     async with watched(DOWN) as ward:
         ward.provider.ill = ProviderDown("refused")
         await until(lambda: ward.provider.asked > 1)

@@ -42,7 +42,7 @@ def probe(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and ask nothing.")] = False,
 ) -> None:
-    """Look for model servers that can chat. If none is found, offer help on a terminal, or exit with code 3."""
+    """Look for model servers that can chat. If there are none, offer help on a terminal, or exit with code 3."""
     named = [Target(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
     servers = asyncio.run(probe_targets(named or search_targets(configured_model_servers())))
     works = any(server.problem is None for server in servers)

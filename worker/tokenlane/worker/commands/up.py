@@ -74,7 +74,9 @@ def up(
         list[str] | None,
         typer.Option(help="A model to serve; may be repeated. Default: all.", autocompletion=completion.models),
     ] = None,
-    capacity: Annotated[int | None, typer.Option(help="Requests to serve at once; default by provider.", min=1)] = None,
+    capacity: Annotated[
+        int | None, typer.Option(help="How many requests to serve at once. The default depends on the provider.", min=1)
+    ] = None,
     listen: Annotated[
         str | None, typer.Option(help="Let other hosts connect, with a password, at HOST or HOST:PORT.")
     ] = None,

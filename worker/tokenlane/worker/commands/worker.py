@@ -66,13 +66,15 @@ def worker(
         typer.Option(help="A model to serve; may be repeated. Default: all.", autocompletion=completion.models),
     ] = None,
     capacity: Annotated[
-        int | None, typer.Option(help="Requests to serve at once. Default: by provider.", min=1)
+        int | None, typer.Option(help="How many requests to serve at once. The default depends on the provider.", min=1)
     ] = None,
-    drain: Annotated[float, typer.Option(help="Seconds for running requests to finish after a stop.", min=0)] = DRAIN_S,
+    drain: Annotated[
+        float, typer.Option(help="How many seconds running requests may take to finish after a stop signal.", min=0)
+    ] = DRAIN_S,
     pool: PoolName = None,
     check: Annotated[
         bool,
-        typer.Option(help="Check the model server and the pool, serve nothing. Exit code 1 if there are problems."),
+        typer.Option(help="Check the model server and the pool without serving. Exit code 1 if there are problems."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report in JSON.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,

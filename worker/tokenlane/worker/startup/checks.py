@@ -78,7 +78,7 @@ def check_server(settings: LaneSettings, probe: ServerProbe, others: Iterable[Fi
     observed = f"this is {NAMES[server]}, not {NAMES[provider]}"
     if any(finding.severity == "fail" for finding in others):
         return [Finding(Code.OTHER_SERVER, "warn", observed, advice, settings.name)]
-    observed += "; the lane takes requests, but some fail, or their options are ignored, since the servers differ"
+    observed += "; the lane accepts requests, but some fail, or their options are ignored, since the servers differ"
     return [Finding(Code.OTHER_SERVER, "fail", observed, f"restart the worker: {advice}", settings.name)]
 
 

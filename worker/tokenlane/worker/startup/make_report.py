@@ -40,7 +40,7 @@ async def report_on_lane(lane: Lane, to: Destination) -> StartupReport:
 
 
 async def dry_run(to: Destination) -> StartupReport:
-    """Report on the model server and the pool that a worker would use. This announces no lane, takes no work and does
+    """Report on the model server and the pool that a worker would use. This announces no lane, accepts no work and does
     not start the built-in model's server.
 
     Raises:

@@ -132,7 +132,7 @@ class StartupReport:
             *self._roles(),
             *(f"remark    {remark}" for remark in self.remarks),
             *(f"problem   {problem}" for problem in self.problems),
-            *(["waits     for the model server to work; meanwhile the lane takes no requests"] if self.waits else []),
+            *(["waits     for the model server to work; meanwhile the lane accepts no requests"] if self.waits else []),
         ]
         return "\n".join(map(one_line, lines))
 

@@ -142,7 +142,7 @@ class WorkerProcess:
         """The lane's problems. Each is one line that names the model server and the next step."""
         models = f", for {', '.join(self._settings.models)}" if self._settings.models else ""
         server = f"{facts['provider']} at {facts['endpoint']}{models}"
-        effect = "Requests wait until it works" if waits else "The lane takes requests all the same"
+        effect = "Requests wait until it works" if waits else "The lane accepts requests all the same"
         next_step = f"{effect}; `tokenlane probe` shows which model servers answer."
         remarks = [_text(remark) for remark in facts["remarks"]]
         return [

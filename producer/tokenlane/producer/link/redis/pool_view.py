@@ -107,7 +107,7 @@ class PoolView:
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)
 
     def _absent_candidates(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:
-        """The lanes that may serve the request but take no work now.
+        """The lanes that may serve the request but accept no work now.
 
         Returns:
             The names of the lanes whose workers are away, and a reason for each of the other lanes.

@@ -26,5 +26,5 @@ from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_st
     ],
 )
 def test_the_state_of_a_lane(told: str, takes_new_work: bool, beats: bool, state: str) -> None:
-    """Whoever takes work is up, whatever another of its workers said last; only who stops in order has left."""
+    """A lane with a worker that accepts work is up; a lane has left only if its last worker stopped in order."""
     assert lane_state(LaneWorkers(told, beats, accepting_workers=int(takes_new_work))) is LaneState(state)
