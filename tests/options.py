@@ -46,6 +46,7 @@ MEANINGS = {
     "response_format": "the answer's format: a pydantic model, or OpenAI's format",
     "reasoning_effort": "`none`, `minimal`, `low`, `medium`, `high`, …",
     "continue_final": "continue the last message instead of answering it",
+    "on_interrupt": "`restart` begins an answer anew that broke off and that no lane can continue; `error` ends it",
     "extra": "fields to add to the server's request body, unchanged",
     "priority": "`high`, `normal`, `low`",
     "time_to_live_ms": "how long the request may take in all; 10 minutes by default",
@@ -54,7 +55,17 @@ MEANINGS = {
 }
 """By option, in the table's order."""
 
-OURS = ("model", "provider", "continue_final", "extra", "priority", "time_to_live_ms", "idempotency_key", "metadata")
+OURS = (
+    "model",
+    "provider",
+    "continue_final",
+    "on_interrupt",
+    "extra",
+    "priority",
+    "time_to_live_ms",
+    "idempotency_key",
+    "metadata",
+)
 """Options of the pool's, or that go to each server in a way of its own."""
 
 SAMPLES: Mapping[str, tuple[dict[str, Any], object]] = {

@@ -76,7 +76,8 @@ class TokenDelta(Wire):
 
     `position` counts the deltas of an answer from 0, across attempts. Only the last delta has `usage`. `logprobs`, if
     requested, describe the tokens that the model server sent with this delta; a filter that looks for reasoning or a
-    stop word may hold back the text of these tokens until the next delta.
+    stop word may hold back the text of these tokens until the next delta. `restarted`: the answer begins anew with this
+    delta, at position 0, and all text before it is void; only requests that allow a restart have such a delta.
     """
 
     request_id: str = ""
@@ -90,6 +91,7 @@ class TokenDelta(Wire):
     lane: str = ""
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = Field(default=(), repr=False)
+    restarted: bool = False
 
 
 class Answer(Value, Generic[Parsed]):

@@ -18,7 +18,9 @@ class Needs(Value):
     prompt's tokens, or of the longest text's in an embed request, rounded up by a quarter at most; 0 if it is short.
     `lane`: the only lane that may serve the request; None for any. `can`: the abilities, besides its kind of work, that
     the request needs from the model, such as `tools`; sorted. `avoid`: the lanes on which the request failed, the
-    latest last; they serve it only while no other candidate has credit.
+    latest last; they serve it only while no other candidate has credit. `continues`: the model whose partial answer the
+    lane must continue; None for a request without an answer so far. `restarts`: if no lane can continue the answer, a
+    lane may begin it anew.
     """
 
     model: str | None = None
@@ -28,6 +30,8 @@ class Needs(Value):
     lane: Name | None = None
     can: tuple[Ability, ...] = ()
     avoid: tuple[Name, ...] = ()
+    continues: str | None = None
+    restarts: bool = False
 
 
 class Envelope(Versioned):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter
 from pydantic_core import to_json
 
-from .answers import TokenDelta, Usage
+from .answers import FinishReason, TokenDelta, Usage
 from .errors import ErrorReport
 from .kinds import read_result
 from .results import Progress, Result
@@ -26,7 +26,11 @@ class _FromAttempt(Versioned):
 
 
 class Deltas(_FromAttempt):
-    """Consecutive deltas, the first at position `first`. `worker`, `lane` and `model` apply to all of them."""
+    """Consecutive deltas, the first at position `first`. `worker`, `lane` and `model` apply to all of them.
+
+    `restarted`: the attempt began the answer anew, so what the agent has from earlier attempts is void. All messages of
+    such an attempt say so.
+    """
 
     type: Literal["deltas"] = "deltas"
     worker: str
@@ -34,6 +38,7 @@ class Deltas(_FromAttempt):
     model: str
     first: int
     deltas: list[TokenDelta] = Field(repr=False)
+    restarted: bool = False
 
 
 def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[[int, Iterable[bytes]], bytes]:
@@ -85,6 +90,7 @@ class Completed(_FromAttempt):
     usage: Usage
     deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
     result: Annotated[SerializeAsAny[Result] | None, BeforeValidator(read_result)] = Field(default=None, repr=False)
+    restarted: bool = False
 
 
 class Failed(_FromAttempt):
@@ -98,6 +104,7 @@ class Failed(_FromAttempt):
     end: int = 0
     error: ErrorReport
     deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
+    restarted: bool = False
 
 
 class Cancelled(_FromAttempt):
@@ -146,11 +153,21 @@ class Replay(_ForAttempt):
     after: int
 
 
+Obstacle = Literal["", "tool_call", "reasoning", "schema", "part"]
+"""Why no lane can continue an answer: a tool call has begun; the agent has reasoning but no text; the answer must match
+a schema, which a continuation would begin anew; the agent joined in the middle, and lacks the first part."""
+
+
 class Handover(_ForAttempt):
     """The agent's reply to `Resume`: the agent has all deltas before `position`.
 
     `state`: `done` if the request has already ended for the agent, `stale` if the agent knows a newer attempt.
     `lane` and `model` are those of the agent's last delta; empty if the agent has no delta or runs an older version.
+
+    `text`: the text of the answer so far. A long text travels in several messages that have the same position, numbered
+    by `piece` from 0. `tokens`: how many tokens that text has, counted as one for each delta. `finish_reason`: set if
+    the agent has the whole answer and only misses its end. `obstacle`: why no lane can continue the answer; empty if
+    one can.
     """
 
     type: Literal["handover"] = "handover"
@@ -158,6 +175,12 @@ class Handover(_ForAttempt):
     position: int = 0
     lane: str = ""
     model: str = ""
+    text: str = Field(default="", repr=False)
+    piece: int = 0
+    pieces: int = 1
+    tokens: int = 0
+    finish_reason: FinishReason | None = None
+    obstacle: Obstacle = ""
 
 
 ControlMessage = Cancel | Replay | Handover

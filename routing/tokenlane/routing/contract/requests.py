@@ -85,6 +85,7 @@ class ChatOptions(CommonOptions, total=False):
     parallel_tool_calls: bool | None
     reasoning_effort: str | None
     continue_final: bool | None
+    on_interrupt: Literal["error", "restart"]
     extra: dict[str, JsonValue] | None
 
 
@@ -113,7 +114,9 @@ class ChatRequest(InferenceRequest):
     """A chat request as an agent submits it.
 
     `extra` is merged into the model server's request body unchanged. With `continue_final` the model continues the last
-    message, and the answer contains only the continuation. A request has one answer: OpenAI's `n` is not supported.
+    message, and the answer contains only the continuation. `on_interrupt`: what happens to an answer that broke off and
+    that no lane can continue: it ends as `Interrupted`, or begins anew. A request has one answer: OpenAI's `n` is not
+    supported.
     """
 
     messages: list[Message] = Field(min_length=1, repr=False)
@@ -136,6 +139,7 @@ class ChatRequest(InferenceRequest):
     response_format: JsonObject | None = Field(default=None, repr=False)
     reasoning_effort: str | None = None
     continue_final: bool | None = None
+    on_interrupt: Literal["error", "restart"] = "error"
     extra: JsonObject | None = Field(default=None, repr=False)
 
     @property

@@ -63,10 +63,12 @@ class Limits(_Frozen):
 
 
 class RolePolicy(_Frozen):
-    """The policy for one role. `weight`: how many of its requests are served for each of a role with weight 1."""
+    """The policy for one role. `continue_with`: which of the route's models may continue an answer that broke off: only
+    the model that began it, or any. `weight`: how many of its requests are served for each of a role with weight 1."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()
+    continue_with: Literal["same-model", "any"] = "same-model"
     weight: int = Field(default=1, ge=1)
 
 

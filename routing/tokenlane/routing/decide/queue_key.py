@@ -35,15 +35,17 @@ class Queue:
     @cached_property
     def name(self) -> str:
         """The queue's name in Redis keys: `role:kind:priority:size:provider:model`, then `:input:lane:can` if any of
-        these or `avoid` is set, then `:avoid` if it is set. Provider and model are percent-encoded; lists are joined
-        with `+`."""
+        these or a later part is set, then `:avoid` if it or a later part is set, then `:continues:restarts` if the
+        queue's requests continue an answer. Provider and models are percent-encoded; lists are joined with `+`."""
         needs = self.needs
         provider, model = quote(needs.provider or "", safe=""), quote(needs.model or "", safe="")
         name = f"{self.role}:{self.kind}:{self.priority}:{needs.size}:{provider}:{model}"
-        if needs.input or needs.lane or needs.can or needs.avoid:
+        if needs.input or needs.lane or needs.can or needs.avoid or needs.continues:
             name += f":{needs.input}:{needs.lane or ''}:{'+'.join(needs.can)}"
-        if needs.avoid:
+        if needs.avoid or needs.continues:
             name += f":{'+'.join(needs.avoid)}"
+        if needs.continues:
+            name += f":{quote(needs.continues, safe='')}:{int(needs.restarts)}"
         return name
 
     @cached_property
@@ -63,7 +65,8 @@ class Queue:
         if kind not in KINDS or priority not in PRIORITIES:
             raise ValueError(f"not a queue: {name!r}")
         tokens, lane, can, *rest = more or ("0", "", "")
-        (avoid,) = rest or ("",)
+        avoid, *rest = rest or ("",)
+        continues, restarts = rest or ("", "0")
         needs = Needs(
             model=unquote(model) or None,
             provider=unquote(provider) or None,
@@ -72,5 +75,7 @@ class Queue:
             lane=lane or None,
             can=tuple(can.split("+")) if can else (),
             avoid=tuple(avoid.split("+")) if avoid else (),
+            continues=unquote(continues) or None,
+            restarts=restarts == "1",
         )
         return cls(role, kind, priority, needs)

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ProviderDown, RequestLost, UnreadableAnswer
+from tokenlane.routing.contract.messages import Obstacle
 
 from .policy import Policy
 
@@ -63,16 +64,20 @@ Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | P
 class History:
     """The attempts of a request so far, as far as the caller knows them.
 
-    `lane`: the lane of the failed attempt. `starts`: how often the request was started, including this attempt.
+    `lane` and `model`: those of the failed attempt. `starts`: how often the request was started, with this attempt.
     `crashes`: how many workers died while they ran earlier attempts. `delivered`: how many deltas the agent may have
-    received. `left_ms`: the time until the request's deadline.
+    received. `obstacle`: why no lane can continue them. `restarts`: whether the agent allows that the answer begins
+    anew. `left_ms`: the time until the request's deadline.
     """
 
     needs: Needs = field(default_factory=Needs)
     lane: str = ""
+    model: str = ""
     starts: int = 1
     crashes: int = 0
     delivered: int = 0
+    obstacle: Obstacle = ""
+    restarts: bool = False
     left_ms: float = math.inf
 
 

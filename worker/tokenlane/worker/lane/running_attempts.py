@@ -95,7 +95,14 @@ class Run:
 
     def history(self, lane: str, delivered: int) -> History:
         """The request's history, for the recovery policy. `delivered`: how many deltas the agent may have received."""
-        return History(self.claim.needs, lane, self.claim.starts, delivered=delivered, left_ms=self.left_ms)
+        return History(
+            self.claim.needs,
+            lane,
+            self.claim.model,
+            starts=self.claim.starts,
+            delivered=delivered,
+            left_ms=self.left_ms,
+        )
 
     def describe(self) -> Running:
         """Describe the attempt for the worker's beat."""
