@@ -86,7 +86,7 @@ async def submit(pool: Pool, of: Envelope | None = None, floor: int = 0) -> str:
 
 async def beat(pool: Pool, worker: str = WORKER, lane: Announcement = LANE, *running: Running) -> tuple[str, ...]:
     """Send a beat of a worker that accepts new work, and return the attempts that it holds."""
-    return (await pool.beats.renew(worker, lane, running, takes_new_work=True)).outcomes
+    return (await pool.beats.renew(worker, lane, running, accepts_new_work=True)).outcomes
 
 
 async def open_lane(pool: Pool) -> None:

@@ -184,7 +184,7 @@ class StandIn:
         if self.beating:
             held = [run for run in self.runs.values() if run.ending is None]
             beat = await self._pool.beats.renew(
-                self.name, self._lane, [run.running() for run in held], takes_new_work=True
+                self.name, self._lane, [run.running() for run in held], accepts_new_work=True
             )
             for run, hold in zip(held, beat.outcomes, strict=True):
                 if hold != "mine":

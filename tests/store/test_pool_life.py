@@ -139,7 +139,7 @@ async def test_renew_keeps_what_runs(pool: Pool) -> None:
     """A beat makes leases longer and answers `mine`."""
     asked = await life.running(pool)
     await life.pass_lease(pool, asked.id)
-    beat = await pool.beats.renew(WORKER, LANE, [life.hold(asked)], takes_new_work=True)
+    beat = await pool.beats.renew(WORKER, LANE, [life.hold(asked)], accepts_new_work=True)
     assert (beat.conflict, beat.lease_ms, beat.outcomes) == (None, Policy().lease_ms, ("mine",))
     assert len((await life.sweep(pool)).lapsed) == 0
     assert await audit(raw(pool)) == {asked.id: "running"}
@@ -151,7 +151,7 @@ async def test_a_first_beat_opens_the_lane(pool: Pool) -> None:
         await life.beat(pool)
         assert [channel for channel, _ in await ear.heard()] == ["doorbell"]
         await life.beat(pool)
-        await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
+        await pool.beats.renew(WORKER, LANE, [], accepts_new_work=False)
         assert await ear.heard() == []
     (lane,) = (await pool.survey()).lanes
     assert (lane.name, lane.models, lane.offer.limit_of("chat"), lane.state.accepts_work, lane.credit_for("chat")) == (
@@ -167,10 +167,10 @@ async def test_a_lane_name_has_one_endpoint(pool: Pool) -> None:
     """A worker with another endpoint gets a conflict while other workers use the lane's name."""
     other = type(LANE)(LANE.lane, LANE.provider, "http://gpu2:8080", LANE.models, LANE.offer)
     await life.beat(pool)
-    assert (await pool.beats.renew("worker2", other, [], takes_new_work=True)).conflict == LANE.endpoint
+    assert (await pool.beats.renew("worker2", other, [], accepts_new_work=True)).conflict == LANE.endpoint
     assert (await pool.survey()).lanes[0].endpoint == LANE.endpoint
-    await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
-    assert (await pool.beats.renew("worker2", other, [], takes_new_work=True)).conflict is None
+    await pool.beats.renew(WORKER, LANE, [], accepts_new_work=False)
+    assert (await pool.beats.renew("worker2", other, [], accepts_new_work=True)).conflict is None
     assert (await pool.survey()).lanes[0].endpoint == other.endpoint
 
 
@@ -339,22 +339,22 @@ async def test_what_a_lane_serves_while_its_model_server_is_away(pool: Pool) -> 
     """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
     model server takes nothing back of what another says of it."""
     unseen, down = replace(LANE, models=(), offer=chats(1)), ServerCondition(LaneState.DOWN, "it is off")
-    await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)
+    await pool.beats.renew(WORKER, LANE, [], accepts_new_work=True)
     named = replace(LANE, models=("m9",), offer=chats(1))
     for worker, lane in (("worker2", unseen), ("worker2", named)):
-        await pool.beats.renew(worker, lane, [], takes_new_work=True, condition=down)
+        await pool.beats.renew(worker, lane, [], accepts_new_work=True, condition=down)
         (seen,) = (await pool.survey()).lanes
         assert (seen.state, seen.models, seen.offer.limit_of("chat")) == (
             "up",
             LANE.models,
             LANE.offer.limit_of("chat"),
         )
-    await pool.beats.renew(WORKER, unseen, [], takes_new_work=True, condition=down)
+    await pool.beats.renew(WORKER, unseen, [], accepts_new_work=True, condition=down)
     (seen,) = (await pool.survey()).lanes
     assert (seen.state, seen.why, seen.models, seen.credit_for("chat")) == ("down", "it is off", LANE.models, 0)
     (absent,) = (await pool.beats.check(CLIENT)).absent
     assert (absent.name, absent.state) == (LANE.lane, "down")
-    await pool.beats.renew(WORKER, named, [], takes_new_work=True)
+    await pool.beats.renew(WORKER, named, [], accepts_new_work=True)
     (seen,) = (await pool.survey()).lanes
     assert (seen.state, seen.models, seen.offer.limit_of("chat"), (await pool.beats.check(CLIENT)).absent) == (
         "up",

@@ -95,7 +95,7 @@ async def _start(pool: Pool, asked: Asked) -> object:
 
 
 async def _renew(pool: Pool, worker: str, asked: Asked) -> object:
-    return (await pool.beats.renew(worker, LANE, [life.hold(asked)], takes_new_work=True)).outcomes
+    return (await pool.beats.renew(worker, LANE, [life.hold(asked)], accepts_new_work=True)).outcomes
 
 
 async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
@@ -105,7 +105,7 @@ async def _attach(pool: Pool, asked: Asked, client: str = "w2") -> object:
 async def _renew_registered(pool: Pool) -> object:
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     fault = ServerFailure("timeout", asyncio.get_running_loop().time())
-    return await pool.beats.renew(WORKER, LANE, [], takes_new_work=True, fault=fault)
+    return await pool.beats.renew(WORKER, LANE, [], accepts_new_work=True, fault=fault)
 
 
 async def _shape(pool: Pool) -> object:
@@ -160,7 +160,7 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
     if why == "no worker":
         await raw(pool).delete(f"{PREFIX}lane:lane1:workers")
     elif why == "draining":
-        await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
+        await pool.beats.renew(WORKER, LANE, [], accepts_new_work=False)
     elif why == "silent":
         await raw(pool).zadd(f"{PREFIX}lane:lane1:workers", {WORKER: 1})
     elif why == "expired":
@@ -240,11 +240,11 @@ TWICE: list[tuple[str, str, Call]] = [
     ("refuse", "waiting", lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL)),
     ("refuse delayed", "delayed", lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL)),
     *((f"cancel {state}", state, lambda pool, it: pool.requests.cancel(it.id)) for state in _STATES),
-    ("renew", "running", lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], takes_new_work=True)),
+    ("renew", "running", lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], accepts_new_work=True)),
     (
         "renew draining",
         "running",
-        lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], takes_new_work=False),
+        lambda pool, it: pool.beats.renew(WORKER, LANE, [life.hold(it)], accepts_new_work=False),
     ),
     ("renew with an error", "running", lambda pool, it: _renew_registered(pool)),
     ("register", "running", lambda pool, it: pool.beats.register(WORKER, LANE.lane, life.FACTS)),
@@ -300,7 +300,7 @@ async def test_an_idempotency_key_submitted_twice(pool: Pool, state: str) -> Non
         if state == "waiting":
             assert await pool.requests.submit(second, b"") == accepted
         else:
-            with pytest.raises(Duplicate, match=f"{first.id}.*completed"):
+            with pytest.raises(Duplicate, match=f"completed.*{first.id}"):
                 await pool.requests.submit(second, b"")
     assert await life.snapshot(raw(pool)) == before
     await audit(raw(pool))

@@ -138,7 +138,7 @@ async def test_a_lane_through_its_life(pool: Pool) -> None:
 
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     assert [worker.state for worker in (await lane(pool)).workers] == ["silent"]
-    await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
+    await pool.beats.renew(WORKER, LANE, [], accepts_new_work=False)
     assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("draining", "draining")
     await raw(pool).zadd(f"{PREFIX}workers", {WORKER: 1})
     assert ((await lane(pool)).state, (await lane(pool)).workers[0].state) == ("left", "left")
@@ -152,7 +152,7 @@ async def test_a_lane_of_which_one_model_server_is_away(pool: Pool, away: int) -
     for number, worker in enumerate(("worker0", "worker1")):
         await pool.beats.register(worker, LANE.lane, life.FACTS)
         condition = ServerCondition(LaneState.DOWN, "it is off") if number == away else UP
-        await pool.beats.renew(worker, LANE, [], takes_new_work=True, condition=condition)
+        await pool.beats.renew(worker, LANE, [], accepts_new_work=True, condition=condition)
     found = await lane(pool)
     assert (found.state, found.why) == ("degraded", "it is off")
     assert [problem.code for problem in find_problems(await take_snapshot(pool), 60)] == ["no_router", "lane_degraded"]
@@ -160,11 +160,11 @@ async def test_a_lane_of_which_one_model_server_is_away(pool: Pool, away: int) -
 
 async def test_what_a_worker_says_of_itself(pool: Pool) -> None:
     """A worker's facts are asked for by the answer to its beat, shown once they are there, and last as it beats."""
-    assert not (await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    assert not (await pool.beats.renew(WORKER, LANE, [], accepts_new_work=True)).registered
     unknown = (await lane(pool)).workers[0]
     assert (unknown.host, unknown.versions, unknown.revision) == (None, {}, None)
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
-    assert (await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    assert (await pool.beats.renew(WORKER, LANE, [], accepts_new_work=True)).registered
     known = (await lane(pool)).workers[0]
     assert (known.host, known.versions, known.revision) == (life.FACTS.host, life.FACTS.versions, 0)
     assert 20_000 < await raw(pool).pttl(f"{PREFIX}worker:{WORKER}") <= 30_000
@@ -174,7 +174,7 @@ async def test_what_a_worker_has_counted(pool: Pool) -> None:
     """Its report comes through as it is, fields that this version does not know left out; an older worker has none."""
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     report = WorkerReport(internal_errors=3, attempts=AttemptsReport(ended={"chat:completed": 2}, prompt_tokens=7))
-    await pool.beats.renew(WORKER, LANE, [], takes_new_work=True, report=report)
+    await pool.beats.renew(WORKER, LANE, [], accepts_new_work=True, report=report)
     assert (await lane(pool)).workers[0].report == report
     newer = {**report.model_dump(), "to_come": 1}
     await raw(pool).hset(f"{PREFIX}worker:{WORKER}", "report", json.dumps(newer))
@@ -188,7 +188,7 @@ async def test_a_wiped_server_is_told_the_facts_anew(pool: Pool) -> None:
     await life.beat(pool)
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     await raw(pool).flushall()
-    assert not (await pool.beats.renew(WORKER, LANE, [], takes_new_work=True)).registered
+    assert not (await pool.beats.renew(WORKER, LANE, [], accepts_new_work=True)).registered
 
 
 async def test_the_last_error_of_a_lane(pool: Pool) -> None:
@@ -199,8 +199,8 @@ async def test_the_last_error_of_a_lane(pool: Pool) -> None:
         ("w2", ServerFailure("provider_down", now - 50)),
     ):
         await pool.beats.register(worker, LANE.lane, life.FACTS)
-        await pool.beats.renew(worker, LANE, [], takes_new_work=True, fault=fault)
-        await pool.beats.renew(worker, LANE, [], takes_new_work=True)
+        await pool.beats.renew(worker, LANE, [], accepts_new_work=True, fault=fault)
+        await pool.beats.renew(worker, LANE, [], accepts_new_work=True)
     found = await lane(pool)
     assert found.error is not None
     assert found.error.code == "provider_down"

@@ -172,7 +172,7 @@ class World:
         held = dict(self.runs[worker])
         running = [Running(it, attempt, CLIENT, "agent1", "planner", "chat", 60_000) for it, attempt in held.items()]
         takes = self.dice.random() < 0.9
-        beat = await self.pool.beats.renew(worker, LANES[worker], running, takes_new_work=takes)
+        beat = await self.pool.beats.renew(worker, LANES[worker], running, accepts_new_work=takes)
         for (request_id, attempt), hold in zip(held.items(), beat.outcomes, strict=True):
             if hold == "stale" and self.runs[worker].get(request_id) == attempt:
                 del self.runs[worker][request_id]

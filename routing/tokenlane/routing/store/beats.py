@@ -120,7 +120,7 @@ class Beats:
         lane: Announcement,
         running: Sequence[Running],
         *,
-        takes_new_work: bool,
+        accepts_new_work: bool,
         condition: ServerCondition = UP,
         fault: ServerFailure | None = None,
         report: WorkerReport = _NO_REPORT,
@@ -130,7 +130,7 @@ class Beats:
         Args:
             lane: the worker's lane, with what the lane offers.
             running: the requests that the worker runs.
-            takes_new_work: whether the worker accepts new work. A worker that is draining does not.
+            accepts_new_work: whether the worker accepts new work. A worker that is draining does not.
             condition: the condition of the worker's model server.
             fault: the latest error from the model server; None once a reply with `registered` has confirmed it.
             report: the worker's counters, for operators.
@@ -141,7 +141,7 @@ class Beats:
         )
         reply = await self._scripts.run(
             "renew",
-            *(worker, lane.lane, condition.state if takes_new_work else "draining"),
+            *(worker, lane.lane, condition.state if accepts_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models)),
             *(lane.offer.limit_of("chat"), lane.offer.model_dump_json()),
             *(*error, report.model_dump_json(), condition.why, *attempts),

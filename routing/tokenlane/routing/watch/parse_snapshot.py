@@ -169,7 +169,7 @@ def _workers(reply: SnapshotReply, lease_ms: int) -> Iterator[WorkerStatus]:
     running = Counter(job.worker for lane in reply.lanes for job in lane.jobs if job.state == "running")
     for worker in sorted(reply.workers):
         age = reply.now - worker.beat
-        state: WorkerState = lane_state(LaneWorkers(worker.condition, accepting_workers=int(worker.takes_new_work)))
+        state: WorkerState = lane_state(LaneWorkers(worker.condition, accepting_workers=int(worker.accepts_new_work)))
         if age > lease_ms:
             state = LaneState.LEFT if state is LaneState.DRAINING else "silent"
         yield WorkerStatus(

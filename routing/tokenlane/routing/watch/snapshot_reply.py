@@ -32,7 +32,7 @@ class LaneReply(NamedTuple):
 class WorkerReply(NamedTuple):
     name: str
     beat: int
-    takes_new_work: bool
+    accepts_new_work: bool
     lane: str
     host: str | None
     versions: str | None

@@ -63,7 +63,7 @@ async def test_a_server_that_evicts(tmp_path: Path) -> None:
 async def test_json_on_a_pool_at_work(pool: Pool, tmp_path: Path) -> None:
     """With a router and a live lane nothing fails, and JSON has every check with what it means."""
     await pool.beats.register(life.WORKER, life.LANE.lane, life.FACTS)
-    await pool.beats.renew(life.WORKER, life.LANE, [], takes_new_work=True)
+    await pool.beats.renew(life.WORKER, life.LANE, [], accepts_new_work=True)
     assert (await findings(pool, "lane1"))[Code.LANE].severity == "ok"
     assert (await findings(pool, life.WORKER))[Code.VERSIONS].observed.startswith("tokenlane 0.1.0, arq 0.28.0")
     ended = await doctor(tmp_path, pool.server.url, "--json")
@@ -83,7 +83,7 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         host = socket.gethostname()
         lane = Announcement("gpu0", "vllm", f"http://{host}:{listening.getsockname()[1]}", ("m",), chats(1))
         await pool.beats.register("w1", "gpu0", WorkerInfo(host))
-        await pool.beats.renew("w1", lane, [], takes_new_work=True)
+        await pool.beats.renew("w1", lane, [], accepts_new_work=True)
         endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
         assert (endpoint.severity, "answers" in endpoint.observed) == ("ok", True)
     endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]

@@ -87,7 +87,7 @@ async def test_json(at_work: Pool) -> None:
 
 async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:
     """Who was stopped in order stays in the table for a minute, as it may come back; then its name is enough."""
-    await pool.beats.renew(WORKER, LANE, [], takes_new_work=False)
+    await pool.beats.renew(WORKER, LANE, [], accepts_new_work=False)
     await raw(pool).delete(f"{PREFIX}workers")
     for ago_ms, in_table in ((1_000, True), (300_000, False)):
         seen = (await pool.survey()).now_ms - ago_ms

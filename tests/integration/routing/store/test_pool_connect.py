@@ -243,7 +243,7 @@ async def _fails_in_every_call(pool: Pool) -> None:
     calls: list[Awaitable[object]] = [
         pool.requests.submit(life.envelope(), b""),
         pool.requests.start(asked.id, 1, "w"),
-        pool.beats.renew("w", life.LANE, [], takes_new_work=True),
+        pool.beats.renew("w", life.LANE, [], accepts_new_work=True),
         pool.requests.requeue(asked.id, 1, "w"),
         life.finish(pool, asked),
         pool.requests.cancel(asked.id),

@@ -155,7 +155,7 @@ async def test_many_requests_at_once(pool: Pool) -> None:
     """A worker may beat for 2,000 requests, and a client ask for 128."""
     held = [Running(f"{number:032x}", 1_700_000_000_000, CLIENT, AGENT, "planner", "chat", 60_000)
             for number in range(2000)]  # fmt: skip
-    beat = await pool.beats.renew(WORKER, ROOMY, held, takes_new_work=True)
+    beat = await pool.beats.renew(WORKER, ROOMY, held, accepts_new_work=True)
     assert beat.outcomes == ("mine",) * 2000
     assert set((await audit(raw(pool))).values()) == {"running"}
     statuses = (await pool.beats.check(CLIENT, [one.id for one in held[:128]])).statuses

@@ -96,7 +96,7 @@ async def doctors_finding(pool: Pool, host: str, path: Path) -> Finding:
     """What the doctor says of a lane whose model server is at a socket of that host."""
     lane = Announcement("gpu0", "vllm", f"unix://{host}{path}", ("m",), chats(1))
     await pool.beats.register("w1", "gpu0", WorkerInfo(host))
-    await pool.beats.renew("w1", lane, [], takes_new_work=True)
+    await pool.beats.renew("w1", lane, [], accepts_new_work=True)
     return next(finding for finding in await examine(pool) if finding.code == Code.ENDPOINT)
 
 

@@ -54,7 +54,7 @@ class FakePool:
         lane: Announcement,
         running: Sequence[Running],
         *,
-        takes_new_work: bool,
+        accepts_new_work: bool,
         condition: ServerCondition = UP,
         fault: ServerFailure | None = None,
         report: WorkerReport | None = None,
@@ -62,7 +62,7 @@ class FakePool:
         if self.failing:
             self.refused += 1
             raise PoolUnavailable
-        self.renewals.append((takes_new_work, [run.id for run in running]))
+        self.renewals.append((accepts_new_work, [run.id for run in running]))
         self.faults += [fault.code] if fault else []
         return RenewReply(self.conflict, self.lease_ms, tuple(self.hold for _ in running), self.facts is not None)
 

@@ -112,7 +112,7 @@ class Heartbeat:
                 self._worker,
                 lane.announcement,
                 [run.describe() for run in held],
-                takes_new_work=not lane.draining,
+                accepts_new_work=not lane.draining,
                 condition=lane.condition,
                 fault=failure,
                 report=self._report(),

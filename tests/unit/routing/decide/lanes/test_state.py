@@ -8,7 +8,7 @@ from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_st
 
 
 @pytest.mark.parametrize(
-    ("told", "takes_new_work", "beats", "state"),
+    ("told", "accepts_new_work", "beats", "state"),
     [
         ("up", True, True, "up"),
         ("", True, True, "up"),
@@ -25,6 +25,6 @@ from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_st
         ("down", False, False, "gone"),
     ],
 )
-def test_the_state_of_a_lane(told: str, takes_new_work: bool, beats: bool, state: str) -> None:
+def test_the_state_of_a_lane(told: str, accepts_new_work: bool, beats: bool, state: str) -> None:
     """A lane with a worker that accepts work is up; a lane has left only if its last worker stopped in order."""
-    assert lane_state(LaneWorkers(told, beats, accepting_workers=int(takes_new_work))) is LaneState(state)
+    assert lane_state(LaneWorkers(told, beats, accepting_workers=int(accepts_new_work))) is LaneState(state)
