@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.benches.simulator.model.answer import Ask, ConversationTurn, Part, Tool, simulate_answer
-from tokenlane.benches.simulator.model.text import after, count_tokens, example, split_tokens, token_ids
+from tokenlane.benches.simulator.model.text import continuation, count_tokens, example, split_tokens, token_ids
 from tokenlane.benches.simulator.model.vectors import embedding
 
 NODE: JsonValue = {"$ref": "#/$defs/node"}
@@ -83,7 +83,7 @@ def test_seeds() -> None:
 def test_after_counts_by_length(prefix: str, cut: int, whole: int) -> None:
     """Pieces that have been said are not said again, whatever the prefix holds."""
     pieces = [f"p{number} " for number in range(30)]
-    left = "".join(after(prefix[:cut], pieces, whole))
+    left = "".join(continuation(prefix[:cut], pieces, whole))
     assert left == "".join(pieces[:whole])[len(prefix[:cut]) :]
 
 

@@ -1,8 +1,8 @@
 """The processes of a measurement that send and serve requests: a bare HTTP client, an agent and a worker.
 
-Both clients keep as many questions open as there are streams, one after another in each. They measure how long a
-request took to the model server plus its first token back, and how long each later token took. The time in the model
-server itself does not count.
+Both clients run a number of streams at once, and ask one question after another in each. They measure how long the
+request took to the model server plus how long the first token took back, and how long each later token took back. The
+time within the model server does not count.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ async def _round(
     spread_s: float,
     floor: Callable[[], Awaitable[float]] | None = None,
 ) -> dict[str, list[float]]:
-    """Keep `streams` questions open, `answers` one after another in each. The streams start spread over `spread_s`.
+    """Run `streams` streams at once, and ask `answers` questions one after another in each. The starts of the streams
+    are spread evenly over `spread_s` seconds.
 
     Args:
-        floor: measures the floor before each question, if there is one stream.
+        floor: measures the floor (see `floor.py`) before each question, if there is only one stream.
     """
     first_ms, delta_ms, floor_ms = list[float](), list[float](), list[float]()
 
@@ -71,8 +72,8 @@ async def _round(
                 floor_ms.append(await floor())
             asked = time.monotonic_ns()
             (arrived, text), *later = await ask(tokens)
-            came, went = stamps(text)
-            first_ms.append((came - asked + arrived - went) / 1e6)
+            request_arrived, token_sent = stamps(text)
+            first_ms.append((request_arrived - asked + arrived - token_sent) / 1e6)
             delta_ms.extend((arrived - stamps(text)[1]) / 1e6 for arrived, text in later)
             assert len(later) + 1 == tokens
 
@@ -133,12 +134,12 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
     settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
     opened, stopping = asyncio.Event(), asyncio.Event()
 
-    async def note(_: object) -> None:
+    async def on_ready(_: object) -> None:
         opened.set()
 
     async with background() as tasks:
         running = tasks.create_task(
-            run_worker(open_lane(settings, RedisSettings(redis)), on_ready=note, stopping=stopping)
+            run_worker(open_lane(settings, RedisSettings(redis)), on_ready=on_ready, stopping=stopping)
         )
         yield {"ready": opened.wait}
         stopping.set()

@@ -46,8 +46,8 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 def stamps(text: str) -> tuple[int, int]:
     """Return when the request arrived and when the token was sent, from the token's text."""
-    came, went = text.split()
-    return int(came), int(went)
+    request_arrived, token_sent = text.split()
+    return int(request_arrived), int(token_sent)
 
 
 class _Clock:

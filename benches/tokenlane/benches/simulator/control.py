@@ -1,4 +1,4 @@
-"""The pages under `/simulator/`, with which tests observe and control the simulator."""
+"""The paths under `/simulator/`, with which tests observe and control the simulator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .log import Log
 _PATIENCE_S = 30
 
 
-def control_pages(
+def control_handlers(
     log: Log, engine: Engine, release: Callable[[int | None], None]
 ) -> Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
-    """Return the pages by `METHOD /path`. `release` lets a held request continue, or all of them if it gets None."""
+    """Return the handlers by `METHOD /path`. `release` lets a held request continue, or all of them if it gets None."""
 
     async def show_log(request: web.Request) -> web.Response:
         """Return the log, or with `?since=` only requests with at least this index."""

@@ -16,9 +16,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import JsonValue, ValidationError
 
-from .control import control_pages
+from .control import control_handlers
 from .dialects import DIALECTS
-from .dialects.base import Page, Work
+from .dialects.base import InfoHandler, LoggedHandler
 from .dialects.encoder import Encoder
 from .dialects.request_fields import json_object, model_named
 from .engine import Engine, Pace
@@ -42,7 +42,7 @@ class Simulator:
     """A simulated model server, as an async context manager.
 
     The faults of a request are those in the object `simulate` in its body, else those of the first matching `Fault`.
-    A chat without either gets the next script in `faults`. `log` and the pages under `/simulator/` list the received
+    A chat without either gets the next script in `faults`. `log` and the paths under `/simulator/` list the received
     requests and how they ended.
 
     Args:
@@ -116,7 +116,7 @@ class Simulator:
         )
         self._dialect = kind(self.engine)
         self._encoders = self._dialect.encoders()
-        self._works = self._dialect.work_pages()
+        self._logged_handlers = self._dialect.logged_handlers()
         self._count = 0
         self._runner: web.AppRunner | None = None
 
@@ -128,15 +128,15 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=_BODY_BYTES, middlewares=[self._handle])
-        pages: dict[str, Page] = {
+        handlers: dict[str, InfoHandler] = {
             **{f"POST {path}": partial(self._chat, encoder) for path, encoder in self._encoders.items()},
-            **{name: partial(self._work, work) for name, work in self._works.items()},
-            **self._dialect.pages(),
-            **control_pages(self.log, self.engine, self.release),
+            **{name: partial(self._handle_after_delay, handler) for name, handler in self._logged_handlers.items()},
+            **self._dialect.handlers(),
+            **control_handlers(self.log, self.engine, self.release),
         }
-        for name, page in pages.items():
+        for name, handler in handlers.items():
             method, path = name.split(" ")
-            app.router.add_route(method, path, page)
+            app.router.add_route(method, path, handler)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         if self._socket is not None:
@@ -191,11 +191,11 @@ class Simulator:
         """Wait until `count` requests have ended and their slots are free."""
         await self.wait_for(lambda: sum(received.ended is not None for received in self.log) >= count)
 
-    # The steps before a page answers.
+    # The steps before a handler answers.
 
     @web.middleware
     async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Pick the faults of a request, log the request, and let its page answer."""
+        """Pick the faults of a request, log the request, and let its handler answer."""
         if request.path.startswith("/simulator/"):
             return await handler(request)
         body = await request.read()
@@ -206,7 +206,7 @@ class Simulator:
             script = self._pick_fault(request.path, model, parsed, chats=chats)
         except ValidationError as error:
             return web.json_response(self._dialect.scripted_error(400, str(error)), status=400)
-        if not chats and f"{request.method} {request.path}" not in self._works:
+        if not chats and f"{request.method} {request.path}" not in self._logged_handlers:
             return await self._answer_unlogged(request, handler, script)
         received = Received(self._count, body, dict(request.headers), model, _peer(request), request.path)
         received.cut = partial(close, request)
@@ -235,7 +235,7 @@ class Simulator:
         return self.faults.popleft() if chats and self.faults else _NO_FAULT
 
     async def _answer_unlogged(self, request: web.Request, handler: Handler, script: FaultScript) -> web.StreamResponse:
-        """Answer a request for a page that only shows information. The log omits such requests."""
+        """Answer a request that only shows information. The log omits such requests."""
         if self._lacks_key(request):
             return self._dialect.refusal(Refused("unauthorized"))
         await asyncio.sleep((script.ttft_ms or 0) / 1000)
@@ -283,13 +283,13 @@ class Simulator:
             return False
         return request.headers.get("Authorization", "").casefold() != f"Bearer {self._key}".casefold()
 
-    # The pages of a model server.
+    # The handlers of a model server.
 
-    async def _work(self, work: Work, request: web.Request) -> web.StreamResponse:
+    async def _handle_after_delay(self, handler: LoggedHandler, request: web.Request) -> web.StreamResponse:
         exchange = request[_EXCHANGE]
         if exchange.script.ttft_ms:
             await asyncio.sleep(exchange.script.ttft_ms / 1000)
-        return await work(exchange)
+        return await handler(exchange)
 
     async def _chat(self, encoder: Encoder, request: web.Request) -> web.StreamResponse:
         exchange = request[_EXCHANGE]

@@ -15,7 +15,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.link.redis.pool_view import without_ages
+from tokenlane.producer.link.redis.pool_view import without_last_seen
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
@@ -120,7 +120,7 @@ async def explain_wait(request: Waiting) -> None:
     printed = None
     await asyncio.sleep(_EXPLAIN_AFTER_S)
     while True:
-        if request.waiting is not None and without_ages(request.waiting) != printed:
-            printed = without_ages(request.waiting)
+        if request.waiting is not None and without_last_seen(request.waiting) != printed:
+            printed = without_last_seen(request.waiting)
             note(f"tokenlane: not started yet: {request.waiting}", err=True)
         await asyncio.sleep(_CHECK_EVERY_S)

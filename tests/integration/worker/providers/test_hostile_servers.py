@@ -22,7 +22,7 @@ from tests.fake_server import answer_of, ask
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout, UnreadableAnswer
 from tokenlane.worker.providers import LlmProvider, default_registry
-from tokenlane.worker.providers.http.provider import MAX_PAGE_BYTES
+from tokenlane.worker.providers.http.provider import MAX_DOCUMENT_BYTES
 
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
 KINDS = {"openai": "text/event-stream", "ollama": "application/x-ndjson"}
@@ -214,7 +214,7 @@ async def test_a_page_without_end(name: str) -> None:
     page = endlessly(b" " * 100_000, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
     async with server(page) as url, on(url, name) as provider:
         for asking in (provider.models(), provider.healthy()):  # type: ignore[attr-defined] # both tell
-            with pytest.raises(ProviderDown, match=str(MAX_PAGE_BYTES)):
+            with pytest.raises(ProviderDown, match=str(MAX_DOCUMENT_BYTES)):
                 await asking
 
 

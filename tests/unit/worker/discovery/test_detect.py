@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import pages
 
-from tokenlane.worker.discovery.detect import PAGES, recognise
+from tokenlane.worker.discovery.detect import PATHS, recognise
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from tokenlane.worker.discovery.detect import PAGES, recognise
 )
 def test_each_kind_is_told_by_its_own_pages(served: pages.Pages, kind: str | None) -> None:
     """What answers 200 to everything, or shares a page with another, is not mistaken."""
-    seen = {path: served.get(path, served.get("*")) for path in PAGES}
+    seen = {path: served.get(path, served.get("*")) for path in PATHS}
     assert recognise({path: page for path, page in seen.items() if page is not None}) == kind
 
 
@@ -46,7 +46,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(PAGES), JSON))
+@given(st.dictionaries(st.sampled_from(PATHS), JSON))
 def test_no_page_breaks_it(served: dict[str, object]) -> None:
     """Whatever a server answers, it is one of the kinds or none."""
     assert recognise(served) in ("lmstudio", "ollama", "tgi", "vllm", "llamacpp", "openai", None)

@@ -22,12 +22,12 @@ from tokenlane.worker.providers.errors.http_errors import refusal
 from tokenlane.worker.providers.http.client import TRANSPORT_ERRORS, LaneClient, read_body, transport_error
 from tokenlane.worker.providers.server_names import NAMES
 
-from .detect import PAGES, recognise
+from .detect import PATHS, recognise
 from .targets import Target
 
 CONNECT_TIMEOUT_S = 1.0
 TIMEOUT_S = 4.0
-MAX_PAGE_BYTES = 4 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 _BY_A_PROXY = 407
 """The status of a proxy that requires authentication."""
 _FAILED_ON_THE_WAY = (aiohttp.ClientSSLError, aiohttp.ClientProxyConnectionError)
@@ -85,7 +85,7 @@ async def detect_kind(lane: LaneSettings) -> str | None:
     """The provider for the server at the lane's endpoint; None if it is not recognised or does not answer in time."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return recognise(await _pages(lane))
+            return recognise(await _documents(lane))
     except (TimeoutError, LlmError):
         return None
 
@@ -111,8 +111,8 @@ async def _receive_delta(provider: LlmProvider, question: ChatRequest, model: st
 
 
 async def _probe(target: Target, lane: LaneSettings) -> ModelServer:
-    pages = await _pages(lane)
-    kind = recognise(pages)
+    documents = await _documents(lane)
+    kind = recognise(documents)
     wrong = _why_unexpected(kind, target.provider)
     if wrong:
         return ModelServer(target.lane, kind, problem=_problem(Code.OTHER_SERVER, wrong, target))
@@ -149,36 +149,36 @@ def _why_unexpected(kind: str | None, expected: str | None) -> str:
     return ""
 
 
-async def _pages(lane: LaneSettings) -> dict[str, Any]:
-    """The JSON that the server answers for each of `PAGES`; None for a page that is not JSON.
+async def _documents(lane: LaneSettings) -> dict[str, Any]:
+    """The JSON that the server answers for each of `PATHS`; None for an answer that is not JSON.
 
     Raises:
-        LlmError: no page could be fetched.
+        LlmError: the server answered none of the paths.
     """
     assert lane.endpoint is not None
     async with aclosing(LaneClient(lane, lane.endpoint.rstrip("/").removesuffix("/v1"))) as client:
-        answers = await asyncio.gather(*(_page(client, path) for path in PAGES))
-    pages = {path: answer for path, answer in zip(PAGES, answers, strict=True) if not isinstance(answer, Exception)}
-    if not pages:
+        answers = await asyncio.gather(*(_request_json(client, path) for path in PATHS))
+    documents = {path: answer for path, answer in zip(PATHS, answers, strict=True) if not isinstance(answer, Exception)}
+    if not documents:
         raise _why_unreachable(answers[0])
-    if not any(pages.values()) and (refusals := [each for each in answers if isinstance(each, LlmError)]):
+    if not any(documents.values()) and (refusals := [each for each in answers if isinstance(each, LlmError)]):
         raise refusals[0]
-    return pages
+    return documents
 
 
 def _why_unreachable(error: Exception) -> LlmError:
-    """The error for a server of which no page could be fetched."""
+    """The error for a server that answered none of the paths."""
     nobody_listens = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, PermissionError)
     if nobody_listens and not isinstance(error, _FAILED_ON_THE_WAY):
         return ProviderDown("nothing listens at this address")
     return error if isinstance(error, LlmError) else transport_error(error)
 
 
-async def _page(client: LaneClient, path: str) -> Any:
-    """The page as JSON; None if it is not JSON. If it cannot be fetched, the error is returned, not raised."""
+async def _request_json(client: LaneClient, path: str) -> Any:
+    """The path's answer as JSON; None if it is not JSON. If there is no answer, the error is returned, not raised."""
     try:
         async with await client.send("GET", path, connects_again=False) as response:
-            body, status = await read_body(response, MAX_PAGE_BYTES), response.status
+            body, status = await read_body(response, MAX_DOCUMENT_BYTES), response.status
             return refusal(status, body) if 300 <= status < 400 or status == _BY_A_PROXY else from_json(body)
     except (LlmError, *TRANSPORT_ERRORS) as error:
         return error

@@ -1,4 +1,4 @@
-"""The base class of dialects. A dialect defines the pages of one kind of server, and how that server words refusals."""
+"""The base class of dialects. A dialect defines the paths of one kind of server, and how that server words refusals."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tokenlane.benches.simulator.model.refusals import Refused
 from .encoder import Encoder
 from .request_fields import parse
 
-Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Work = Callable[[Exchange], Awaitable[web.StreamResponse]]
+InfoHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+LoggedHandler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 class Dialect(ABC):
@@ -46,13 +46,13 @@ class Dialect(ABC):
     def encoders(self) -> Mapping[str, Encoder]:
         """Return the encoders of chats, by path."""
 
-    def work_pages(self) -> Mapping[str, Work]:
-        """Return the pages that embed texts or change models, by `METHOD /path`. The log contains their requests."""
+    def logged_handlers(self) -> Mapping[str, LoggedHandler]:
+        """Return the handlers that embed texts or change models, by `METHOD /path`. The log contains their requests."""
         return {}
 
     @abstractmethod
-    def pages(self) -> Mapping[str, Page]:
-        """Return the pages that only show information, by `METHOD /path`. The log omits their requests."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handlers that only show information, by `METHOD /path`. The log omits their requests."""
 
     @abstractmethod
     def scripted_error(self, status: int, error: JsonValue) -> JsonValue:

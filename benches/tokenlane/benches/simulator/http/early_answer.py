@@ -1,4 +1,4 @@
-"""Answers that a fault script demands instead of the page's, such as an error status or a closed connection."""
+"""Answers that a fault script demands instead of the handler's, such as an error status or a closed connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wire import HttpAnswer
 
 
 async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:
-    """Return the answer that the script demands; None if the page should answer."""
+    """Return the answer that the script demands; None if the handler should answer."""
     if script.drop:
         close(request)
         return web.Response()

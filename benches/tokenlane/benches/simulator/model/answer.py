@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from tokenlane.benches.simulator.fault_script import FaultScript
 
-from .text import after, count_tokens, example, pieces_of, words
+from .text import continuation, count_tokens, example, pieces_of, words
 
 BEGIN = "<|assistant|>\n"
 """The text that ends a rendered prompt. The answer follows it."""
@@ -85,14 +85,14 @@ class Ask:
 
     @property
     def conversation(self) -> str:
-        """The prompt as the simulated template renders it."""
+        """The turns as one text, as the simulated chat template renders them."""
         if self.rendered is not None:
             return self.rendered
         return "".join(f"<|{turn.role}|>\n{turn.content}\n" for turn in self.turns)
 
     @property
     def prompt(self) -> str:
-        """The conversation, and the beginning of the answer."""
+        """The text that the model continues: the conversation and the beginning of the answer."""
         return f"{self.conversation}{BEGIN}{self.prefill}"
 
     @property
@@ -174,7 +174,7 @@ def simulate_answer(
         room: the number of tokens that fit in the context after the prompt.
     """
     if script.pieces is not None:
-        scripted = after(ask.prefill, script.pieces, len(script.pieces)) if ask.prefill else script.pieces
+        scripted = continuation(ask.prefill, script.pieces, len(script.pieces)) if ask.prefill else script.pieces
         return [*scripted], "stop", None
     most = room if ask.max_tokens is None else min(ask.max_tokens, room)
     parts: list[str | Part] = [*_thoughts(ask, seed)]
@@ -202,8 +202,8 @@ def _thoughts(ask: Ask, seed: int | None) -> list[Part]:
 def _text_pieces(ask: Ask, tokens: int, seed: int | None) -> Iterator[str]:
     if ask.formatted:
         pieces = pieces_of(example(ask.schema))
-        return after(ask.prefill, pieces, len(pieces))
-    return after(ask.prefill, words(ask.seed if ask.seed is not None else seed, ask.conversation), tokens)
+        return continuation(ask.prefill, pieces, len(pieces))
+    return continuation(ask.prefill, words(ask.seed if ask.seed is not None else seed, ask.conversation), tokens)
 
 
 def _stopped(pieces: list[str], ask: Ask) -> tuple[list[str], str | None]:

@@ -18,7 +18,7 @@ VOCABULARY = 32_000
 _TOKEN = re.compile(r"\s*\S+\s?|\s+")
 _PIECE = re.compile(r"\w+|[^\w]")
 _UNFOLDED = 2
-"""How often a recursive part of a schema may contain itself in an example."""
+"""How many levels of a recursive schema an example has at most."""
 _DEEPEST = 16
 """The longest chain of references in a schema."""
 
@@ -34,35 +34,36 @@ def words(seed: int | None, conversation: str) -> Iterator[str]:
     """Yield words without end, one token each.
 
     Args:
-        seed: the seed of the words; None: numbered words, `w0 w1 w2 `, in which a lost or repeated token is obvious.
-        conversation: the text that the words depend on, if there is a seed.
+        seed: the seed of random words. None yields numbered words, `w0 w1 w2 `, so that a lost or repeated token is
+            obvious.
+        conversation: the text so far, on which random words depend.
     """
-    return map(_counted, count()) if seed is None else _drawn(seed, conversation)
+    return map(_numbered_word, count()) if seed is None else _random_words(seed, conversation)
 
 
 @lru_cache(maxsize=65_536)
-def _counted(number: int) -> str:
+def _numbered_word(number: int) -> str:
     return f"w{number} "
 
 
-def _drawn(seed: int, conversation: str) -> Iterator[str]:
+def _random_words(seed: int, conversation: str) -> Iterator[str]:
     for block in count():
         digest = hashlib.sha256(f"{seed}\0{block}\0{conversation}".encode("utf-8", "surrogatepass")).digest()
         for byte in digest:
             yield _WORDS[byte % len(_WORDS)] + " "
 
 
-def after(prefix: str, pieces: Iterable[str], length: int) -> Iterator[str]:
-    """Yield what follows `prefix` in the first `length` pieces. The first piece may be only the end of a piece.
+def continuation(prefix: str, pieces: Iterable[str], length: int) -> Iterator[str]:
+    """Yield the rest of the first `length` pieces after `prefix`. A piece that the prefix splits is yielded from there.
 
     Only the length of the prefix counts, not its text, since a model continues any beginning.
     """
     if not prefix:
         return islice(pieces, length)
-    return _skipping(len(prefix), islice(pieces, length))
+    return _without_beginning(len(prefix), islice(pieces, length))
 
 
-def _skipping(skip: int, pieces: Iterable[str]) -> Iterator[str]:
+def _without_beginning(skip: int, pieces: Iterable[str]) -> Iterator[str]:
     for piece in pieces:
         if skip >= len(piece):
             skip -= len(piece)
@@ -72,7 +73,7 @@ def _skipping(skip: int, pieces: Iterable[str]) -> Iterator[str]:
 
 
 def pieces_of(text: str) -> list[str]:
-    """Return the tokens of JSON."""
+    """Return the tokens of a JSON text: words and single other characters."""
     return _PIECE.findall(text)
 
 

@@ -28,8 +28,8 @@ _BEFORE_THE_FIRST_BEAT = CheckReply(
 )
 
 
-def without_ages(reason: str) -> str:
-    """Remove the ages of lanes from a reason, since they change every second."""
+def without_last_seen(reason: str) -> str:
+    """Remove from a reason how long ago each lane was last seen, since this changes every second."""
     return _AGE.sub("", reason)
 
 

@@ -1,7 +1,7 @@
 """One reader's view of a request in a Redis pool; `request_state.py` has the table of its states.
 
 The view makes no calls and runs no tasks: the link and the heartbeat report events to its methods, and carry out the
-steps that these return. All times are in seconds on the loop's clock.
+steps that the methods return. All times are in seconds on the loop's clock.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _CLOSE_TO_1 = 1e-6
 """A vector whose length is this close to 1 is not scaled, since most servers normalise in single precision."""
 
 
-def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str], bool]) -> list[list[float]]:
+def vectors_in(document: Any, count: int, model: str, same_model: Callable[[str, str], bool]) -> list[list[float]]:
     """The vectors in an answer of OpenAI's or Ollama's dialect.
 
     Args:
@@ -29,11 +29,15 @@ def vectors_in(page: Any, count: int, model: str, same_model: Callable[[str, str
         UnreadableAnswer: the answer does not contain `count` usable vectors.
     """
     try:
-        if (named := page.get("model")) and not same_model(named, model):
+        if (named := document.get("model")) and not same_model(named, model):
             raise wrong_model(named)
-        return listed_vectors(page["data"], count) if "data" in page else unit_vectors(page["embeddings"], count)
+        return (
+            listed_vectors(document["data"], count)
+            if "data" in document
+            else unit_vectors(document["embeddings"], count)
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise unreadable(wrong_field(page, EMBEDDINGS) or "it holds no vectors") from None
+        raise unreadable(wrong_field(document, EMBEDDINGS) or "it holds no vectors") from None
 
 
 def listed_vectors(data: Sequence[dict[str, Any]], count: int) -> list[list[float]]:

@@ -249,7 +249,7 @@ async def embed(subject: Subject) -> tuple[Outcome, str]:
     except LlmError as error:
         check_error(error)
         if able:
-            raise BrokenPromise(f"{model!r} declares `embed`, but fails: {error.code}") from None
+            raise BrokenPromise(f"{model!r} declares `embed`, but embedding failed: {error.code}") from None
         return ("refused", error.message) if not error.retryable else ("open", error.message)
     if any(abs(hypot(*vector) - 1) > 1e-3 for vector in (first, second)) or len(first) != len(second):
         raise BrokenPromise("the vectors do not all have length 1, or differ in their dimensions")

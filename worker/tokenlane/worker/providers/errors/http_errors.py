@@ -107,23 +107,23 @@ def unreadable(why: str, data: bytes = b"") -> UnreadableAnswer:
     )
 
 
-def error_of(page: object) -> object | None:
+def error_of(document: object) -> object | None:
     """The error in a JSON document or an event, in the format of OpenAI, Ollama, vLLM, FastAPI or Gemini; None if there
     is no error in it.
     """
-    if isinstance(page, list):
-        return error_of(page[0]) if page else None
-    if not isinstance(page, dict):
+    if isinstance(document, list):
+        return error_of(document[0]) if document else None
+    if not isinstance(document, dict):
         return None
-    if error := page.get("error"):
-        bare = isinstance(error, dict) or page.keys() <= {"error"} or "choices" in page
-        return error if bare else page
-    if page.get("choices") or isinstance(page.get("message"), dict):
+    if error := document.get("error"):
+        bare = isinstance(error, dict) or document.keys() <= {"error"} or "choices" in document
+        return error if bare else document
+    if document.get("choices") or isinstance(document.get("message"), dict):
         return None
-    if page.get("object") == "error" or isinstance(page.get("message"), str):
-        return page
-    detail = page.get("detail") or page.get("errors")
-    return page if detail else None
+    if document.get("object") == "error" or isinstance(document.get("message"), str):
+        return document
+    detail = document.get("detail") or document.get("errors")
+    return document if detail else None
 
 
 def refusal_in_stream(error: object) -> LlmError:

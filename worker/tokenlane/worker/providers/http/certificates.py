@@ -33,7 +33,8 @@ def _context(paths: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
 
 
 def _check_certificates(variable: str) -> None:
-    """Check the file of trusted certificates. OpenSSL itself ignores a file that it cannot use and then trusts nothing.
+    """Check the certificate file that the environment variable names. OpenSSL ignores a file that it cannot use, and
+    then trusts no server.
 
     Raises:
         ConfigError: the variable names a file that cannot be used.

@@ -41,9 +41,9 @@ from .wait_timeout import WaitTimeout
 T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-MAX_PAGE_BYTES = 4 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-PAGE_TIMEOUT_S = 10.0
+DOCUMENT_TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0
 REFUSAL_S = 2.0
 _JSON = {"Content-Type": "application/json"}
@@ -60,9 +60,9 @@ class HttpProvider:
     stream_type: ClassVar[str]
     """The content type of the server's streams."""
     health_path: ClassVar[str]
-    """The path of a cheap page that has status 200 only if the server works."""
+    """A path that is cheap to request and has status 200 only if the server works."""
     version_at: ClassVar[tuple[str, str] | None] = None
-    """The path of the page with the server's version, and the field that holds it."""
+    """The path for the server's version, and the field of the answer that holds it."""
     keeps_alive: ClassVar[bool] = True
     """Whether a connection can be reused after a stream."""
 
@@ -88,15 +88,15 @@ class HttpProvider:
 
     async def healthy(self) -> None:
         """Return if the server reports that it works; see `ReportsHealth`."""
-        await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_PAGE_BYTES, connects_again=False)
+        await self._exchange(self.health_path, None, HEALTH_TIMEOUT_S, MAX_DOCUMENT_BYTES, connects_again=False)
 
     async def version(self) -> str | None:
         """The server's version; see `ReportsVersion`."""
         if self.version_at is None:
             return None
         path, name = self.version_at
-        page = await self._page(path)
-        version = page.get(name) if isinstance(page, dict) else None
+        document = await self._request_json(path)
+        version = document.get(name) if isinstance(document, dict) else None
         return version[:64] if isinstance(version, str) else None
 
     @contextmanager
@@ -114,7 +114,7 @@ class HttpProvider:
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._no_page(path) from None
+            raise self._unusable_answer(path) from None
 
     async def _deltas(self, path: str, content: bytes, answer: AnswerReader) -> AsyncGenerator[TokenDelta, None]:
         """POST a request, and yield the deltas of its answer, within the time limits of `Deadlines`. If the connection
@@ -151,8 +151,8 @@ class HttpProvider:
         proxies change it and some servers answer with one JSON document."""
         await self._check_status(response)
         if response.headers.get("content-type", "").lower().startswith("text/html"):
-            page = await read_body(response, MAX_DETAIL_BYTES)
-            raise unreadable("it is an HTML page, as from a web server, a login or a proxy", page)
+            document = await read_body(response, MAX_DETAIL_BYTES)
+            raise unreadable("it is an HTML page, as from a web server, a login or a proxy", document)
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         if response.status != 200:
@@ -175,14 +175,14 @@ class HttpProvider:
         source = f"the environment variable {variable}" if variable else "the lane's api_key"
         return f"The model server refused the API key (HTTP {status}): check {source}."
 
-    async def _page(
+    async def _request_json(
         self,
         path: str,
         question: object = None,
         *,
         model: str | None = None,
         timeout_s: float | None = None,
-        most_bytes: int = MAX_PAGE_BYTES,
+        most_bytes: int = MAX_DOCUMENT_BYTES,
     ) -> Any:
         """GET a JSON document, or POST `question` as JSON to get one.
 
@@ -193,7 +193,7 @@ class HttpProvider:
             ProviderDown: the server does not have the path, does not answer, or does not answer with JSON.
             LlmError: the server refused the request.
         """
-        body = await self._exchange(path, question, timeout_s or PAGE_TIMEOUT_S, most_bytes, model=model)
+        body = await self._exchange(path, question, timeout_s or DOCUMENT_TIMEOUT_S, most_bytes, model=model)
         with self._expecting(path):
             return from_json(body)
 
@@ -201,12 +201,12 @@ class HttpProvider:
         """One field of a JSON document.
 
         Raises:
-            LlmError: see `_page`; also if the field is missing or has another type.
+            LlmError: see `_request_json`; also if the field is missing or has another type.
         """
-        page = await self._page(path, question)
-        value = page.get(name) if isinstance(page, dict) else None
+        document = await self._request_json(path, question)
+        value = document.get(name) if isinstance(document, dict) else None
         if not isinstance(value, kind):
-            raise self._no_page(path)
+            raise self._unusable_answer(path)
         return value
 
     async def _accepts(self, path: str, question: object) -> bool | None:
@@ -214,7 +214,7 @@ class HttpProvider:
         Refusals come at once, so no answer within `REFUSAL_S` means that the server accepts the question."""
         try:
             async with asyncio.timeout(REFUSAL_S):
-                await self._page(path, question)
+                await self._request_json(path, question)
         except TimeoutError:
             return True
         except BadRequest:
@@ -231,10 +231,12 @@ class HttpProvider:
         """
         timeout_s = self._lane.first_token_timeout_s
         with self._naming_lane(model):
-            page = await self._page(path, question, model=model, timeout_s=timeout_s, most_bytes=MAX_ANSWER_BYTES)
-            if (error := error_of(page)) is not None:
+            document = await self._request_json(
+                path, question, model=model, timeout_s=timeout_s, most_bytes=MAX_ANSWER_BYTES
+            )
+            if (error := error_of(document)) is not None:
                 raise refusal_in_stream(error)
-            return page
+            return document
 
     async def _lines(self, path: str, question: object, stall_s: float) -> AsyncGenerator[dict[str, Any], None]:
         """POST a question, and yield the JSON objects of its answer, one per line. Only the wait for each chunk is
@@ -257,8 +259,8 @@ class HttpProvider:
                             return
                         for line in lines.feed(chunk):
                             with self._expecting(path):
-                                page = {**from_json(line)}
-                            yield page
+                                document = {**from_json(line)}
+                            yield document
             except TRANSPORT_ERRORS as error:
                 raise transport_error(error) from None
 
@@ -272,7 +274,7 @@ class HttpProvider:
         model: str | None = None,
         connects_again: bool = True,
     ) -> bytes:
-        """POST the question, or GET the page if there is no question, and return the body of the answer.
+        """POST the question, or GET the path if there is no question, and return the body of the answer.
 
         Args:
             model: the model that the question concerns. If it is None, HTTP 404 means that the server does not have the
@@ -298,12 +300,12 @@ class HttpProvider:
                     retryable=False,
                 )
             if response.status == 404 and model is None:
-                raise self._no_page(path)
+                raise self._unusable_answer(path)
             if response.status != 200:
                 raise self._refused(response, body)
             return body.removeprefix(BYTE_ORDER_MARK)
 
-    def _no_page(self, path: str) -> ProviderDown:
+    def _unusable_answer(self, path: str) -> ProviderDown:
         server = NAMES.get(self._lane.provider, f"a server for the provider {self._lane.provider!r}")
         return ProviderDown(
             f"The model server gave no usable answer to {path}: is {server} running at the endpoint?",

@@ -52,19 +52,19 @@ def context_in_request(request: ChatRequest) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def loaded_context(page: Any, model: str) -> int | None:
+def loaded_context(document: Any, model: str) -> int | None:
     """The context of the loaded model, from `/api/ps`; None if it is not loaded or the server does not report it."""
-    for entry in page["models"] or ():
+    for entry in document["models"] or ():
         if same_model_name(entry["name"], model):
             size = entry.get("context_length")
             return size if isinstance(size, int) and size > 0 else None
     return None
 
 
-def context_in_show_page(page: Any) -> tuple[int | None, int | None]:
+def context_in_show_answer(document: Any) -> tuple[int | None, int | None]:
     """The context that the model will be loaded with, and the longest that it supports, from `/api/show`."""
-    wanted = _NUM_CTX.search(page.get("parameters") or "")
-    made = [size for name, size in (page.get("model_info") or {}).items() if name.endswith(".context_length")]
+    wanted = _NUM_CTX.search(document.get("parameters") or "")
+    made = [size for name, size in (document.get("model_info") or {}).items() if name.endswith(".context_length")]
     return int(wanted[1]) if wanted else None, made[0] if made and isinstance(made[0], int) else None
 
 

@@ -42,9 +42,9 @@ class OllamaModels(HttpProvider):
     async def verify(self, model: str) -> str:
         """The digest of the model's manifest, which lists the digests of the model's layers. Ollama checked the layers
         when it downloaded them."""
-        page = await self._page("/api/tags")
+        document = await self._request_json("/api/tags")
         with self._expecting("/api/tags"):
-            digests = {full_name(entry["name"]): str(entry["digest"]) for entry in page["models"] or ()}
+            digests = {full_name(entry["name"]): str(entry["digest"]) for entry in document["models"] or ()}
         digest = digests.get(full_name(model))
         if digest is None:
             with self._naming_lane(model):
@@ -63,7 +63,7 @@ class OllamaModels(HttpProvider):
         # Without a prompt, Ollama only loads or unloads the model. This works for embedding models too.
         # `shift` must have the same value as in chats: a chat with another value would reload the model.
         question = {"model": model, "keep_alive": keep_alive, "stream": False, "shift": False}
-        await self._page("/api/generate", question, model=model, timeout_s=LOAD_S)
+        await self._request_json("/api/generate", question, model=model, timeout_s=LOAD_S)
 
 
 def _not_pulled(words: str) -> LlmError:

@@ -36,7 +36,7 @@ from .body import ollama_body
 from .context import (
     LEAST_CONTEXT,
     context_in_request,
-    context_in_show_page,
+    context_in_show_answer,
     loaded_context,
     parse_version,
     refuse_if_truncated,
@@ -104,12 +104,12 @@ class OllamaProvider(OllamaModels):
             question: dict[str, JsonValue] = {"model": model, "input": [*inputs], "truncate": False}
             if dimensions is not None:
                 question["dimensions"] = dimensions
-            page = await self._ask_model("/api/embed", question, model)
-            return vectors_in(page, len(inputs), model, same_model_name)
+            document = await self._ask_model("/api/embed", question, model)
+            return vectors_in(document, len(inputs), model, same_model_name)
 
     async def models(self) -> list[ModelInfo]:
         """The models that Ollama has pulled, including those that cannot chat."""
-        tags, running = await gather_or_cancel(self._page("/api/tags"), self._page("/api/ps"))
+        tags, running = await gather_or_cancel(self._request_json("/api/tags"), self._request_json("/api/ps"))
         showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         with self._expecting("/api/tags"):
             loaded = {entry["name"]: loaded_context(running, entry["name"]) for entry in running["models"] or ()}
@@ -138,8 +138,10 @@ class OllamaProvider(OllamaModels):
             return False, None
         wanted = made = loaded = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
-            shown, running = await gather_or_cancel(self._page("/api/show", {"model": model}), self._page("/api/ps"))
-            (wanted, made), loaded = context_in_show_page(shown), loaded_context(running, model)
+            shown, running = await gather_or_cancel(
+                self._request_json("/api/show", {"model": model}), self._request_json("/api/ps")
+            )
+            (wanted, made), loaded = context_in_show_answer(shown), loaded_context(running, model)
         context = min((size for size in (given or loaded or wanted, made) if size is not None), default=None)
         if context is not None and (tokens := estimated_tokens(request)) > context:
             raise context_too_long(context, tokens, known="about")
@@ -150,7 +152,7 @@ class OllamaProvider(OllamaModels):
         prompt's tokens."""
         limit = None
         with suppress(LlmError, KeyError, TypeError, AttributeError):
-            running = await self._page("/api/ps")
+            running = await self._request_json("/api/ps")
             limit = loaded_context(running, model)
         tokens = estimated_tokens(request)
         return context_too_long(limit, tokens if limit is None or tokens > limit else None, known="about")
@@ -187,8 +189,8 @@ class OllamaProvider(OllamaModels):
     async def _accepts_images(self, model: str) -> bool:
         """Whether the model accepts images. True if the server does not report it, since old servers refuse images
         themselves."""
-        page = await self._ask_model("/api/show", {"model": model}, model)
-        known = page.get("capabilities") if isinstance(page, dict) else None
+        document = await self._ask_model("/api/show", {"model": model}, model)
+        known = document.get("capabilities") if isinstance(document, dict) else None
         return known is None or "vision" in known
 
     async def _can_continue(self, request: ChatRequest, model: str) -> bool:
@@ -199,8 +201,8 @@ class OllamaProvider(OllamaModels):
             question = from_json(ollama_body(request, model))
             question |= {"stream": False, "_debug_render_only": True}
             question["options"] = {**question.get("options", {}), "num_predict": 1}
-            page = await self._ask_model("/api/chat", question, model)
-            shown = page.get("_debug_info") if isinstance(page, dict) else None
+            document = await self._ask_model("/api/chat", question, model)
+            shown = document.get("_debug_info") if isinstance(document, dict) else None
             rendered = shown.get("rendered_template") if isinstance(shown, dict) else None
             self._continuing_models[name] = str(rendered or "").rstrip().endswith(str(request.messages[-1].content))
         return self._continuing_models[name]
@@ -234,7 +236,7 @@ class OllamaProvider(OllamaModels):
         known = entry.get("capabilities")
         if known is None:  # versions before 2026 do not list them
             async with showing:
-                known = (await self._page("/api/show", {"model": entry["name"]})).get("capabilities")
+                known = (await self._request_json("/api/show", {"model": entry["name"]})).get("capabilities")
         can = tuple(ours for theirs in known or ("completion",) for ours in _CAPABILITIES.get(theirs, ()))
         details = entry.get("details") or {}
         return ModelInfo(

@@ -62,7 +62,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             models = await super().models()
             if not any(model.chats for model in models):
                 return models
-            props = await self._page("/props")
+            props = await self._request_json("/props")
             with self._expecting("/props"):
                 declared = tuple(self._capabilities(props))
                 names = ("model_path", "build_info", "chat_template", "total_slots")
@@ -89,7 +89,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         """The server's slots, from `/props`."""
         slots = await self._field("/props", "total_slots", int)
         if slots < 1:
-            raise self._no_page("/props")
+            raise self._unusable_answer("/props")
         return slots
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
@@ -131,7 +131,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         except LlmError:
             return False
 
-    def _adapted(self, request: ChatRequest) -> ChatRequest:
+    def _adapt_or_refuse(self, request: ChatRequest) -> ChatRequest:
         changes: dict[str, object] = {}
         # The server ignores json_object without a schema.
         if request.response_format == {"type": "json_object"}:

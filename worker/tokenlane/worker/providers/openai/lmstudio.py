@@ -69,7 +69,7 @@ class LmStudioProvider(OpenAiProvider):
         """The downloaded models, from LM Studio's native list, since only that list shows their abilities."""
         entries = await self._field(_MODELS, "models", list)
         with self._expecting(_MODELS):
-            return [self._listed(entry) for entry in entries]
+            return [self._model_info(entry) for entry in entries]
 
     async def capacity(self) -> int:
         """The number of requests that a loaded model runs at once; 4, the default, if the server does not report it."""
@@ -92,7 +92,7 @@ class LmStudioProvider(OpenAiProvider):
         clock = asyncio.get_running_loop().time
         moved, moved_at = -1, clock()
         with self._naming_lane(model):
-            job = await self._do(_DOWNLOAD, {"model": model}, model)
+            job = await self._command(_DOWNLOAD, {"model": model}, model)
             while True:
                 state, done = str(job.get("status", "")), int(job.get("downloaded_bytes") or 0)
                 if state in _FINISHED:
@@ -112,17 +112,17 @@ class LmStudioProvider(OpenAiProvider):
                     )
                 yield Progress(step=state, done_bytes=done, total_bytes=_total(job))
                 await asyncio.sleep(POLL_S)
-                job = {**job, **await self._do(f"{_DOWNLOAD}/status/{job['job_id']}", None, model)}
+                job = {**job, **await self._command(f"{_DOWNLOAD}/status/{job['job_id']}", None, model)}
 
     async def load(self, model: str) -> None:
         """Load the model unless it is loaded, since LM Studio would then load a second instance; see `Loads.load`."""
         if not await self._instances(model):
-            await self._do("/api/v1/models/load", {"model": model}, model, timeout_s=LOAD_S)
+            await self._command("/api/v1/models/load", {"model": model}, model, timeout_s=LOAD_S)
 
     async def unload(self, model: str) -> None:
         """Unload all instances of the model; see `Loads.unload`."""
         for instance in await self._instances(model):
-            await self._do("/api/v1/models/unload", {"instance_id": instance}, model)
+            await self._command("/api/v1/models/unload", {"instance_id": instance}, model)
 
     async def _instances(self, model: str) -> list[str]:
         """The ids of the model's loaded instances."""
@@ -134,13 +134,13 @@ class LmStudioProvider(OpenAiProvider):
         with self._naming_lane(model):
             raise ModelNotFound("LM Studio does not have this model: pull it first.")
 
-    async def _do(self, path: str, question: object, model: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
+    async def _command(self, path: str, question: object, model: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Send a command, and return the server's answer."""
         with self._naming_lane(model):
-            page = await self._page(path, question, model=model, timeout_s=timeout_s)
-            if not isinstance(page, dict):
-                raise self._no_page(path)
-            error = page.get("error")
+            document = await self._request_json(path, question, model=model, timeout_s=timeout_s)
+            if not isinstance(document, dict):
+                raise self._unusable_answer(path)
+            error = document.get("error")
             if isinstance(error, dict) and error.get("type") == "model_not_found":
                 raise ModelNotFound(
                     "LM Studio does not know this model: use its name in the catalogue, or its URL.",
@@ -152,9 +152,9 @@ class LmStudioProvider(OpenAiProvider):
                     retryable=False,
                     detail=str(error)[:2048],
                 )
-            return page
+            return document
 
-    def _adapted(self, request: ChatRequest) -> ChatRequest:
+    def _adapt_or_refuse(self, request: ChatRequest) -> ChatRequest:
         if request.response_format is not None and request.response_format.get("type") == "json_object":
             raise BadRequest(
                 "LM Studio does not support `response_format` of type json_object: use json_schema with a schema."
@@ -169,7 +169,7 @@ class LmStudioProvider(OpenAiProvider):
             named.startswith(asked) and _INSTANCE.fullmatch(named, len(asked)) is not None
         )
 
-    def _listed(self, entry: dict[str, Any]) -> ModelInfo:
+    def _model_info(self, entry: dict[str, Any]) -> ModelInfo:
         instances = entry.get("loaded_instances") or []
         can = entry.get("capabilities") or {}
         more = (("vision", "vision"), ("trained_for_tool_use", "tools"))

@@ -57,7 +57,7 @@ class OpenAiChatProvider(HttpProvider):
         """Stream the answer; see `LlmProvider.chat`."""
         with self._naming_lane(model):
             refuse_ignored(request, self.ignored, self._lane.provider)
-            request = self._adapted(self._with_known_turns(request))
+            request = self._adapt_or_refuse(self._with_known_turns(request))
             await check_length(self, self._lane, request, model)
             path, body, answer = await self._prepared(request, model, resume)
             async with aclosing(self._deltas(path, body, answer)) as deltas:
@@ -66,11 +66,11 @@ class OpenAiChatProvider(HttpProvider):
 
     async def models(self) -> list[ModelInfo]:
         """The models that the server lists."""
-        return self._infos(await self._page("/v1/models"))
+        return self._infos(await self._request_json("/v1/models"))
 
-    def _infos(self, page: Any) -> list[ModelInfo]:
+    def _infos(self, document: Any) -> list[ModelInfo]:
         with self._expecting("/v1/models"):
-            return [self._model_info(entry) for entry in page["data"]]
+            return [self._model_info(entry) for entry in document["data"]]
 
     async def capacity(self) -> int:
         """4, a cautious guess, since OpenAI's dialect cannot report it."""
@@ -86,8 +86,8 @@ class OpenAiChatProvider(HttpProvider):
             return request
         return map_turns(request, lambda message: thought_and_refusal(message, thoughts))
 
-    def _adapted(self, request: ChatRequest) -> ChatRequest:
-        """The request with the changes that this server needs. The names of options are changed later.
+    def _adapt_or_refuse(self, request: ChatRequest) -> ChatRequest:
+        """Return the request as this server needs it. `_prepared` translates the names of options later.
 
         Raises:
             BadRequest: the server would ignore an option of the request.
@@ -157,6 +157,6 @@ class OpenAiProvider(OpenAiChatProvider):
             return await self._embedded(question, inputs, model)
 
     async def _embedded(self, question: JsonValue, inputs: Sequence[str], model: str) -> list[list[float]]:
-        page = await self._ask_model("/v1/embeddings", question, model)
+        document = await self._ask_model("/v1/embeddings", question, model)
         with self._naming_lane(model):
-            return vectors_in(page, len(inputs), model, self._same_model)
+            return vectors_in(document, len(inputs), model, self._same_model)

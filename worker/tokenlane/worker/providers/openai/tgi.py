@@ -49,7 +49,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
 
     async def models(self) -> list[ModelInfo]:
         """The server's only model, from `/info`, since the list of models does not show the context."""
-        info = await self._page("/info")
+        info = await self._request_json("/info")
         with self._expecting("/info"):
             can = ["chat", "schema", "tools"]
             if info.get("model_pipeline_tag") == _VISION_TAG:
@@ -88,7 +88,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
     async def _check_model(self, request: ChatRequest, model: str) -> None:
         now = asyncio.get_running_loop().time()
         if self._info is None or now - self._checked_at > _CHECK_AGAIN_S:
-            info = await self._page("/info")
+            info = await self._request_json("/info")
             self._info, self._checked_at = info if isinstance(info, dict) else {}, now
         serves = self._info.get("model_id")
         if serves != model:
@@ -111,15 +111,15 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         return str((await self._rendered(begun, model))["templated_text"]).rstrip().endswith(text)
 
     async def _rendered(self, request: ChatRequest, model: str) -> Mapping[str, Any]:
-        page = await self._page("/chat_tokenize", {"model": model, **prompt_of(request)})
-        if not isinstance(page, dict) or not {"tokenize_response", "templated_text"} <= page.keys():
-            raise self._no_page("/chat_tokenize")
-        return page
+        document = await self._request_json("/chat_tokenize", {"model": model, **prompt_of(request)})
+        if not isinstance(document, dict) or not {"tokenize_response", "templated_text"} <= document.keys():
+            raise self._unusable_answer("/chat_tokenize")
+        return document
 
     def _with_known_turns(self, request: ChatRequest) -> ChatRequest:
         return map_turns(request, _turn)
 
-    def _adapted(self, request: ChatRequest) -> ChatRequest:
+    def _adapt_or_refuse(self, request: ChatRequest) -> ChatRequest:
         if len(stops_of(request)) > _MOST_STOPS:
             raise BadRequest(f"TGI accepts at most {_MOST_STOPS} stop words: send fewer.")
         match request.response_format:

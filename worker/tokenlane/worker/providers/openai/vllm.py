@@ -72,8 +72,8 @@ class VllmProvider(HubModels, OpenAiProvider):
     async def models(self) -> list[ModelInfo]:
         """The model and its adapters. The server's routes show whether it chats or embeds; short requests show whether
         it supports tools and images."""
-        page = await self._page("/v1/models")
-        models = self._infos(page)
+        document = await self._request_json("/v1/models")
+        models = self._infos(document)
         try:
             routes = await self._field("/openapi.json", "paths", dict)
             chats, embeds = _CHAT in routes, "/v1/embeddings" in routes
@@ -81,7 +81,7 @@ class VllmProvider(HubModels, OpenAiProvider):
             chats, embeds = True, False
         can: tuple[str, ...] = ("chat", "schema", "prefill") if chats else ()
         if chats and models:
-            can += await self._more(page["data"][0])
+            can += await self._more(document["data"][0])
         if embeds:
             can += ("embed",)
         return [model.model_copy(update={"capabilities": can, "loaded": True}) for model in models]
@@ -110,7 +110,7 @@ class VllmProvider(HubModels, OpenAiProvider):
         can |= {name: takes for name, takes in zip(unknown, answers, strict=True) if takes is not None}
         return tuple(name for name in questions if can.get(name))
 
-    def _adapted(self, request: ChatRequest) -> ChatRequest:
+    def _adapt_or_refuse(self, request: ChatRequest) -> ChatRequest:
         for name in sorted(request.extra or ()):
             if name.startswith("guided_"):
                 raise BadRequest(
@@ -127,7 +127,7 @@ class VllmProvider(HubModels, OpenAiProvider):
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         if model not in self._roots:  # the server may have added this name since we last listed its models
             with suppress(LlmError):
-                self._infos(await self._page("/v1/models"))
+                self._infos(await self._request_json("/v1/models"))
         return await super()._prepared(request, model, resume)
 
     def _same_model(self, named: str, asked: str) -> bool:
@@ -135,9 +135,9 @@ class VllmProvider(HubModels, OpenAiProvider):
         root = self._roots.get(asked)
         return super()._same_model(named, asked) or (root is not None and self._roots.get(named) == root)
 
-    def _infos(self, page: Any) -> list[ModelInfo]:
-        models = super()._infos(page)
-        self._roots = {entry["id"]: entry.get("root") for entry in page["data"]}
+    def _infos(self, document: Any) -> list[ModelInfo]:
+        models = super()._infos(document)
+        self._roots = {entry["id"]: entry.get("root") for entry in document["data"]}
         return models
 
 

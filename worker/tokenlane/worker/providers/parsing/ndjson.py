@@ -56,8 +56,8 @@ class JsonValues:
         self._max_bytes = max_bytes
         self._lines = LineReader(max_bytes)
         self._value_per_line = False
-        self._page: list[bytes] = []
-        self._page_bytes = 0
+        self._document: list[bytes] = []
+        self._document_bytes = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The values that `chunk` completes.
@@ -72,28 +72,28 @@ class JsonValues:
 
     def _first(self, line: bytes) -> list[Event]:
         """The values that this line completes, while it is not yet clear whether each line holds one value."""
-        if self._value_per_line or (not self._page and line.rstrip().endswith((b"}", b"]"))):
+        if self._value_per_line or (not self._document and line.rstrip().endswith((b"}", b"]"))):
             self._value_per_line = True
             return [(line, MESSAGE)]
-        if self._page and line.startswith(b"{"):
+        if self._document and line.startswith(b"{"):
             self._value_per_line = True
-            return [(self._whole_page(), MESSAGE), (line, MESSAGE)]
-        self._page.append(line)
-        self._page_bytes += len(line) + 1
-        if self._page_bytes > self._max_bytes:
+            return [(self._whole_document(), MESSAGE), (line, MESSAGE)]
+        self._document.append(line)
+        self._document_bytes += len(line) + 1
+        if self._document_bytes > self._max_bytes:
             raise _too_large(self._max_bytes)
-        return [(self._whole_page(), MESSAGE)] if line.startswith((b"}", b"]")) else []
+        return [(self._whole_document(), MESSAGE)] if line.startswith((b"}", b"]")) else []
 
     def rest(self) -> list[Event]:
         """The value that the end of the stream completes."""
-        self._page.append(self._lines.rest())
-        left = self._whole_page().strip()
+        self._document.append(self._lines.rest())
+        left = self._whole_document().strip()
         return [(left, MESSAGE)] if left == b"[DONE]" or is_json(left) else []
 
-    def _whole_page(self) -> bytes:
-        page = b"\n".join(self._page)
-        self._page, self._page_bytes = [], 0
-        return page
+    def _whole_document(self) -> bytes:
+        document = b"\n".join(self._document)
+        self._document, self._document_bytes = [], 0
+        return document
 
 
 def _too_large(limit: int) -> UnreadableAnswer:

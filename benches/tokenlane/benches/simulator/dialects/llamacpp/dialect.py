@@ -8,7 +8,7 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.base import Page
+from tokenlane.benches.simulator.dialects.base import InfoHandler
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
@@ -98,10 +98,10 @@ class LlamaCppDialect(OpenAiDialect):
         """Return the encoders of chats and completions."""
         return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
-    def pages(self) -> Mapping[str, Page]:
-        """Return the pages of llama.cpp and of OpenAI's API."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handlers of llama.cpp's paths and OpenAI's."""
         return {
-            **super().pages(),
+            **super().handlers(),
             "GET /props": self._props,
             "GET /slots": self._list_slots,
             "GET /health": self._health,

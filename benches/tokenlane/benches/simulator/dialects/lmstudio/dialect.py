@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.base import InfoHandler, LoggedHandler
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
@@ -111,20 +111,20 @@ class LmStudioDialect(OpenAiDialect):
         """Return the encoders of chats and completions."""
         return {**super().encoders(), "/v1/completions": CompletionEncoder(self.encoder())}
 
-    def work_pages(self) -> Mapping[str, Work]:
-        """Return the pages for embeddings and for downloading, loading and unloading models."""
+    def logged_handlers(self) -> Mapping[str, LoggedHandler]:
+        """Return the handlers for embeddings and for downloading, loading and unloading models."""
         return {
-            **super().work_pages(),
+            **super().logged_handlers(),
             "POST /api/v0/embeddings": self.embeddings,
             "POST /api/v1/models/download": self._start_download,
             "POST /api/v1/models/load": self._load,
             "POST /api/v1/models/unload": self._unload,
         }
 
-    def pages(self) -> Mapping[str, Page]:
-        """Return the pages with lists of models, by the native paths and OpenAI's."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handlers with lists of models, by the native paths and OpenAI's."""
         return {
-            **super().pages(),
+            **super().handlers(),
             "GET /lmstudio-greeting": self._greeting,
             "GET /api/v1/models": self._list_natively,
             "GET /api/v0/models": self._list_as_before,

@@ -11,7 +11,7 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.base import InfoHandler, LoggedHandler
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
 from tokenlane.benches.simulator.dialects.request_fields import boolean, integer, parse, seconds, texts
@@ -64,10 +64,10 @@ class OllamaDialect(OpenAiDialect):
             "/v1/chat/completions": CompatibleEncoder(),
         }
 
-    def work_pages(self) -> Mapping[str, Work]:
-        """Return the pages for embeddings and for pulling, copying and deleting models."""
+    def logged_handlers(self) -> Mapping[str, LoggedHandler]:
+        """Return the handlers for embeddings and for pulling, copying and deleting models."""
         return {
-            **super().work_pages(),
+            **super().logged_handlers(),
             "POST /api/embed": self._embed,
             "POST /api/embeddings": self._embed_one,
             "POST /api/pull": self._pull,
@@ -75,10 +75,10 @@ class OllamaDialect(OpenAiDialect):
             "DELETE /api/delete": self._delete,
         }
 
-    def pages(self) -> Mapping[str, Page]:
-        """Return the pages for the version and for lists of models."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handlers for the version and for lists of models."""
         return {
-            **super().pages(),
+            **super().handlers(),
             "GET /": self._greeting,
             "GET /api/version": self._version,
             "GET /api/tags": self._tags,
@@ -101,7 +101,7 @@ class OllamaDialect(OpenAiDialect):
         return web.json_response({"error": words.message}, status=words.status)
 
     def unknown_path(self, request: web.Request) -> web.Response:
-        """Return an error page in plain text."""
+        """Return an error in plain text."""
         return web.Response(text="404 page not found", status=404)
 
     def adapt_to_model(self, ask: Ask, model: Model) -> Ask:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.base import Dialect, Page, Work
+from tokenlane.benches.simulator.dialects.base import Dialect, InfoHandler, LoggedHandler
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.request_fields import (
     integer,
@@ -64,12 +64,12 @@ class OpenAiDialect(Dialect):
         """Return the encoder of chats."""
         return {"/v1/chat/completions": self.encoder()}
 
-    def work_pages(self) -> Mapping[str, Work]:
-        """Return the page for embeddings."""
+    def logged_handlers(self) -> Mapping[str, LoggedHandler]:
+        """Return the handler for embeddings."""
         return {"POST /v1/embeddings": self.embeddings}
 
-    def pages(self) -> Mapping[str, Page]:
-        """Return the page that lists the models."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handler that lists the models."""
         return {"GET /v1/models": self.list_models}
 
     def scripted_error(self, status: int, error: JsonValue) -> JsonValue:

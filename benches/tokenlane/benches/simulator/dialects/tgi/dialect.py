@@ -9,7 +9,7 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.base import InfoHandler, LoggedHandler
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
@@ -205,14 +205,14 @@ class TgiDialect(OpenAiDialect):
             "/generate_stream": GenerateEncoder(stream=True),
         }
 
-    def work_pages(self) -> Mapping[str, Work]:
-        """Return no pages, since TGI makes no embeddings."""
+    def logged_handlers(self) -> Mapping[str, LoggedHandler]:
+        """Return no handlers, since TGI makes no embeddings."""
         return {}
 
-    def pages(self) -> Mapping[str, Page]:
-        """Return the pages of TGI and of OpenAI's API."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handlers of TGI's paths and OpenAI's."""
         return {
-            **super().pages(),
+            **super().handlers(),
             "GET /": self._health,
             "GET /health": self._health,
             "GET /ping": self._health,

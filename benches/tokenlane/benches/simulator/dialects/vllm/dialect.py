@@ -9,7 +9,7 @@ from typing import ClassVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from tokenlane.benches.simulator.dialects.base import Page, Work
+from tokenlane.benches.simulator.dialects.base import InfoHandler, LoggedHandler
 from tokenlane.benches.simulator.dialects.encoder import Encoder
 from tokenlane.benches.simulator.dialects.openai.completions import CompletionEncoder
 from tokenlane.benches.simulator.dialects.openai.dialect import OpenAiDialect
@@ -118,15 +118,15 @@ class VllmDialect(OpenAiDialect):
             return {}
         return {**super().encoders(), "/v1/completions": CompletionEncoder(VllmEncoder())}
 
-    def work_pages(self) -> Mapping[str, Work]:
-        """Return the pages for embeddings, if the model makes them, and for sleeping and waking up."""
-        work: dict[str, Work] = {"POST /sleep": self._sleep, "POST /wake_up": self._wake_up}
-        return {**work, **super().work_pages()} if self._serves("/v1/embeddings") else work
+    def logged_handlers(self) -> Mapping[str, LoggedHandler]:
+        """Return the handlers for embeddings, if the model makes them, and for sleeping and waking up."""
+        handlers: dict[str, LoggedHandler] = {"POST /sleep": self._sleep, "POST /wake_up": self._wake_up}
+        return {**handlers, **super().logged_handlers()} if self._serves("/v1/embeddings") else handlers
 
-    def pages(self) -> Mapping[str, Page]:
-        """Return the pages of vLLM and of OpenAI's API."""
+    def handlers(self) -> Mapping[str, InfoHandler]:
+        """Return the handlers of vLLM's paths and OpenAI's."""
         return {
-            **super().pages(),
+            **super().handlers(),
             "GET /health": self._health,
             "GET /ping": self._health,
             "GET /version": self._version,
