@@ -257,7 +257,7 @@ async def embed(subject: Subject) -> tuple[Outcome, str]:
     if sum(a * b for a, b in zip(second, again[0], strict=True)) < 0.99:
         raise BrokenPromise("the vectors are not in the order of their inputs")
     if await provider.embed([], model):
-        raise BrokenPromise("no inputs give vectors")
+        raise BrokenPromise("an empty list of inputs gives vectors")
     return ("works" if able else "open"), f"{len(first)} dimensions"
 
 
@@ -307,7 +307,9 @@ def _not_offered(subject: Subject, ability: str, error: LlmError) -> tuple[Outco
     if subject.declares(ability):
         raise BrokenPromise(f"it declares `{ability}`, but refuses it: {error.message}")
     if not isinstance(error, BadRequest) or error.retryable:
-        raise BrokenPromise(f"it refuses `{ability}` by {type(error).__name__} instead of BadRequest: {error.message}")
+        raise BrokenPromise(
+            f"it refuses `{ability}` with {type(error).__name__} instead of BadRequest: {error.message}"
+        )
     return "refused", error.message
 
 
