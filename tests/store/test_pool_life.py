@@ -310,8 +310,8 @@ async def test_the_whole_life_leaves_nothing(pool: Pool) -> None:
     assert await audit(raw(pool)) == {asked.id: "completed"}
     left = {key.removeprefix(PREFIX) for key in await life.dump(raw(pool)) if not key.startswith("ttl ")}
     lane = {"lanes", "lane:lane1:state", "lane:lane1:workers", "workers"}
-    rates = {key for key in left if key.startswith("rates:")}  # which go by themselves
-    assert left - lane - rates == {f"request:{asked.id}", "sequence"}
+    measured = {key for key in left if key.startswith(("rates:", "drain:"))}  # which expire
+    assert left - lane - measured == {f"request:{asked.id}", "sequence"}
     assert (await fields(pool, asked.id))["starts"] == "2"
 
 

@@ -306,14 +306,17 @@ async def test_tags_the_clock_has_passed_are_deleted(pool: Pool) -> None:
     assert set(paid) == {"a"}
 
 
-async def end(pool: Pool, after_ms: int, *, role: str = "planner") -> None:
-    """A request of the role ends, that long after the one before."""
-    drain = f"{PREFIX}drain:{role}"
-    last = await raw(pool).hget(drain, "at")
-    if last is not None:
-        await raw(pool).hset(drain, "at", (await pool.survey()).now_ms - after_ms)
-    (head, *_) = (it for it in (await pool.survey()).heads if it.queue.role == role)
-    await pool.requests.cancel(head.id)
+async def end(pool: Pool, after_ms: int, *, ran_ms: int | None = None) -> None:
+    """Run the next request, and end it `after_ms` after the one before. `ran_ms`: how long it ran;
+    default: since that end."""
+    await life.beat(pool, WORKER, WIDE)
+    head = (await pool.survey()).heads[0]
+    asked = await life.running(pool, head.id)
+    now_ms = (await pool.survey()).now_ms
+    await raw(pool).hset(f"{PREFIX}request:{asked.id}", "started", now_ms - (after_ms if ran_ms is None else ran_ms))
+    if await raw(pool).exists(f"{PREFIX}drain:planner"):
+        await raw(pool).hset(f"{PREFIX}drain:planner", "at", now_ms - after_ms)
+    assert await life.finish(pool, asked)
 
 
 async def refused_for_s(pool: Pool) -> float:
@@ -334,16 +337,39 @@ async def test_a_full_role_says_when_to_come_back(pool: Pool) -> None:
         await ask(pool, "a")
     assert await refused_for_s(pool) == pytest.approx(3.0, abs=0.2)
     for _ in range(30):
-        await end(pool, after_ms=200)
+        await end(pool, after_ms=200, ran_ms=3000)
         await ask(pool, "a")
     assert await refused_for_s(pool) == pytest.approx(0.2, abs=0.1)
     for _ in range(5):
         await end(pool, after_ms=200)
     await ask(pool, "a", 2)
-    await end(pool, after_ms=50_000)
+    await end(pool, after_ms=50_000, ran_ms=200)
     await ask(pool, "a", 4)
     assert await refused_for_s(pool) == pytest.approx(0.2, abs=0.1)
     await audit(raw(pool))
+
+
+async def test_a_time_without_a_worker_makes_no_full_queue_slow(pool: Pool) -> None:
+    """The time between two ends counts from the start of the later request, if that is later than the earlier end."""
+    await pool.policies.write(Policy(in_flight=2))
+    await ask(pool, "agent1", 2)
+    await end(pool, after_ms=8000)
+    await ask(pool, "agent1")
+    await end(pool, after_ms=3_600_000, ran_ms=8000)
+    await ask(pool, "agent1")
+    assert await refused_for_s(pool) == pytest.approx(8.0, abs=0.5)
+
+
+async def test_only_requests_that_ran_are_measured(pool: Pool) -> None:
+    """A request that is cancelled while it waits says nothing about how long others run."""
+    await pool.policies.write(Policy(depth=3))
+    await ask(pool, "a", 3)
+    await end(pool, after_ms=8000)
+    await ask(pool, "a")
+    await raw(pool).hset(f"{PREFIX}drain:planner", "at", (await pool.survey()).now_ms - 50_000)
+    await pool.requests.cancel((await pool.survey()).heads[0].id)
+    await ask(pool, "a")
+    assert await refused_for_s(pool) == pytest.approx(8.0, abs=0.5)
 
 
 async def test_heads_say_what_routers_need(pool: Pool) -> None:

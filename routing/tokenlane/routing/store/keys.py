@@ -62,7 +62,8 @@ last of them.
 |                         |        | client that left it, or '' if it was cancelled for     |                          |
 |                         |        | every client                                           |                          |
 | `sequence`              | string | counter of submissions and dispatches                  | never                    |
-| `drain:ROLE`            | hash   | `at`: last end of a request; `mean`: ms between ends   | 1 h after the last end   |
+| `drain:ROLE`            | hash   | of requests that ran: `at`: last end, ms; `mean`: mean | 1 h after the last end   |
+|                         |        | time between ends, ms                                  |                          |
 | `pulls`                 | hash   | for each lane, JSON: the models it is pulling, with    | field: lane's beat,      |
 |                         |        | progress                                               | `sweep`                  |
 | `unready`               | hash   | for each lane that cannot work: `loading` or `down`    | field: lane's beat,      |

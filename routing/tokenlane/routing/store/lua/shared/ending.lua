@@ -23,13 +23,12 @@ local function end_request(id, request, ending, message, code, lane)
   redis.call('SREM', P .. 'agent:' .. request.agent, id)
   local stream = P .. 'role:' .. request.role
   if request.entry ~= '' then redis.call('XDEL', stream, request.entry) end
-  local idle = redis.call('XLEN', stream) == 0
-  if idle then redis.call('DEL', stream) end
+  if redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
   redis.call('HDEL', P .. 'request:' .. id, 'token', 'charge', 'alone', 'cancel')
   redis.call('HSET', P .. 'request:' .. id, 'state', ending, 'ended', decimal(now), 'code', code or '')
   redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S)
   if request.once then redis.call('EXPIRE', P .. 'idem:' .. request.once, KEEP_ENDED_S) end
-  record_drain(request.role, now, idle)
+  if request.state == 'running' then record_drain(request.role, tonumber(request.started), now) end
   count_event(request, ending, now)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',

@@ -19,20 +19,13 @@ local function count_event(request, what, now)
   end
 end
 
--- Updates the mean time between the ends of a role's requests. idle: whether the role has no request left; if so, the time
--- until the next end is not counted.
-local function record_drain(role, now, idle)
+-- Updates the mean time between the ends of a role's requests, of which one that ran has just ended. Only time in which that
+-- request ran counts: while a role has no requests or no worker, none of its requests can end.
+local function record_drain(role, started, now)
   local drain = P .. 'drain:' .. role
   local last, mean = unpack(redis.call('HMGET', drain, 'at', 'mean'))
-  if last then
-    local gap = math.min(now - tonumber(last), 60000)
-    mean = mean and (0.8 * tonumber(mean) + 0.2 * gap) or gap
-    redis.call('HSET', drain, 'mean', decimal(mean))
-  end
-  if idle then
-    redis.call('HDEL', drain, 'at')
-  else
-    redis.call('HSET', drain, 'at', decimal(now))
-  end
+  local gap = math.min(now - math.max(tonumber(last or 0), started), 60000)
+  mean = mean and (0.8 * tonumber(mean) + 0.2 * gap) or gap
+  redis.call('HSET', drain, 'at', decimal(now), 'mean', decimal(mean))
   redis.call('EXPIRE', drain, KEEP_ENDED_S)
 end
