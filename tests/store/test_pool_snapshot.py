@@ -18,7 +18,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import find_problems
-from tokenlane.routing.watch.snapshot import LaneStatus, QueueStatus, RoleStatus, Slots
+from tokenlane.routing.watch.snapshot import Failures, LaneStatus, QueueStatus, RoleStatus, Slots
 
 
 async def lane(pool: Pool) -> LaneStatus:
@@ -111,6 +111,18 @@ async def test_rates_count_each_request_once(pool: Pool) -> None:
     assert 1 / 70 - 0.001 <= rates.failed <= 1 / 60 + 0.001
     counters = await raw(pool).keys(f"{PREFIX}rates:*")
     assert Counter([0 < await raw(pool).pttl(key) <= 80_000 for key in counters]) == {True: len(counters)}
+
+
+async def test_failures_are_counted_by_code_and_lane(pool: Pool) -> None:
+    """Each role and priority has its failures of the last minute; a request that no lane could run has no lane."""
+    for state in ("running", "running", "waiting"):
+        asked = await life.bring(pool, state)
+        if state == "waiting":
+            await pool.requests.fail(asked.id, asked.attempt, life.REFUSAL)
+        else:
+            await pool.requests.finish(asked.id, asked.attempt, asked.worker, "failed", 0, "timeout", b"{}")
+    await raw(pool).xadd(f"{PREFIX}failed", {"id": "old", "role": ROLE, "lane": "lane1", "code": "timeout"})
+    assert (await role(pool)).failures == (Failures("timeout", "lane1", 2), Failures("model_not_found", "", 1))
 
 
 async def test_what_happened_a_minute_ago_is_no_rate(pool: Pool) -> None:

@@ -67,18 +67,6 @@ def note(text: str, *, err: bool = False) -> None:
         discard_output((sys.stderr if err else sys.stdout).fileno())
 
 
-def age(milliseconds: int | None) -> str:
-    """Return a time span as text, such as `0.3 s`, `12 s`, `5 min` or `2 h`; `-` for None."""
-    if milliseconds is None:
-        return "-"
-    seconds = milliseconds / 1000
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
 def _aligned(table: Table) -> str:
     cells = [[one_line(cell) for cell in row] for row in (table.headings, *table.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings))]

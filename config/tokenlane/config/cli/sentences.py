@@ -1,4 +1,4 @@
-"""Composes sentences: numbers with nouns, texts with full stops, observations with advice."""
+"""Composes sentences: numbers with nouns, time spans with units, texts with full stops, observations with advice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ _MARKS = (".", "?", "!")
 def counted(number: int, singular: str, plural: str) -> str:
     """Return a number with the words that agree with it, such as `1 request waits` or `0 requests wait`."""
     return f"{number} {singular if number == 1 else plural}"
+
+
+def age(milliseconds: int | None) -> str:
+    """Return a time span as text, such as `0.3 s`, `12 s`, `5 min` or `2 h`; `-` for None."""
+    if milliseconds is None:
+        return "-"
+    seconds = milliseconds / 1000
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def sentence(text: str) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import TypeAdapter
 
-from tokenlane.config.cli.output import Table, age, show, show_json
+from tokenlane.config.cli.output import Table, show, show_json
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
+from tokenlane.config.cli.sentences import age
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left

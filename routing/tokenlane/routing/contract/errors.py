@@ -34,13 +34,16 @@ class LlmError(Exception):
 
     `request_id`: the request's id, which the agent's side fills in; empty if the error concerns no single request.
     `server_condition`: `loading` or `down` if the error shows that the whole model server is loading a model or cannot
-    be reached; None if the error concerns only this request. Only the worker uses it; it is not sent to the agent.
+    be reached; None if the error concerns only this request.
+    `http_status`: the status with which the model server refused the request; None if it sent no status of an error.
+    Only the worker uses the last two; they are not sent to the agent.
     """
 
     code: ClassVar[str] = "error"
     retryable_by_default: ClassVar[bool] = False
     request_id: str = ""
     server_condition: Literal["loading", "down"] | None = None
+    http_status: int | None = None
 
     def __init__(
         self,

@@ -70,7 +70,7 @@ last of them.
 |                         |        |                                                        | `sweep`                  |
 | `rates:T`               | hash   | `ROLE:PRIORITY:EVENT`: requests accepted and ended in  | 80 s after first count   |
 |                         |        | 10 s                                                   |                          |
-| `failed`                | stream | `id`, `role`, `lane`, `code` of about 1,000 failed     | entry: newer ones        |
+| `failed`                | stream | `id`, `role`, `lane`, `code`, `priority` of some 1,000 | entry: newer ones        |
 |                         |        | requests                                               |                          |
 | `key`                   | string | ids of the keys that seal payloads, newest first       | never                    |
 | `retiring`              | string | ids of keys that only unseal requests that still wait  | `announce`               |

@@ -30,6 +30,7 @@ from tokenlane.routing.store.replies.lane import parse_lane
 from .snapshot import (
     SCHEMA_VERSION,
     ClientsStatus,
+    Failures,
     LaneStatus,
     LastError,
     QueueStatus,
@@ -238,9 +239,16 @@ def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[Ro
             oldest_ms=max((queue.oldest_ms for queue in of_role), default=None),
             running=running[role, priority],
             rates=_rates(reply.rates, role, priority),
+            failures=_failures(reply.rates, role, priority),
         )
 
 
 def _rates(reply: RatesReply, role: str, priority: Priority) -> Rates:
     counts = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _RATES)
     return Rates(**{count.what: round(1000 * count.requests / reply.window_ms, 3) for count in counts})
+
+
+def _failures(reply: RatesReply, role: str, priority: Priority) -> tuple[Failures, ...]:
+    of_role = (it for it in reply.failures if (it.role, it.priority) == (role, priority))
+    failures = (Failures(it.code, it.lane, it.requests) for it in of_role)
+    return tuple(sorted(failures, key=lambda it: (-it.requests, it.code, it.lane)))

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from tokenlane.config.cli.sentences import counted
+from tokenlane.config.cli.sentences import age, counted
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.contract.errors import ModelNotFound, RateLimited, Unauthorized
 from tokenlane.routing.decide.unknown_places import unknown_places
@@ -18,6 +18,8 @@ from .wait_cause import START_ROUTER
 
 _FAILURES_IN_A_ROW = 3
 """From how many failures in a row a lane counts as failing."""
+_FAILURES_FADE_MS = 5 * 60_000
+"""If the newest failure is older and no attempt followed, the lane may have been repaired: a warning, not a failure."""
 
 HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` prints on a host that has them"
 
@@ -94,17 +96,24 @@ def _failing(snapshot: Snapshot) -> Iterator[Finding]:
     """The workers of open lanes whose last requests all failed."""
     for lane in snapshot.lanes:
         for worker in lane.workers if lane.state.accepts_work else ():
-            failing = worker.report.attempts.failing
+            attempts, failing = worker.report.attempts, worker.report.attempts.failing
             if not worker.is_alive or sum(failing.values()) < _FAILURES_IN_A_ROW:
                 continue
+            age_ms = attempts.failing_ms + worker.beat_ms
             causes = ", ".join(f"{count} {code}" for code, count in sorted(failing.items(), key=lambda it: -it[1]))
             observed = (
-                f"lane {lane.name!r} ({lane.endpoint}): the last {sum(failing.values())} requests of worker "
+                f"lane {lane.name!r} ({lane.endpoint}): the last {sum(failing.values())} attempts of worker "
                 f"{worker.name!r} failed ({causes})"
             )
+            if attempts.failing_code:  # workers of older versions leave it out
+                observed += f", the newest {age(age_ms)} ago with {attempts.failing_code}"
             fix = _FIXES.get(max(failing, key=lambda code: failing[code]), _USUAL_FIX)
             advice = fix.format(host=worker.host or "its host")
-            yield Finding(Code.LANE_FAILS, "fail", observed, advice, lane.name)
+            severity: Severity = "fail"
+            if attempts.failing_code and age_ms > _FAILURES_FADE_MS:
+                severity = "warn"
+                advice = f"{advice}. If that is done, send a request: this line goes once one completes"
+            yield Finding(Code.LANE_FAILS, severity, observed, advice, lane.name)
 
 
 def _hosts(lane: LaneStatus) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from tokenlane.config.cli.sentences import counted
@@ -10,7 +11,7 @@ from tokenlane.routing.decide.policy import RolePolicy
 
 from .finding import Code, Finding
 from .snapshot import QueueStatus, RoleStatus, Snapshot
-from .wait_cause import oldest_queue, wait_cause
+from .wait_cause import WaitCause, oldest_queue, wait_cause
 
 _FAILURES_A_MINUTE = 3
 """From how many failures in a minute, without a completed request, a role counts as failing."""
@@ -21,27 +22,32 @@ def examine_queues(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _unserved(snapshot)
     for role in snapshot.roles:
         yield from _refused(snapshot, role)
-        yield from _failing(snapshot, role)
+        yield from _failing(role)
 
 
 def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
     lanes = [lane for lane in snapshot.views if lane.state.accepts_work]
+    # Queues differ by more than the line shows, such as the size of their prompts: one line for all that look the same.
+    similar: defaultdict[tuple[str, str, WaitCause], list[QueueStatus]] = defaultdict(list)
     for queue in snapshot.queues:
         # A request may wait for patience_ms for a worker that is about to connect. Then a router refuses it.
         if queue.oldest_ms < snapshot.policy.patience_ms:
             continue
         if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
-            cause = wait_cause(snapshot, queue)
-            waiting = _describe_waiting(f"{queue.priority}{_wanted(queue)}", queue)
-            observed = f"{waiting}, and no lane that accepts work may serve them: {cause.explanation}"
-            yield Finding(Code.UNSERVED, "fail", observed, cause.advice, queue.role)
+            similar[queue.role, f"{queue.priority}{_wanted(queue)}", wait_cause(snapshot, queue)].append(queue)
+    for (role, priority, cause), queues in similar.items():
+        waiting, oldest_ms = sum(queue.waiting for queue in queues), max(queue.oldest_ms for queue in queues)
+        observed = (
+            f"{_describe_waiting(role, priority, waiting, oldest_ms)}, and no lane that accepts work may serve them: "
+            f"{cause.explanation}"
+        )
+        yield Finding(Code.UNSERVED, "fail", observed, cause.advice, role)
 
 
-def _describe_waiting(priority: str, requests: QueueStatus | RoleStatus) -> str:
-    """The beginning of a sentence about the waiting requests of a queue, or of a role."""
-    waiting = counted(requests.waiting, "request waits", "requests wait")
-    oldest_s = (requests.oldest_ms or 0) / 1000
-    return f"role {requests.role!r}, priority {priority}: {waiting}, the oldest for {oldest_s:.0f} s"
+def _describe_waiting(role: str, priority: str, waiting: int, oldest_ms: int) -> str:
+    """The beginning of a sentence about a role's waiting requests."""
+    requests = counted(waiting, "request waits", "requests wait")
+    return f"role {role!r}, priority {priority}: {requests}, the oldest for {oldest_ms / 1000:.0f} s"
 
 
 def _wanted(queue: QueueStatus) -> str:
@@ -64,22 +70,28 @@ def _refused(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
     yield Finding(Code.REQUESTS_REFUSED, "fail", observed, advice, role.role)
 
 
-def _failing(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
+def _failing(role: RoleStatus) -> Iterator[Finding]:
     failed = round(60 * role.rates.failed)
     if failed >= _FAILURES_A_MINUTE and not role.rates.completed:
         observed = (
             f"role {role.role!r}, priority {role.priority}: {failed} requests failed in the last minute, and none "
-            "completed"
+            f"completed{_describe_failures(role)}"
         )
-        advice = f"read their error codes with `redis-cli XREVRANGE '{{{snapshot.pool}}}:failed' + - COUNT 10`"
+        advice = "docs/errors.md says what to do about each error code; the worker's log has a line for each failure"
         yield Finding(Code.ROLE_FAILS, "fail", observed, advice, role.role)
+
+
+def _describe_failures(role: RoleStatus) -> str:
+    failures = [f"{it.requests} {it.code}{f' on {it.lane}' if it.lane else ''}" for it in role.failures]
+    return f": {', '.join(failures)}" if failures else ""
 
 
 def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
     """Check whether the oldest request of any role waits for more than `max_wait_s` seconds."""
     for role in snapshot.roles:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
-            observed = f"{_describe_waiting(role.priority, role)}; the limit (--max-wait) is {max_wait_s:g} s"
+            waiting = _describe_waiting(role.role, role.priority, role.waiting, role.oldest_ms)
+            observed = f"{waiting}; the limit (--max-wait) is {max_wait_s:g} s"
             advice = "add lanes, or raise --max-wait"
             if (queue := oldest_queue(snapshot, role)) is not None:
                 cause = wait_cause(snapshot, queue)

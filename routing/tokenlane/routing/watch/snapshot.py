@@ -50,8 +50,18 @@ class QueueStatus:
 
 
 @dataclass(frozen=True)
+class Failures:
+    """How many requests failed in the last minute with this error code on this lane; '' if no lane had the request."""
+
+    code: str
+    lane: str
+    requests: int
+
+
+@dataclass(frozen=True)
 class RoleStatus:
-    """One role at one priority. `running`: requests on lanes, started or not. `oldest_ms`: None if nothing waits."""
+    """One role at one priority. `running`: requests on lanes, started or not. `oldest_ms`: None if nothing waits.
+    `failures`: the failed requests of the last minute, the most frequent failure first."""
 
     role: str
     priority: Priority
@@ -59,6 +69,7 @@ class RoleStatus:
     oldest_ms: int | None
     running: int
     rates: Rates
+    failures: tuple[Failures, ...] = ()
 
 
 @dataclass(frozen=True)

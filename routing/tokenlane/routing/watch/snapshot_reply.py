@@ -59,9 +59,18 @@ class Count(NamedTuple):
     requests: int
 
 
+class Failure(NamedTuple):
+    role: str
+    priority: str
+    code: str
+    lane: str
+    requests: int
+
+
 class RatesReply(NamedTuple):
     window_ms: int
     counts: list[Count]
+    failures: list[Failure]
 
 
 class KeysReply(NamedTuple):

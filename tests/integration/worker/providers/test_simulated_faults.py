@@ -104,10 +104,11 @@ async def test_too_long_a_prompt(api: str) -> None:
 
 @pytest.mark.parametrize("api", ["vllm", "lmstudio", "llamacpp", "openai", "tgi"])
 async def test_a_key_that_is_missing(api: str) -> None:
-    """Each server's 401 is Unauthorized."""
+    """Each server's 401 is Unauthorized, and the error keeps the status for the worker's log."""
     async with Simulator(api=api, api_key="sk-1") as simulator:
         _, error = await asked(api, simulator.url)
     assert isinstance(error, Unauthorized)
+    assert error.http_status == 401
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -16,6 +16,7 @@ from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.pool_health import examine_pool, find_problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,
+    Failures,
     LaneStatus,
     LastError,
     QueueStatus,
@@ -160,6 +161,19 @@ def test_work_that_no_live_lane_serves(queue: QueueStatus, policy: Policy) -> No
     assert codes(replace(WELL, queues=(replace(queue, oldest_ms=1_000),), policy=policy)) == also
 
 
+def test_unserved_queues_that_look_the_same_are_one_line() -> None:
+    """Their requests are added up, and the oldest of all counts; another model is another line."""
+    queues = (
+        replace(QUEUE, needs=Needs(model="m2", size=64)),
+        replace(QUEUE, needs=Needs(model="m2", size=256), waiting=3, oldest_ms=40_000),
+        replace(QUEUE, needs=Needs(model="m3")),
+    )
+    first, second = find_problems(replace(WELL, queues=queues), 60)
+    assert (first.code, second.code) == ("unserved", "unserved")
+    assert "5 requests wait, the oldest for 40 s" in first.observed
+    assert "'m3'" in second.observed
+
+
 def test_a_route_that_names_what_is_not_there() -> None:
     """It is a warning while the role has another place, else a failure; a pool without lanes has only that finding."""
     policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"), Candidate(lane="nowhere")))})
@@ -221,9 +235,10 @@ def test_lanes_of_no_known_model_server_share_none() -> None:
 WORKING = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 0, 0, 0, None)
 
 
-def with_failures(**failures: int) -> Snapshot:
+def with_failures(age_ms: int = 0, **failures: int) -> Snapshot:
     """A pool whose worker reports these attempts, by error code, since its newest completed one."""
-    report = WorkerReport(attempts=AttemptsReport(failing=failures))
+    newest = max(failures, default="")
+    report = WorkerReport(attempts=AttemptsReport(failing=failures, failing_code=newest, failing_ms=age_ms))
     worker = replace(WORKING, report=report, error=LastError(max(failures, default=""), 9_000))
     return with_lanes(replace(LANE, workers=(worker,)), queues=())
 
@@ -235,6 +250,15 @@ def test_a_lane_whose_requests_all_fail() -> None:
     assert (finding.code, finding.severity, finding.subject) == ("lane_fails", "fail", LANE.name)
     assert "2 unauthorized" in finding.observed
     assert "1 provider_down" in finding.observed
+
+
+def test_a_lane_that_failed_a_while_ago() -> None:
+    """Once nothing has failed for some minutes, the finding is a warning: the lane may have been repaired."""
+    (finding,) = find_problems(with_failures(60_000, unauthorized=3), 60)
+    assert (finding.code, finding.severity) == ("lane_fails", "fail")
+    (finding,) = find_problems(with_failures(10 * 60_000, unauthorized=3), 60)
+    assert (finding.code, finding.severity) == ("lane_fails", "warn")
+    assert "10 min" in finding.observed
 
 
 def test_a_closed_lane_reports_no_failures() -> None:
@@ -269,6 +293,16 @@ def test_refused_requests() -> None:
 def test_a_role_whose_requests_all_fail(rates: Rates, expected: list[str]) -> None:
     """Three failures and no completed request in a minute, for example of a model that no lane has."""
     assert codes(replace(WELL, roles=(replace(ROLE, rates=rates),))) == expected
+
+
+def test_a_failing_role_names_codes_and_lanes() -> None:
+    """The finding has how many requests failed with which code on which lane."""
+    failures = (Failures("unauthorized", "gpu1", 4), Failures("model_not_found", "", 1))
+    role = replace(ROLE, rates=Rates(failed=5 / 60), failures=failures)
+    (finding,) = find_problems(replace(WELL, roles=(role,)), 60)
+    assert finding.code == "role_fails"
+    assert "4 unauthorized on gpu1, 1 model_not_found" in finding.observed
+    assert "redis-cli" not in str(finding)
 
 
 def test_a_pool_without_lanes_and_policy() -> None:

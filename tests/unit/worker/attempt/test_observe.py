@@ -12,18 +12,19 @@ ENVELOPE = Envelope(id=new_id(), client="c", agent="a", role="r")
 
 def event(request_outcome: str, code: str = "", tokens: int = 0) -> AttemptEnded:
     usage = Usage(prompt_tokens=2 * tokens, completion_tokens=tokens)
-    return AttemptEnded(ENVELOPE, 1, "lane1", "m", request_outcome, code, "", 0, None, usage)
+    return AttemptEnded(ENVELOPE, 1, "lane1", "m", request_outcome, code, "", None, 0, None, usage)
 
 
 def test_totals_count_all_attempts() -> None:
     """Attempts are counted by kind of work and request outcome, failed ones also by code; tokens are added up."""
-    totals = AttemptTotals()
+    totals = AttemptTotals(clock=lambda: 0.0)
     for it in (event("completed", tokens=5), event("completed", tokens=3), event("requeued", "rate_limited")):
         totals.count(it)
     assert totals.report() == AttemptsReport(
         ended={"chat:completed": 2, "chat:requeued": 1},
         errors={"rate_limited": 1},
         failing={"rate_limited": 1},
+        failing_code="rate_limited",
         prompt_tokens=16,
         completion_tokens=8,
     )
@@ -40,3 +41,17 @@ def test_failures_in_a_row() -> None:
     assert totals.report().failing == {"unauthorized": 2, "rate_limited": 1}
     totals.count(event("completed"))
     assert totals.report().failing == {}
+
+
+def test_the_newest_failure_in_a_row() -> None:
+    """The report has its code and its age, which grows until the next failure or the next completed attempt."""
+    now = 0.0
+    totals = AttemptTotals(clock=lambda: now)
+    totals.count(event("failed", "unauthorized"))
+    now = 2.5
+    totals.count(event("failed", "bad_request"))
+    assert (totals.report().failing_code, totals.report().failing_ms) == ("unauthorized", 2500)
+    totals.count(event("requeued", "provider_down"))
+    assert (totals.report().failing_code, totals.report().failing_ms) == ("provider_down", 0)
+    totals.count(event("completed"))
+    assert totals.report().failing_code == ""

@@ -26,6 +26,7 @@ from tokenlane.routing.contract.errors import (
     ProviderDown,
     QueueFull,
     RateLimited,
+    Unauthorized,
     RequestLost,
 )
 from tokenlane.routing.contract.messages import (
@@ -627,6 +628,25 @@ async def test_each_ending_is_one_event_without_content(
     assert event.usage.total_ms >= (event.first_token_ms or 0) >= 0
     assert SECRET not in repr(event) + caplog.text
     assert bench.pool.id in caplog.text
+
+
+async def test_a_failed_attempt_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """It names the lane, the request, the code and the HTTP status, and quotes nothing of the model server's text."""
+    error = Unauthorized("The server refused the key.", detail=SECRET)
+    error.http_status = 401
+    bench = Bench(FakeProvider(error=error))
+    await bench.run()
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    for fact in (bench.lane.name, bench.pool.id, Unauthorized.code, "401"):
+        assert fact in warning
+    assert SECRET not in caplog.text
+
+
+async def test_a_completed_attempt_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Its line is for those who log at level INFO."""
+    caplog.set_level(logging.INFO)
+    await Bench().run()
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
 async def test_an_attempt_that_a_bug_leaves_to_its_lease_is_an_event_too() -> None:

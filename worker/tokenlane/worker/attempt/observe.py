@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import get_args
 
 from opentelemetry.trace import Span
@@ -52,7 +54,8 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         model=run.outlet.model,
         request_outcome=request_outcome,
         code=outcome.code if isinstance(outcome, LlmError) else outcome.reason if isinstance(outcome, Stopped) else "",
-        why=str(outcome) if isinstance(outcome, LlmError) else "",
+        why=outcome.message if isinstance(outcome, LlmError) else "",
+        http_status=outcome.http_status if isinstance(outcome, LlmError) else None,
         waited_ms=run.claim.waited_ms,
         first_token_ms=None if run.outlet.first_put_at is None else run.elapsed_ms(run.outlet.first_put_at),
         usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.elapsed_ms()),
@@ -69,14 +72,22 @@ def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalE
 
 
 def log_attempt(event: AttemptEnded) -> None:
-    """Log how the attempt ended and how long it took."""
+    """Log how the attempt ended and how long it took: a failed attempt as a warning."""
     envelope, usage = event.envelope, event.usage
+    if event.why:
+        logger.warning(
+            "lane %r: attempt %d of request %s (%s, role %r) failed with %s%s after %.0f ms; outcome of the request: %s; %s",
+            *(event.lane, event.attempt, envelope.id, envelope.kind, envelope.role, event.code),
+            "" if event.http_status is None else f" (HTTP {event.http_status})",
+            *(usage.total_ms, event.request_outcome, event.why),
+        )
+        return
     first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
     logger.info(
         "attempt %d of request %s (%s, role %r, lane %r): %s%s; waited %.0f ms, %s, took %.0f ms; %d prompt tokens, "
         "%d completion tokens",
         *(event.attempt, envelope.id, envelope.kind, envelope.role, event.lane, event.request_outcome),
-        f" ({event.code}{': ' if event.why else ''}{event.why})" if event.code else "",
+        f" ({event.code})" if event.code else "",
         *(event.waited_ms, first, usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
     )
 
@@ -97,7 +108,9 @@ def attempt_span(span: Span) -> Observer:
 class AttemptTotals:
     """Counts of ended attempts, for the worker's report."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._newest_failure = ("", 0.0)
         self._ended: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._failing: Counter[str] = Counter()
@@ -110,17 +123,22 @@ class AttemptTotals:
             self._errors[event.code] += 1
         if event.request_outcome == "completed":
             self._failing.clear()
+            self._newest_failure = ("", 0.0)
         elif event.code and event.code not in _NOT_THE_SERVERS_FAULT:
             self._failing[event.code] += 1
+            self._newest_failure = (event.code, self._clock())
         self._prompt_tokens += event.usage.prompt_tokens
         self._completion_tokens += event.usage.completion_tokens
 
     def report(self) -> AttemptsReport:
         """The counts since the worker started."""
+        failing_code, failed_at = self._newest_failure
         return AttemptsReport(
             ended=dict(self._ended),
             errors=dict(self._errors),
             failing=dict(self._failing),
+            failing_code=failing_code,
+            failing_ms=int(1000 * (self._clock() - failed_at)) if failing_code else 0,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
         )

@@ -179,6 +179,8 @@ class AttemptEnded:
     """The code of the error that ended the attempt, or the reason why it was stopped; empty for a complete answer."""
     why: str
     """The error's message; empty if there was no error."""
+    http_status: int | None
+    """The HTTP status with which the model server refused the request, if it did."""
     waited_ms: float
     """From the acceptance of the request to the start of the attempt on the lane."""
     first_token_ms: float | None

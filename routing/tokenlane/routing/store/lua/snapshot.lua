@@ -14,7 +14,8 @@
 --       router: {host/name, ms time of the last beat, policy revision that it follows or nil if it stands by, number of
 --       internal errors that its process has survived}
 --       clients: {number of clients, number of those that have been silent for 6 s}
---       rates: {ms that the counts cover, counts}; count: {role, priority, 'accepted', 'refused' or an ending, number of requests}
+--       rates: {ms that the counts cover, counts, failures}; count: {role, priority, 'accepted', 'refused' or an ending, number
+--       of requests}; failure: {role, priority, error code, lane or '', number of requests}
 --       keys: {ids of the pool's keys, of its retiring keys, of its prepared keys}
 
 local SILENT_MS = 6000
@@ -89,11 +90,24 @@ for name, sum in pairs(sums) do
   counts[#counts + 1] = { role or '', priority or '', what or name, sum }
 end
 
+local window = (bucket - RATE_BUCKETS) * RATE_MS
+local failures, failure_of = {}, {}
+for _, entry in ipairs(redis.call('XRANGE', P .. 'failed', decimal(window), '+')) do
+  local failed = {}
+  for i = 1, #entry[2], 2 do failed[entry[2][i]] = entry[2][i + 1] end
+  local failure = { failed.role or '', failed.priority or '', failed.code or '', failed.lane or '', 0 }
+  local name = table.concat(failure, ':')
+  if not failure_of[name] then
+    failure_of[name], failures[#failures + 1] = failure, failure
+  end
+  failure_of[name][5] = failure_of[name][5] + 1
+end
+
 local clients = redis.call('ZCARD', P .. 'clients')
 local audible = redis.call('ZCOUNT', P .. 'clients', decimal(now - SILENT_MS), '+inf')
 local keys = {}
 for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call('GET', P .. name) or '' end
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
 return { now, to_integer(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - audible },
-  { now - (bucket - RATE_BUCKETS) * RATE_MS, counts }, redis.call('ZCARD', P .. 'delayed'),
+  { now - window, counts, failures }, redis.call('ZCARD', P .. 'delayed'),
   to_integer(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS }

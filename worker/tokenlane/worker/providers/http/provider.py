@@ -161,6 +161,7 @@ class HttpProvider:
     def _refused(self, response: aiohttp.ClientResponse, body: bytes) -> LlmError:
         """The error for a response with a status other than 200."""
         error = refusal(response.status, body, response.headers.get("retry-after"))
+        error.http_status = response.status
         if isinstance(error, Unauthorized):
             error.message = self._unauthorized(response.status)
         return error

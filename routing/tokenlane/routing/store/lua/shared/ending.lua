@@ -32,7 +32,8 @@ local function end_request(id, request, ending, message, code, lane)
   count_event(request, ending, now)
   if ending == 'failed' then
     redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
-      'id', id, 'role', request.role, 'lane', lane or request.lane or '', 'code', code or '')
+      'id', id, 'role', request.role, 'lane', lane or request.lane or '', 'code', code or '',
+      'priority', priority_of(request.queue))
   end
   publish_to_agent(id, message)
   if redis.call('EXISTS', P .. 'queues') == 1 then ring_routers() end
