@@ -20,10 +20,13 @@ class Hits(Value):
 
 
 class AttemptsReport(Value):
-    """The worker's attempts. `ended`: the number of attempts for each `KIND:STATE`, where STATE is the request's state
-    after the attempt; `errors`: the number of failed attempts for each error code; `failing`: the number of attempts
-    that the model server failed since the newest completed attempt, for each error code. `failing_code`: the error code of
-    the newest of these; `failing_ms`: how many ms before the beat that attempt ended."""
+    """The worker's attempts.
+
+    `ended`: the number of attempts for each `KIND:STATE`, where STATE is the request's state after the attempt;
+    `errors`: the number of failed attempts for each error code; `failing`: the number of attempts that the model server
+    failed since the newest completed attempt, for each error code. `failing_code`: the error code of the newest of
+    these; `failing_ms`: how many ms before the beat that attempt ended.
+    """
 
     ended: Mapping[str, Count] = {}
     errors: Mapping[str, Count] = {}

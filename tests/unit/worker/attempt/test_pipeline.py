@@ -26,8 +26,8 @@ from tokenlane.routing.contract.errors import (
     ProviderDown,
     QueueFull,
     RateLimited,
-    Unauthorized,
     RequestLost,
+    Unauthorized,
 )
 from tokenlane.routing.contract.messages import (
     ChannelMessage,

@@ -76,7 +76,8 @@ def log_attempt(event: AttemptEnded) -> None:
     envelope, usage = event.envelope, event.usage
     if event.why:
         logger.warning(
-            "lane %r: attempt %d of request %s (%s, role %r) failed with %s%s after %.0f ms; outcome of the request: %s; %s",
+            "lane %r: attempt %d of request %s (%s, role %r) failed with %s%s after %.0f ms; "
+            "outcome of the request: %s; %s",
             *(event.lane, event.attempt, envelope.id, envelope.kind, envelope.role, event.code),
             "" if event.http_status is None else f" (HTTP {event.http_status})",
             *(usage.total_ms, event.request_outcome, event.why),
