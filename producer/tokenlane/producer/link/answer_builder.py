@@ -12,7 +12,15 @@ _LOGPROB_SIZE = 64
 
 
 class AnswerBuilder:
-    """Collects the deltas of an answer. `size` is the size of the answer so far, in characters."""
+    """Collects the deltas of an answer.
+
+    Attributes:
+        size: the size of the answer so far, in characters.
+        tokens: an estimate of the tokens of the answer so far: model servers send most tokens in a delta of their own.
+        has_text: whether the answer has text.
+        has_reasoning: whether the answer has reasoning.
+        has_tool_calls: whether the answer has a tool call, or a part of one.
+    """
 
     def __init__(self) -> None:
         self._text = StringIO()
@@ -20,6 +28,8 @@ class AnswerBuilder:
         self._calls = ToolCalls()
         self._logprobs: list[TokenLogprob] = []
         self.size = 0
+        self.tokens = 0
+        self.has_text = self.has_reasoning = self.has_tool_calls = False
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.model = ""
@@ -31,12 +41,18 @@ class AnswerBuilder:
 
     def add(self, delta: TokenDelta) -> None:
         """Append the next delta."""
-        self._text.write(delta.text)
-        self.size += len(delta.text)
+        if delta.text:
+            self.has_text = True
+            self._text.write(delta.text)
+            self.size += len(delta.text)
+        if delta.text or delta.reasoning:
+            self.tokens += 1
         if delta.reasoning:
+            self.has_reasoning = True
             self._reasoning.write(delta.reasoning)
             self.size += len(delta.reasoning)
         if delta.tool_calls:
+            self.has_tool_calls = True
             for piece in delta.tool_calls:
                 self._calls.add(piece.index, piece.id, piece.name, piece.arguments, extra=piece.extra_content)
                 self.size += len(piece.arguments)

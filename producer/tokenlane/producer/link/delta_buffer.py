@@ -1,7 +1,7 @@
 """Puts the messages of a request in order: returns each delta once, by position, and only from the newest attempt.
 
 The buffer does no I/O. `receive` accepts messages in any order and any number of times, and `pop` returns the deltas in
-the order in which they were sent. A message for a worker is returned to the caller, who sends it.
+the order in which they were sent. Messages for a worker are returned to the caller, who sends them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tokenlane.routing.decide.recovery import answer_lost, as_interruption
 from tokenlane.routing.store.request_life import Ending
 
 from .answer_builder import AnswerBuilder
+from .handover import make_handover
 
 UNREAD_DELTAS = 1024
 MAX_ANSWER_SIZE = 32 * 1024 * 1024  # characters
@@ -59,6 +60,9 @@ class DeltaBuffer:
     Guarantee: every delta is popped once and in order. If more than `UNREAD_DELTAS` are unread, new deltas are merged
     into the last one; a merged delta has the position of its last part.
 
+    If an attempt begins the answer anew and the reader allows that, everything before is void: the unread deltas are
+    dropped, positions begin at 0 again, and the next delta is marked as `restarted`.
+
     Attributes:
         attempt: the newest attempt that has sent a message.
         worker: the worker that runs this attempt; '' if no message has named it.
@@ -71,6 +75,7 @@ class DeltaBuffer:
 
     Args:
         position: the position of the first delta for the reader, who already has the deltas before it.
+        may_restart: whether the reader allows the answer to begin anew. If not, the request then fails.
         unread_deltas: the number of unread deltas from which on deltas are merged.
         longest_answer: the size, in characters, at which an answer fails.
     """
@@ -80,6 +85,7 @@ class DeltaBuffer:
         request_id: str,
         *,
         position: int = 0,
+        may_restart: bool = False,
         unread_deltas: int = UNREAD_DELTAS,
         longest_answer: int = MAX_ANSWER_SIZE,
     ) -> None:
@@ -98,6 +104,9 @@ class DeltaBuffer:
         self._early: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
         self._handed_over = 0
+        self._may_restart = may_restart
+        self._restarted_by = 0
+        self._begins_anew = False
         self._unread_deltas = unread_deltas
         self._longest_answer = longest_answer
 
@@ -121,12 +130,12 @@ class DeltaBuffer:
         ended = f"ended with position {end - 1}, before the given position" if end else "is empty, and has no position"
         return BadRequest(f"the answer {ended}")
 
-    def receive(self, message: ChannelMessage) -> MessageToWorker | None:
-        """Take in a message from the request's channel. Returns the handover if the message asks for it, else None."""
+    def receive(self, message: ChannelMessage) -> list[MessageToWorker]:
+        """Take in a message from the request's channel. Returns the handover if the message asks for it."""
         if isinstance(message, Resume):
-            return MessageToWorker(message.worker, self._handover(message))
+            return [MessageToWorker(message.worker, part) for part in self._handover(message)]
         if self.ended or message.attempt < self.attempt or isinstance(message, Attached):
-            return None
+            return []
         self._begin_attempt(message.attempt)
         match message:
             case Deltas():
@@ -148,7 +157,7 @@ class DeltaBuffer:
             self.position = self._ending.end
         if self._ending is not None and self.position >= self._ending.end:
             self._end_with(self._ending)
-        return None
+        return []
 
     def ignore_attempts_before(self, attempt: int) -> None:
         """Ignore messages of earlier attempts."""
@@ -203,23 +212,36 @@ class DeltaBuffer:
             self._early.clear()
             self._ending = None
 
-    def _handover(self, resume: Resume) -> Handover:
-        stale = resume.attempt < self.attempt
+    def _handover(self, resume: Resume) -> list[Handover]:
+        if resume.attempt < self.attempt:
+            return [Handover(id=self.request_id, attempt=resume.attempt, state="stale")]
         self._begin_attempt(resume.attempt)
-        if not stale:
-            self.worker = resume.worker
-        state = "stale" if stale else "done" if self.ended else "open"
-        return Handover(
-            id=self.request_id,
-            attempt=resume.attempt,
-            state=state,
-            position=self.position,
-            lane=self.answer.lane,
-            model=self.answer.model,
+        self.worker = resume.worker
+        if self.ended:
+            return [Handover(id=self.request_id, attempt=resume.attempt, state="done")]
+        return make_handover(
+            self.request_id, resume.attempt, self.answer, position=self.position, joined_at=self._first
         )
+
+    def _begin_anew(self, attempt: int) -> None:
+        """Drop the answer so far, since this attempt gives another one."""
+        self._restarted_by = attempt
+        if self.position == 0:
+            return
+        if not self._may_restart:
+            self.fail(answer_lost("restarted"))
+            return
+        self.answer = AnswerBuilder()
+        self._unread.clear()
+        self.position = self._first = self._handed_over = 0
+        self._begins_anew = True
 
     def _add(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
+        # An attempt that failed before its first delta leaves the earlier answer as it is.
+        has_answer = bool(deltas) or (not isinstance(message, Deltas) and message.end > 0)
+        if message.restarted and message.attempt > self._restarted_by and has_answer:
+            self._begin_anew(message.attempt)
         if deltas and message.first < self._handed_over:
             # The attempt continues from the owner's position, and this reader has received more than the owner.
             self.fail(answer_lost("restarted"))
@@ -241,6 +263,7 @@ class DeltaBuffer:
         if self.ended:
             return
         self.position += 1
+        delta.restarted, self._begins_anew = self._begins_anew, False
         self.answer.add(delta)
         full = len(self._unread) >= self._unread_deltas
         if not (full and _merge(self._unread[-1], delta)):

@@ -18,16 +18,20 @@ class OpenRequest:
     Only the link changes the view, through `receive` and `give_up`.
 
     Attributes:
-        waiting: why the request has not started, as text for people; None after the start.
+        waiting: why the request has not started, or why its answer does not go on, as text for people; None while it
+            runs.
 
     Args:
         position: the position of the first delta for the reader.
+        may_restart: whether the reader allows the answer to begin anew.
     """
 
-    def __init__(self, request_id: str, *, position: int = 0, waiting: str | None = None) -> None:
+    def __init__(
+        self, request_id: str, *, position: int = 0, may_restart: bool = False, waiting: str | None = None
+    ) -> None:
         self.id = request_id
         self.waiting = waiting
-        self._buffer = DeltaBuffer(request_id, position=position)
+        self._buffer = DeltaBuffer(request_id, position=position, may_restart=may_restart)
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -102,8 +106,8 @@ class OpenRequest:
             ).at(request_id=self.id)
         return self._buffer.result
 
-    def receive(self, message: ChannelMessage) -> MessageToWorker | None:
-        """Take in a message from the request's channel. Returns the handover if a worker asks for it, else None."""
+    def receive(self, message: ChannelMessage) -> list[MessageToWorker]:
+        """Take in a message from the request's channel. Returns the handover if a worker asks for it."""
         handover = self._buffer.receive(message)
         self._changed.set()
         return handover

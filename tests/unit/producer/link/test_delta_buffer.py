@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenlane.producer.link.delta_buffer import DeltaBuffer
+from tokenlane.producer.link.handover import PIECE_SIZE
 from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.errors import (
     BadRequest,
@@ -68,6 +69,13 @@ def drained(buffer: DeltaBuffer) -> list[TokenDelta]:
     return popped
 
 
+def handed_over(buffer: DeltaBuffer, attempt: int = 2, worker: str = "w2") -> list[Handover]:
+    """What the buffer replies to an attempt that asks for the answer so far."""
+    replies = buffer.receive(Resume(attempt=attempt, worker=worker))
+    assert {reply.worker for reply in replies} == {worker}
+    return [reply.message for reply in replies if isinstance(reply.message, Handover)]
+
+
 def has_gap(buffer: DeltaBuffer) -> bool:
     return buffer.has_gap
 
@@ -106,7 +114,7 @@ def test_any_channel_delivers_once_and_in_order(
     buffer = DeltaBuffer(ID)
     popped: list[TokenDelta] = []
     for message in over_the_wire(arriving):
-        assert buffer.receive(message) is None
+        assert buffer.receive(message) == []
         popped += drained(buffer)
     for _ in range(len(sent) + 1):
         if buffer.ended:
@@ -137,11 +145,8 @@ def test_a_handover_joins_two_attempts(texts: list[str], broke_at: int, seed: in
     buffer = DeltaBuffer(ID)
     heard = chance.randrange(broke_at + 1)
     buffer.receive(deltas(0, *texts[:heard]))
-    reply = buffer.receive(Resume(attempt=2, worker="w2"))
-    assert reply is not None
-    handover = reply.message
-    assert isinstance(handover, Handover)
-    assert (reply.worker, handover.state, handover.position) == ("w2", "open", heard)
+    (handover,) = handed_over(buffer, attempt=2, worker="w2")
+    assert (handover.state, handover.position, handover.text) == ("open", heard, "".join(texts[:heard]))
     late = deltas(heard, *("X" for _ in texts[heard:broke_at]))
     rest: list[ChannelMessage] = [
         deltas(heard, *texts[heard:], attempt=2, worker="w2"),
@@ -179,7 +184,7 @@ def test_older_attempts_are_not_heard() -> None:
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(0, "a", attempt=2, worker="w2"))
     for outdated in (deltas(1, "X"), completed(1, 1), Cancelled(attempt=1), Expired(attempt=1), failed(LlmError())):
-        assert buffer.receive(outdated) is None
+        assert buffer.receive(outdated) == []
     assert texts_of(buffer) == ["a"]
     assert not buffer.ended
     assert buffer.worker == "w2"
@@ -199,13 +204,11 @@ def test_resume_is_answered_by_state() -> None:
     """Stale for an attempt that is outdated, done for one that comes after the end, open otherwise."""
     buffer = DeltaBuffer(ID)
     buffer.receive(deltas(0, "a", attempt=2))
-    replies = [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (1, 2, 3)]
+    handovers = [handed_over(buffer, attempt) for attempt in (1, 2, 3)]
     buffer.receive(Cancelled(attempt=3))
-    replies += [buffer.receive(Resume(attempt=attempt, worker="w")) for attempt in (2, 3, 4)]
-    handovers = [reply.message for reply in replies if reply is not None]
-    assert all(isinstance(handover, Handover) for handover in handovers)
-    states = [handover.state for handover in handovers if isinstance(handover, Handover)]
-    assert states == ["stale", "open", "open", "stale", "done", "done"]
+    handovers += [handed_over(buffer, attempt) for attempt in (2, 3, 4)]
+    assert [only.state for (only,) in handovers] == ["stale", "open", "open", "stale", "done", "done"]
+    assert [only.text for (only,) in handovers] == ["", "a", "a", "", "", ""]
     assert buffer.attempt == 4
 
 
@@ -214,10 +217,8 @@ def test_a_handover_names_the_lane_that_gave_the_part() -> None:
     buffer = DeltaBuffer(ID)
     named = []
     for attempt in (1, 2):
-        reply = buffer.receive(Resume(attempt=attempt, worker="w"))
-        assert reply is not None
-        assert isinstance(reply.message, Handover)
-        named.append((reply.message.lane, reply.message.model))
+        (handover,) = handed_over(buffer, attempt)
+        named.append((handover.lane, handover.model))
         buffer.receive(deltas(0, "a", attempt=attempt))
     assert named == [("", ""), (buffer.answer.lane, buffer.answer.model)]
     assert buffer.answer.lane
@@ -439,3 +440,111 @@ def test_a_result_comes_whole_with_the_ending() -> None:
     assert (buffer.ended, buffer.error, buffer.position, buffer.result) == (True, None, 1, result)
     assert drained(buffer) == []
     assert buffer.answer.build(ID).model == "m1"
+
+
+def test_a_handover_has_the_text_up_to_the_first_gap() -> None:
+    """Text, position and tokens belong together: an empty delta counts for the position, and reasoning for the
+    tokens."""
+    buffer = DeltaBuffer(ID)
+    pieces = [TokenDelta(reasoning="hm"), TokenDelta(text="a"), TokenDelta(), TokenDelta(text="b")]
+    buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=pieces))
+    buffer.receive(deltas(5, "X"))
+    (handover,) = handed_over(buffer)
+    assert (handover.text, handover.position, handover.tokens) == ("ab", 4, 3)
+    assert (handover.piece, handover.pieces, handover.finish_reason, handover.obstacle) == (0, 1, None, "")
+    assert "ab" not in repr(handover)
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_SIZE, PIECE_SIZE + 1, 3 * PIECE_SIZE])
+def test_a_long_text_is_handed_over_in_pieces(size: int) -> None:
+    """The pieces give the text, say how many they are, and have the same position."""
+    text = "\U0001f600" * size
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, text, ""))
+    pieces = [Handover.model_validate_json(piece.to_wire()) for piece in handed_over(buffer)]
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.piece for piece in pieces] == list(range(max(1, -(-size // PIECE_SIZE))))
+    assert {(piece.pieces, piece.position, piece.attempt) for piece in pieces} == {(len(pieces), 2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "first", "received"),
+    [
+        ("", 0, []),
+        ("", 0, [TokenDelta(text="a")]),
+        ("", 0, [TokenDelta(reasoning="r"), TokenDelta(text="a")]),
+        ("reasoning", 0, [TokenDelta(reasoning="r")]),
+        ("tool_call", 0, [TokenDelta(text="a"), TokenDelta(tool_calls=(ToolCallDelta(name="f"),))]),
+        ("part", 1, []),
+        ("part", 1, [TokenDelta(text="b")]),
+        ("", 0, [TokenDelta(tool_calls=(ToolCallDelta(name="f"),)), TokenDelta(finish_reason="tool_calls")]),
+    ],
+)
+def test_a_handover_says_why_no_lane_can_continue(obstacle: str, first: int, received: list[TokenDelta]) -> None:
+    """A tool call has begun, there is only reasoning, or the agent joined in the middle; an answer whose end has
+    arrived needs no lane."""
+    buffer = DeltaBuffer(ID, position=first)
+    buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=first, deltas=received))
+    (handover,) = handed_over(buffer)
+    assert handover.obstacle == obstacle
+    assert handover.finish_reason == (received[-1].finish_reason if received else None)
+
+
+def anew(first: int, *texts: str, attempt: int = 2) -> Deltas:
+    """Deltas of an attempt that gives the answer anew."""
+    return deltas(first, *texts, attempt=attempt, worker="w2").model_copy(update={"restarted": True})
+
+
+def test_a_restart_voids_the_answer_and_says_so() -> None:
+    """Positions begin at 0, the first delta is marked, unread deltas of the old answer are dropped, and later attempts
+    continue the new answer."""
+    buffer = DeltaBuffer(ID, may_restart=True)
+    buffer.receive(deltas(0, "a", "b", "c"))
+    assert buffer.pop() is not None
+    assert handed_over(buffer)[0].position == 3
+    for message in over_the_wire([anew(1, "y"), anew(0, "x")]):
+        buffer.receive(message)
+    popped = drained(buffer)
+    assert [(delta.text, delta.position, delta.restarted) for delta in popped] == [("x", 0, True), ("y", 1, False)]
+    (handover,) = handed_over(buffer, attempt=3)
+    assert (handover.text, handover.position, handover.tokens, handover.obstacle) == ("xy", 2, 2, "")
+    for message in over_the_wire([deltas(2, "z", attempt=3), completed(3, 3, attempt=3)]):
+        buffer.receive(message)
+    assert (buffer.ended, buffer.error, buffer.answer.text) == (True, None, "xyz")
+
+
+def test_a_restart_that_the_agent_did_not_allow_interrupts_the_answer() -> None:
+    """The reader keeps the part that it has."""
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a"))
+    buffer.receive(anew(0, "x"))
+    assert isinstance(buffer.error, Interrupted)
+    assert buffer.error.partial == "a"
+    assert texts_of(buffer) == ["a"]
+
+
+def test_a_reader_without_a_part_needs_no_restart() -> None:
+    """To a reader that has nothing yet, the new answer is the answer."""
+    buffer = DeltaBuffer(ID)
+    buffer.receive(anew(0, "x"))
+    (delta,) = drained(buffer)
+    assert (delta.text, delta.restarted, buffer.error) == ("x", False, None)
+
+
+def test_a_restart_that_failed_before_its_first_delta_voids_nothing() -> None:
+    """The part of the earlier answer is the best that the agent can have."""
+    buffer = DeltaBuffer(ID, may_restart=True)
+    buffer.receive(deltas(0, "a"))
+    buffer.receive(Failed(attempt=2, worker="w2", error=ProviderDown("gone").report(), restarted=True))
+    assert isinstance(buffer.error, Interrupted)
+    assert buffer.error.partial == "a"
+
+
+def test_a_reader_that_joined_in_the_middle_of_a_voided_answer_gets_the_new_one() -> None:
+    """From its beginning, and with nothing missing for a later handover."""
+    buffer = DeltaBuffer(ID, position=7, may_restart=True)
+    buffer.receive(anew(2, "z"))
+    assert buffer.replay().after == 0
+    buffer.receive(anew(0, "x", "y", "z"))
+    assert [(delta.text, delta.restarted) for delta in drained(buffer)] == [("x", True), ("y", False), ("z", False)]
+    assert handed_over(buffer, attempt=3)[0].obstacle == ""

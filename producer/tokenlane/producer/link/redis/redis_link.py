@@ -304,7 +304,7 @@ class RedisLink:
                 logger.warning("cannot parse a message of %d bytes for request %s, ignored", len(data), request_id)
                 return
             handover = request.receive(message)
-            if handover is not None:
+            if handover:
                 self.worker_messages.hand_over(handover)
             elif request.wants_replay:
                 self.worker_messages.wake()

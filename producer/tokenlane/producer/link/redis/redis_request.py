@@ -67,9 +67,10 @@ class RedisRequest(OpenRequest):
         copy: Composed | None = None,
         deadline: float | None = None,
         position: int = 0,
+        may_restart: bool = False,
         waiting: str | None = None,
     ) -> None:
-        super().__init__(request_id, position=position, waiting=waiting)
+        super().__init__(request_id, position=position, may_restart=may_restart, waiting=waiting)
         self.state = RequestState.QUEUED
         self.owned = True
         self.cancels_for_all = False
@@ -168,10 +169,10 @@ class RedisRequest(OpenRequest):
 
     # Events.
 
-    def receive(self, message: ChannelMessage) -> MessageToWorker | None:
+    def receive(self, message: ChannelMessage) -> list[MessageToWorker]:
         if isinstance(message, Attached):
             self.owned &= message.client == self._client
-            return None
+            return []
         buffer = self._buffer
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
@@ -184,7 +185,7 @@ class RedisRequest(OpenRequest):
             self._want_replay(buffer.worker, buffer.attempt, self._timings.replay_every_s)
         self._enter(RequestState.RUNNING)
         self._changed.set()
-        return handover if self.owned else None
+        return handover if self.owned else []
 
     def report_gap(self) -> None:
         """Note that messages may be missing, since the connection was lost for a while."""

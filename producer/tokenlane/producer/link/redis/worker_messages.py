@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from tokenlane.producer.link.delta_buffer import MessageToWorker
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.store.pool import Pool
 
 from .redis_request import RedisRequest
@@ -17,6 +18,7 @@ from .request_state import ReplayRequest
 _CHECK_EVERY_S = 0.25
 _MAX_QUEUED = 4096
 _BATCH = 256
+_BATCH_SIZE = 1024 * 1024  # characters; a server closes the connection of a subscriber that falls too far behind
 
 
 class WorkerMessages:
@@ -30,12 +32,19 @@ class WorkerMessages:
         self._pool = pool
         self._requests = requests
         self._clock = clock
-        self._handovers: deque[MessageToWorker] = deque(maxlen=_MAX_QUEUED)
+        self._handovers: dict[tuple[str, int], deque[MessageToWorker]] = {}
         self._woken = asyncio.Event()
 
-    def hand_over(self, handover: MessageToWorker) -> None:
-        """Send this handover soon. If too many are queued, the oldest is dropped; its worker will ask again."""
-        self._handovers.append(handover)
+    def hand_over(self, handover: Sequence[MessageToWorker]) -> None:
+        """Send the messages of a handover soon, in place of those to the same attempt that are still queued.
+
+        If too many handovers are queued, the oldest is dropped; its worker will ask again.
+        """
+        first = handover[0].message
+        self._handovers.pop(attempt := (first.id, first.attempt), None)
+        self._handovers[attempt] = deque(handover)
+        if len(self._handovers) > _MAX_QUEUED:
+            del self._handovers[next(iter(self._handovers))]
         self.wake()
 
     def wake(self) -> None:
@@ -61,10 +70,22 @@ class WorkerMessages:
     def _batch(self) -> list[tuple[MessageToWorker, ReplayRequest | None]]:
         """The messages to send now, each with the replay request that it belongs to; None for a handover."""
         batch: list[tuple[MessageToWorker, ReplayRequest | None]] = [
-            (self._handovers.popleft(), None) for _ in range(min(len(self._handovers), _BATCH))
+            (message, None) for message in self._next_handovers()
         ]
         for request in self._requests:
             if len(batch) < _BATCH and (due := request.due_replay()) is not None:
                 replay, message = due
                 batch.append((message, replay))
         return batch
+
+    def _next_handovers(self) -> Iterator[MessageToWorker]:
+        """Take the messages of the oldest handovers from the queue, as many as fit into a batch."""
+        messages = size = 0
+        while self._handovers and messages < _BATCH and size < _BATCH_SIZE:
+            attempt, parts = next(iter(self._handovers.items()))
+            part = parts.popleft()
+            if not parts:
+                del self._handovers[attempt]
+            messages += 1
+            size += len(part.message.text) if isinstance(part.message, Handover) else 0
+            yield part

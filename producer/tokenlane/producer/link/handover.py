@@ -1,0 +1,51 @@
+"""Makes the handover of an answer: what another lane needs to continue it."""
+
+from __future__ import annotations
+
+from tokenlane.routing.contract.messages import Handover, Obstacle
+
+from .answer_builder import AnswerBuilder
+
+PIECE_SIZE = 128 * 1024
+"""The longest text, in characters, that one message carries."""
+
+
+def make_handover(
+    request_id: str, attempt: int, answer: AnswerBuilder, *, position: int, joined_at: int
+) -> list[Handover]:
+    """Make the handover of an unfinished answer to an attempt: one message for each piece of the answer's text.
+
+    Args:
+        position: the position of the first missing delta.
+        joined_at: the position of the first delta that the agent asked for.
+    """
+    text = answer.text
+    pieces = [text[start : start + PIECE_SIZE] for start in range(0, len(text), PIECE_SIZE)] or [""]
+    return [
+        Handover(
+            id=request_id,
+            attempt=attempt,
+            state="open",
+            position=position,
+            lane=answer.lane,
+            model=answer.model,
+            text=piece,
+            piece=number,
+            pieces=len(pieces),
+            tokens=answer.tokens,
+            finish_reason=answer.finish_reason,
+            obstacle=_obstacle(answer, joined_at),
+        )
+        for number, piece in enumerate(pieces)
+    ]
+
+
+def _obstacle(answer: AnswerBuilder, joined_at: int) -> Obstacle:
+    """Why no lane can continue the answer; empty if one can, or if only the end of the request is missing."""
+    if answer.finish_reason is not None:
+        return ""
+    if answer.has_tool_calls:
+        return "tool_call"
+    if joined_at > 0:
+        return "part"
+    return "reasoning" if answer.has_reasoning and not answer.has_text else ""
