@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.kinds import KINDS
@@ -10,6 +11,7 @@ from tokenlane.routing.contract.wire import Kind
 
 from .lanes.fallback_lane import is_fallback, of_model_servers
 from .lanes.offer import LaneView
+from .lanes.state import LaneState
 from .policy import Candidate, Policy, RolePolicy
 
 
@@ -27,7 +29,11 @@ def candidates(
     - A lane that vanished is expected back, so it blocks the fallback and less capable lanes; a lane that was shut down
       does not. A lane whose model server has not answered yet might serve any request, so no request is refused while
       the pool has such a lane; but it does not block the fallback.
+    - A request that continues an answer, with `needs.continues`, may only use the lanes that can continue it: see
+      `_lanes_to_continue`.
     """
+    if needs.continues is not None:
+        return _lanes_to_continue(policy, role, needs, lanes, kind)
     open_to = [lane for lane in lanes if needs.lane in (None, lane.name)]
     open_to.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
@@ -44,6 +50,39 @@ def candidates(
         return _avoided_last(list(_fallback_lane(policy, role, needs, open_to, kind)) or pairs.values(), needs)
     preferred = [pair for pair in expected if _has_abilities(*pair, needs)] if needs.can else []
     return _avoided_last(preferred or pairs.values(), needs)
+
+
+def _lanes_to_continue(
+    policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView], kind: Kind
+) -> Iterator[tuple[LaneView, str]]:
+    """The lanes that may continue the answer which the model `needs.continues` wrote, best first, each with its model.
+
+    - The model must have the ability `prefill`. Lanes with the same model come first; lanes with other models are
+      candidates only if the role's policy has `continue_with = "any"`.
+    - A lane that has been away for longer than a restart is no candidate.
+    - With `needs.restarts`, the lanes that may serve a new request are the candidates if no lane can continue the
+      answer. A lane whose model server is down or has not answered yet does not block them.
+    """
+    able = {
+        lane.name: lane for lane in lanes if not lane.is_long_away and (lane.is_coming or _models_to_continue(lane))
+    }
+    narrowed = [replace(lane, models=_models_to_continue(lane)) for lane in able.values()]
+    anew = needs.model_copy(update={"continues": None})
+    ways = [anew.model_copy(update={"model": needs.continues})]
+    if policy.roles.get(role, RolePolicy()).continue_with == "any":
+        ways.append(anew)
+    pairs: dict[str, tuple[LaneView, str]] = {}
+    for way in ways:
+        for lane, model in candidates(policy, role, way, narrowed, kind):
+            pairs.setdefault(lane.name, (able[lane.name], model))
+    if needs.restarts and all(lane.is_coming or lane.state is LaneState.DOWN for lane, _ in pairs.values()):
+        return candidates(policy, role, anew, lanes, kind)
+    return _avoided_last(pairs.values(), needs)
+
+
+def _models_to_continue(lane: LaneView) -> tuple[str, ...]:
+    """The lane's models that can continue a partial answer."""
+    return tuple(model for model in lane.models if lane.offer.can(model, "prefill"))
 
 
 def _avoided_last(pairs: Iterable[tuple[LaneView, str]], needs: Needs) -> Iterator[tuple[LaneView, str]]:
@@ -128,6 +167,11 @@ def _is_named(lane: LaneView, candidate: Candidate, needs: Needs) -> bool:
 
 def _has_abilities(lane: LaneView, model: str, needs: Needs) -> bool:
     return all(lane.offer.can(model, ability) for ability in needs.can)
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two names name the same model."""
+    return served_name(one, (other,)) is not None
 
 
 def served_name(model: str, served: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Decides whether a request is tried again or ends after an attempt has failed. No other module decides this.
+"""Decides whether a request is tried again, continued or ended after a failed attempt. No other module decides this.
 
 Workers call `decide` when an attempt fails or when they shut down; routers and agents call it when a worker has died.
 The caller carries out the decision.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ProviderDown, RequestLost, UnreadableAnswer
 from tokenlane.routing.contract.messages import Obstacle
 
-from .policy import Policy
+from .candidates import is_same_model
+from .policy import Policy, RolePolicy
 
 _BASE_MS = 200
 _CAP_MS = 30_000
+_LONGEST_PAUSE_MS = 3_600_000
 _MOST_AVOIDED = 8
 
 _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
@@ -64,10 +67,10 @@ Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | P
 class History:
     """The attempts of a request so far, as far as the caller knows them.
 
-    `lane` and `model`: those of the failed attempt. `starts`: how often the request was started, with this attempt.
-    `crashes`: how many workers died while they ran earlier attempts. `delivered`: how many deltas the agent may have
-    received. `obstacle`: why no lane can continue them. `restarts`: whether the agent allows that the answer begins
-    anew. `left_ms`: the time until the request's deadline.
+    `lane`: the lane of the failed attempt. `model`: the model that wrote the latest part of the answer. `starts`: how
+    often the request was started, including this attempt. `crashes`: how many workers died while they ran earlier
+    attempts. `delivered`: how many deltas the agent may have received. `obstacle`: why no lane can continue them.
+    `restarts`: whether the agent allows that the answer begins anew. `left_ms`: the time until the request's deadline.
     """
 
     needs: Needs = field(default_factory=Needs)
@@ -79,6 +82,12 @@ class History:
     obstacle: Obstacle = ""
     restarts: bool = False
     left_ms: float = math.inf
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether another attempt can continue the delivered part of the answer. Agents of older versions do not name
+        the model that wrote this part; then no attempt can."""
+        return not self.obstacle and bool(self.model)
 
 
 @dataclass(frozen=True)
@@ -99,17 +108,35 @@ class TryAgain:
     alone: bool = False
 
 
+@dataclass(frozen=True)
+class Continue:
+    """Continue the answer on this lane, after the part that the agent has."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Begin the answer anew on this lane. The part that the agent has becomes void."""
+
+
 Decision: TypeAlias = End | TryAgain
+Resumption: TypeAlias = Continue | Restart | TryAgain | End
 
 
 def decide(cause: Cause, history: History, policy: Policy) -> Decision:
     """Decide whether to try a request again after a failed attempt.
 
-    If the agent already has part of the answer, the request ends, since another attempt would give a different answer.
-    If the lane failed, the next attempt runs on another lane, provided that one has credit.
+    If the agent already has part of the answer, the next attempt continues it; if no attempt can, the request ends
+    unless the agent allows that the answer begins anew. If the lane failed, the next attempt runs on another lane,
+    provided that one has credit.
     """
+    if isinstance(cause, AttemptFailed) and not cause.error.retryable:
+        return End(cause.error)
+    if isinstance(cause, PoolForgot):
+        return End(RequestLost())
     if history.delivered > 0:
-        return End(_interruption(cause, history.lane))
+        if not (history.can_continue or history.restarts):
+            return End(_cannot_continue(history, cause))
+        history = replace(history, needs=_needs_to_continue(history))
     match cause:
         case AttemptFailed(error, reached):
             return _after_error(error, history, policy, reached=reached)
@@ -119,27 +146,52 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
             return TryAgain(history.needs)
         case LaneStopped():
             return TryAgain(_elsewhere(history))
-        case PoolForgot():
-            return End(RequestLost())
         case _:
             assert_never(cause)
 
 
-def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
-    """Decide after an error. The pause before the next attempt doubles with every start, with full jitter, and is at
-    least `retry_after_s`. If it would end after the deadline, the request ends now. If the attempt did not reach its
-    model server, the request waits again without a pause, and the attempt does not count as a start.
+def decide_resumption(history: History, role: RolePolicy, model: str, *, can_prefill: bool) -> Resumption:
+    """Decide what a lane does with a request if the agent already has part of the answer from an earlier attempt.
+
+    A lane that must not continue the answer gives the request back once, for a lane that can. If no lane can, this lane
+    begins the answer anew if the agent allows that.
+
+    Args:
+        history: the attempts so far, with the answer as the agent describes it: `delivered`, `model`, `obstacle`.
+        role: the policy for the request's role.
+        model: the model that this lane uses for the request.
+        can_prefill: whether that model can continue a partial answer.
     """
-    if not error.retryable:
-        return End(error)
+    if history.can_continue:
+        is_placed = history.needs.continues == history.model
+        may_use = is_same_model(history.model, model) or (role.continue_with == "any" and is_placed)
+        if can_prefill and may_use:
+            return Continue()
+        if not is_placed:
+            return TryAgain(_needs_to_continue(history), counts=False)
+    if history.restarts:
+        return Restart()
+    return End(_cannot_continue(history))
+
+
+def _needs_to_continue(history: History) -> Needs:
+    """The request's needs, with the model whose answer the next attempt continues; none if no attempt can."""
+    continues = history.model if history.can_continue else None
+    restarts = history.restarts and continues is not None
+    return history.needs.model_copy(update={"continues": continues, "restarts": restarts})
+
+
+def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
+    """Decide after a retryable error. The pause before the next attempt doubles with every start, with full jitter, and
+    is at least `retry_after_s`, but never longer than half of the time until the deadline. If the attempt did not reach
+    its model server, the request waits again without a pause, and the attempt does not count as a start.
+    """
     if not reached:
         return TryAgain(_elsewhere(history), counts=False)
-    if history.starts >= policy.max_starts:
-        return End(error)
+    if history.starts >= policy.max_starts or history.left_ms <= 0:
+        return End(_final(error) if history.delivered > 0 else error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**history.starts))
-    due_ms = max(pause_ms, 1000 * (error.retry_after_s or 0))
-    if due_ms >= history.left_ms:
-        return End(error)
+    due_ms = min(max(pause_ms, 1000 * (error.retry_after_s or 0)), history.left_ms / 2, _LONGEST_PAUSE_MS)
     return TryAgain(_elsewhere(history), due_ms=int(due_ms))
 
 
@@ -164,24 +216,48 @@ def _after_crash(history: History, policy: Policy, *, alone: bool) -> Decision:
     return End(Interrupted(f"{crashes} workers died while they ran this request; {blame}"))
 
 
-def _interruption(cause: Cause, lane: str) -> LlmError:
-    """The error that ends a request if part of its answer was delivered."""
+_OBSTACLES: Mapping[Obstacle, str] = {
+    "": "because the agent's version of tokenlane does not hand over the text",
+    "tool_call": "because a tool call had begun",
+    "reasoning": "because the model had only reasoned so far",
+    "schema": "because it must match a schema",
+    "part": "because the agent lacks its first part",
+}
+"""Why no lane can continue an answer, as the end of a sentence."""
+
+
+def _cannot_continue(history: History, cause: Cause | None = None) -> Interrupted:
+    """The error that ends a request whose answer broke off and that no attempt can continue. `cause`: why the answer
+    broke off, if that is known."""
+    why = "on this lane" if history.can_continue else _OBSTACLES[history.obstacle]
+    message = f"{_how_broken(cause)}; it cannot be continued {why}: send the request again"
+    broken = Interrupted(message)
+    if isinstance(cause, AttemptFailed):
+        error = cause.error
+        broken.detail = error.detail
+        broken.at(provider=error.provider, lane=error.lane, model=error.model)
+    return broken.at(lane=history.lane or None, model=history.model or None)
+
+
+def _how_broken(cause: Cause | None) -> str:
+    """How the answer broke off, as the beginning of a sentence."""
     match cause:
         case AttemptFailed(error):
-            if isinstance(error, Interrupted) and error.retryable:
-                final = Interrupted(error.message, detail=error.detail)
-                return final.at(provider=error.provider, lane=error.lane, model=error.model)
-            return error
+            return f"the answer broke off ({error.message})"
         case WorkerDraining():
-            return Interrupted(
-                "the worker was shut down before the answer was complete: send the request again", lane=lane
-            )
-        case WorkerLost() | LaneStopped():
-            return answer_lost("worker")
-        case PoolForgot():
-            return RequestLost()
+            return "the worker was shut down before the answer was complete"
+        case WorkerLost():
+            return "the worker died or lost its connection before the answer was complete"
         case _:
-            assert_never(cause)
+            return "the answer broke off"
+
+
+def _final(error: LlmError) -> LlmError:
+    """The error, as an agent gets it with part of the answer: an interruption is then not retryable."""
+    if not isinstance(error, Interrupted):
+        return error
+    final = Interrupted(error.message, detail=error.detail)
+    return final.at(provider=error.provider, lane=error.lane, model=error.model)
 
 
 def as_interruption(error: LlmError) -> LlmError:

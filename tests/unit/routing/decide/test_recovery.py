@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -16,20 +18,25 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
     Timeout,
 )
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.contract.messages import Obstacle
+from tokenlane.routing.decide.candidates import is_same_model
+from tokenlane.routing.decide.policy import Policy, RolePolicy
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,
     Cause,
+    Continue,
     End,
     History,
     LaneStopped,
     PoolForgot,
+    Restart,
     TryAgain,
     WorkerDraining,
     WorkerLost,
     answer_lost,
     as_interruption,
     decide,
+    decide_resumption,
     may_submit_again,
 )
 
@@ -40,9 +47,9 @@ AT_ONCE = TryAgain(NEEDS)
 ELSEWHERE = Needs(model="m1", avoid=("lane1",))
 
 
-def history(**facts: float) -> History:
-    """One start so far, on lane1, and a minute left, but for these facts."""
-    return History(NEEDS, "lane1", **({"starts": 1, "left_ms": 60_000} | facts))  # type: ignore[arg-type]  # ints in a mapping of floats
+def history(**facts: Any) -> History:
+    """One start so far, of model m1 on lane1, and a minute left, except for these facts."""
+    return History(**{"needs": NEEDS, "lane": "lane1", "model": "m1", "starts": 1, "left_ms": 60_000, **facts})
 
 
 def ended_with(code: type[LlmError]) -> object:
@@ -62,20 +69,23 @@ def shape(decision: object) -> object:
 
 
 LATER = ("later", ELSEWHERE, True, False)
+CONTINUES = Needs(model="m1", continues="m1")
+CONTINUES_ELSEWHERE = ELSEWHERE.model_copy(update={"continues": "m1"})
+CONTINUES_LATER = ("later", CONTINUES_ELSEWHERE, True, False)
+CUT = {"delivered": 3}
 
 
 @pytest.mark.parametrize(
     ("cause", "facts", "expected"),
     [
-        # An error ends what another try would meet again, what the agent has seen a part of, and the last start.
+        # An error ends the request if another attempt would meet it again, and after the last start.
         (AttemptFailed(LlmError()), {}, ended_with(LlmError)),
         (AttemptFailed(BadRequest()), {}, ended_with(BadRequest)),
         (AttemptFailed(ProviderDown(retryable=False)), {}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {}, LATER),
         (AttemptFailed(Timeout()), {}, LATER),
         (AttemptFailed(RateLimited(retry_after_s=2)), {}, LATER),
-        (AttemptFailed(RateLimited(retry_after_s=2)), {"left_ms": 1_999}, ended_with(RateLimited)),
-        (AttemptFailed(DOWN), {"delivered": 1}, ended_with(ProviderDown)),
+        (AttemptFailed(RateLimited(retry_after_s=2)), {"left_ms": 1_999}, LATER),
         (AttemptFailed(DOWN), {"starts": 7}, LATER),
         (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
@@ -88,56 +98,157 @@ LATER = ("later", ELSEWHERE, True, False)
         (WorkerLost(), {"crashes": 1}, TryAgain(NEEDS, alone=True)),
         (WorkerLost(), {"crashes": 2}, ended_with(Interrupted)),
         (WorkerLost(alone=True), {"crashes": 2}, ended_with(Interrupted)),
-        (WorkerLost(), {"delivered": 3}, ended_with(Interrupted)),
         # A worker that shuts down, and a lane that does not start what it was given, cost no try.
         (WorkerDraining(), {"starts": 8, "crashes": 2}, AT_ONCE),
-        (WorkerDraining(), {"delivered": 1}, ended_with(Interrupted)),
         (LaneStopped(), {"starts": 8, "crashes": 2}, TryAgain(ELSEWHERE)),
         # A worker has no copy to submit again.
         (PoolForgot(), {}, ended_with(RequestLost)),
-        (PoolForgot(), {"delivered": 1}, ended_with(RequestLost)),
+        (PoolForgot(), CUT, ended_with(RequestLost)),
+        # If part of the answer was delivered, the next attempt continues it.
+        (AttemptFailed(DOWN), CUT, CONTINUES_LATER),
+        (AttemptFailed(Interrupted(retryable=True)), CUT, CONTINUES_LATER),
+        (AttemptFailed(DOWN, reached=False), CUT, TryAgain(CONTINUES_ELSEWHERE, counts=False)),
+        (WorkerLost(), CUT, TryAgain(CONTINUES)),
+        (WorkerDraining(), CUT, TryAgain(CONTINUES)),
+        (WorkerDraining(), {**CUT, "restarts": True}, TryAgain(Needs(model="m1", continues="m1", restarts=True))),
+        (LaneStopped(), CUT, TryAgain(CONTINUES_ELSEWHERE)),
+        (AttemptFailed(BadRequest()), CUT, ended_with(BadRequest)),
+        (AttemptFailed(BadRequest()), {**CUT, "restarts": True}, ended_with(BadRequest)),
+        (AttemptFailed(DOWN), {**CUT, "starts": 8}, ended_with(ProviderDown)),
+        (AttemptFailed(DOWN), {**CUT, "left_ms": 0}, ended_with(ProviderDown)),
+        # If no lane can continue it, it begins anew where the agent allows that.
+        (AttemptFailed(DOWN), {**CUT, "obstacle": "tool_call"}, ended_with(Interrupted)),
+        (AttemptFailed(DOWN), {**CUT, "obstacle": "tool_call", "restarts": True}, LATER),
+        (AttemptFailed(DOWN), {**CUT, "model": ""}, ended_with(Interrupted)),
+        (WorkerLost(), {**CUT, "obstacle": "part"}, ended_with(Interrupted)),
+        (WorkerDraining(), {**CUT, "obstacle": "schema"}, ended_with(Interrupted)),
+        (WorkerDraining(), {**CUT, "obstacle": "reasoning", "restarts": True, "needs": CONTINUES}, AT_ONCE),
     ],
 )
-def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, float], expected: object) -> None:
+def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, Any], expected: object) -> None:
     """The decision depends on the cause, the earlier attempts and the deltas that were delivered."""
     assert shape(decide(cause, history(**facts), POLICY)) == expected
 
 
-@given(
-    st.integers(0, 100),
-    st.integers(0, 3),
-    st.integers(0, 600_000),
-    st.booleans(),
-    st.none() | st.floats(0, 1000) | st.just(math.inf),
-    st.booleans(),
+OBSTACLES = st.sampled_from(get_args(Obstacle))
+MODELS = st.sampled_from(["", "m1", "m1:latest", "m2"])
+HISTORIES = st.builds(
+    History,
+    needs=st.builds(Needs, continues=st.none() | MODELS.filter(bool), restarts=st.booleans()),
+    lane=st.sampled_from(["lane1", "lane2"]),
+    model=MODELS,
+    starts=st.integers(0, 10),
+    crashes=st.integers(0, 3),
+    delivered=st.integers(0, 3),
+    obstacle=OBSTACLES,
+    restarts=st.booleans(),
+    left_ms=st.integers(0, 600_000) | st.just(math.inf),
 )
-def test_every_failure_is_decided(
-    starts: int, delivered: int, left_ms: int, reached: bool, retry_after_s: float | None, retryable: bool
+PAUSES = st.none() | st.floats(0, 1000) | st.just(math.inf)
+ERRORS = st.builds(RateLimited, retry_after_s=PAUSES, retryable=st.booleans()) | st.builds(
+    Interrupted, retryable=st.booleans()
+)
+CAUSES = (
+    st.builds(AttemptFailed, ERRORS, st.booleans())
+    | st.builds(WorkerLost, st.booleans())
+    | st.sampled_from([WorkerDraining(), LaneStopped(), PoolForgot()])
+)
+
+
+def has_obstacle(facts: History) -> bool:
+    """Whether the agent has part of the answer that no attempt can continue."""
+    return facts.delivered > 0 and (facts.obstacle != "" or facts.model == "")
+
+
+@given(CAUSES, HISTORIES)
+def test_a_request_ends_only_if_something_stands_in_the_way(cause: Cause, facts: History) -> None:
+    """It is tried again while a start and time are left, unless the request itself or the answer's form forbids it."""
+    decision = decide(cause, facts, POLICY)
+    lost = isinstance(cause, PoolForgot)
+    refused = isinstance(cause, AttemptFailed) and not cause.error.retryable
+    used_up = isinstance(cause, AttemptFailed) and cause.reached and (facts.starts >= 8 or facts.left_ms == 0)
+    killed = isinstance(cause, WorkerLost) and facts.crashes + 1 >= POLICY.max_crashes
+    stuck = has_obstacle(facts) and not facts.restarts
+    assert isinstance(decision, End) == (lost or refused or used_up or killed or stuck)
+    if isinstance(decision, End) and refused:
+        assert isinstance(cause, AttemptFailed)
+        assert decision.error is cause.error
+
+
+@given(CAUSES, HISTORIES)
+def test_the_next_attempt_continues_exactly_what_was_delivered(cause: Cause, facts: History) -> None:
+    """It continues the model that wrote the latest part, avoids the lane only if that lane failed, and pauses for at
+    most half of the time to the deadline."""
+    decision = decide(cause, facts, POLICY)
+    if isinstance(decision, End):
+        return
+    needs = decision.needs
+    if facts.delivered == 0:
+        assert (needs.continues, needs.restarts) == (facts.needs.continues, facts.needs.restarts)
+    elif has_obstacle(facts):
+        assert (needs.continues, needs.restarts) == (None, False)
+    else:
+        assert (needs.continues, needs.restarts) == (facts.model, facts.restarts)
+    assert needs.avoid == ((facts.lane,) if isinstance(cause, AttemptFailed | LaneStopped) else ())
+    assert decision.counts == (not isinstance(cause, AttemptFailed) or cause.reached)
+    assert 0 <= decision.due_ms <= facts.left_ms / 2
+    if isinstance(cause, AttemptFailed) and cause.reached:
+        retry_after_ms = 1000 * (cause.error.retry_after_s or 0)
+        assert decision.due_ms >= int(min(retry_after_ms, facts.left_ms / 2, 3_600_000))
+    else:
+        assert decision.due_ms == 0
+
+
+@given(HISTORIES, st.sampled_from(["same-model", "any"]), MODELS.filter(bool), st.booleans())
+def test_a_lane_continues_only_what_it_may(
+    facts: History, continue_with: Literal["same-model", "any"], model: str, can_prefill: bool
 ) -> None:
-    """A request is tried again only after a retryable error, before any delta, within its starts and its deadline."""
-    error = RateLimited(retry_after_s=retry_after_s, retryable=retryable)
-    facts = history(starts=starts, delivered=delivered, left_ms=left_ms)
-    match decide(AttemptFailed(error, reached), facts, POLICY):
-        case End(failed):
-            assert failed is error
-        case TryAgain(_, due_ms, counts):
-            assert retryable
-            assert delivered == 0
-            assert counts == reached
-            assert starts < POLICY.max_starts or not counts
-            if counts:
-                assert int(1000 * (retry_after_s or 0)) <= due_ms < max(1, left_ms)
-        case decision:
-            pytest.fail(f"not today's: {decision}")
+    """It needs the ability, and the same model unless the policy allows any. A lane that cannot gives the request back
+    at most once, and begins the answer anew only if the agent allows that."""
+    facts = replace(facts, delivered=3)
+    decision = decide_resumption(facts, RolePolicy(continue_with=continue_with), model, can_prefill=can_prefill)
+    match decision:
+        case Continue():
+            assert can_prefill
+            assert not has_obstacle(facts)
+            assert continue_with == "any" or is_same_model(model, facts.model)
+        case Restart():
+            assert facts.restarts
+        case TryAgain(needs, due_ms, counts):
+            assert needs.continues == facts.model
+            assert (due_ms, counts) == (0, False)
+            again = decide_resumption(replace(facts, needs=needs), RolePolicy(), model, can_prefill=can_prefill)
+            assert not isinstance(again, TryAgain)
+        case End(error):
+            assert isinstance(error, Interrupted)
+            assert not facts.restarts
+    if can_prefill and is_same_model(model, facts.model) and not has_obstacle(facts):
+        assert isinstance(decision, Continue)
 
 
-def test_an_interruption_after_a_delivered_delta_is_final() -> None:
-    """An interruption is retryable while no delta was delivered. After that it is final, and keeps its place."""
+def test_an_interruption_of_the_last_start_is_final() -> None:
+    """An agent that has part of the answer gets an interruption that is not retryable, and names its place."""
     error = Interrupted("the stream ended", retryable=True, lane="lane1", detail="why")
-    assert shape(decide(AttemptFailed(error), history(), POLICY)) == LATER
-    decision = decide(AttemptFailed(error), history(delivered=1), POLICY)
+    decision = decide(AttemptFailed(error), history(**CUT, starts=8), POLICY)
     assert isinstance(decision, End)
     assert decision.error.report() == Interrupted("the stream ended", lane="lane1", detail="why").report()
+
+
+def test_an_answer_that_no_lane_can_continue_says_where_it_broke_off() -> None:
+    """The error keeps the place and the detail of the failed attempt, and each obstacle has its own reason."""
+    error = ProviderDown(provider="vllm", lane="lane1", model="m1", detail="why")
+    messages = set()
+    for obstacle in get_args(Obstacle)[1:]:
+        decision = decide(AttemptFailed(error), history(**CUT, obstacle=obstacle), POLICY)
+        assert isinstance(decision, End)
+        report = decision.error.report()
+        assert (report.code, report.retryable) == (Interrupted.code, False)
+        assert (report.provider, report.lane, report.model, report.detail) == ("vllm", "lane1", "m1", "why")
+        messages.add(report.message)
+    assert len(messages) == len(get_args(Obstacle)) - 1
+    drained = decide(WorkerDraining(), history(**CUT, obstacle="schema"), POLICY)
+    assert isinstance(drained, End)
+    assert (drained.error.lane, drained.error.model) == ("lane1", "m1")
 
 
 def test_the_error_after_many_crashes_says_whether_other_requests_may_be_the_cause() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.contract.wire import Kind
 
-from .state import LaneState, LaneWorkers, has_left, lane_state
+from .state import RESTART_MS, LaneState, LaneWorkers, has_left, lane_state
 
 _models = TypeAdapter(tuple[str, ...])
 
@@ -143,6 +143,11 @@ class LaneView:
     def has_left(self) -> bool:
         """Whether the lane was shut down, and not just for a restart."""
         return has_left(self.state, self.beat_ms)
+
+    @property
+    def is_long_away(self) -> bool:
+        """Whether none of the lane's workers has been alive for longer than a restart takes."""
+        return self.state.is_away and self.beat_ms > RESTART_MS
 
     def credit_for(self, kind: Kind) -> int:
         """How many more requests of that kind the lane accepts now."""
