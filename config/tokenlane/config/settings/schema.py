@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from .validation_messages import COMPLETE, did_you_mean
-from .values import has_impossible_host, has_impossible_port
+from .values import has_impossible_host, has_impossible_port, redis_url_error
 
 BUILT_IN_PROVIDERS = ("builtin", "llamacpp", "lmstudio", "ollama", "openai", "tgi", "vllm")
 """The providers that come with tokenlane."""
@@ -43,11 +43,18 @@ def _known_provider(value: object) -> object:
 
 
 def _possible_url(url: str) -> str:
-    """Refuse an impossible port, and in the URL of a model server an impossible host."""
+    """Refuse an impossible port, and an impossible host."""
     if has_impossible_port(url):
         raise PydanticCustomError(COMPLETE, "has an impossible port: use one from 1 to 65535.")
     if url.startswith("http") and has_impossible_host(url):
         raise PydanticCustomError(COMPLETE, "has an impossible host: write its name, or an IPv6 address in [ ].")
+    return url
+
+
+def _possible_redis_url(url: str) -> str:
+    """Refuse an impossible port, and a URL of Sentinels that is incomplete or malformed."""
+    if wrong := redis_url_error(url):
+        raise PydanticCustomError(COMPLETE, "{wrong}.", {"wrong": wrong})
     return url
 
 
@@ -74,8 +81,11 @@ Url = Annotated[
 ]
 RedisUrl = Annotated[
     str,
-    Field(pattern=r"^(rediss?|unix)://", description="redis://HOST:6379, rediss://HOST:6379 or unix:///PATH"),
-    AfterValidator(_possible_url),
+    Field(
+        pattern=r"^(rediss?(\+sentinel)?|unix)://",
+        description="redis://HOST:6379, rediss://HOST:6379, unix:///PATH or redis+sentinel://HOST:26379/SERVICE",
+    ),
+    AfterValidator(_possible_redis_url),
 ]
 Variable = Annotated[
     str,

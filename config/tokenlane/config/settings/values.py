@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.config.host.sentinel_urls import SENTINEL_SCHEMES, SentinelUrl, is_sentinel_url
 
 FALLBACK_LANE, FALLBACK_PROVIDER = "fallback", "fasttext"
 """The lane that embeds texts if no other lane can. Any worker may serve it besides its lane."""
@@ -26,11 +27,11 @@ NAME_RULE = "use 1 to 128 characters of A-Z a-z 0-9 _ . @ -, beginning with a le
 _SECRETS = (
     re.compile(r"(?:://|^(?![\w+.-]+://))[^:]*:(.*)@", re.DOTALL),
     re.compile(r"(?:(?<!unix)://|unix://(?!/)|^(?![\w+.-]+://))([^:]+)@(?!.*:.*@)", re.DOTALL),
-    re.compile(r"(?:^|[?&])[a-z_-]*(?:password|token|key|secret)=([^&]*)", re.IGNORECASE),
+    re.compile(r"(?:^|[?&])[a-z_-]*(?:pass(?:word|wd)?|token|key|secret)=([^&]*)", re.IGNORECASE),
 )
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
-_SCHEMES = ("redis", "rediss", "unix")
+_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 
 
 def is_name(text: str) -> bool:
@@ -56,6 +57,17 @@ def has_impossible_port(url: str) -> bool:
         return str(error).startswith("Port out of range")
 
 
+def redis_url_error(url: str) -> str | None:
+    """What is wrong with a Redis URL of a known scheme, to follow the URL in a message; None if it is possible."""
+    if not is_sentinel_url(url):
+        return "has an impossible port: use one from 1 to 65535" if has_impossible_port(url) else None
+    try:
+        SentinelUrl.parse(url)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def has_impossible_host(url: str) -> bool:
     """Whether the host of an http or https URL is impossible: empty, or with a single bracket, a blank, an empty label
     or a label of more than 63 bytes."""
@@ -76,7 +88,7 @@ class RedisSettings:
     socket are used.
 
     Raises:
-        ConfigError: the scheme or the port of the URL is wrong.
+        ConfigError: the URL is wrong.
     """
 
     url: str
@@ -86,10 +98,10 @@ class RedisSettings:
         if self.url.partition("://")[0] not in _SCHEMES:
             raise ConfigError(
                 f"{masked_url(self.url)!r} is not a Redis URL. "
-                "Use redis://HOST:6379, rediss://HOST:6379 (TLS) or unix:///PATH."
+                "Use redis://HOST:6379, rediss://HOST:6379 (TLS), unix:///PATH or redis+sentinel://HOST:26379/SERVICE."
             )
-        if has_impossible_port(self.url):
-            raise ConfigError(f"{masked_url(self.url)!r} has an impossible port: use one from 1 to 65535.")
+        if wrong := redis_url_error(self.url):
+            raise ConfigError(f"{masked_url(self.url)!r} {wrong}.")
 
     @property
     def safe_url(self) -> str:

@@ -35,6 +35,9 @@ from tokenlane.config.settings.values import LaneSettings, RedisSettings, defaul
         ("http://hunter2@host/v1", "http://***@host/v1"),
         ("hunter2@host:6379", "***@host:6379"),
         ("unix:///run/redis.sock?password=hun:t@er2&db=1", "unix:///run/redis.sock?password=***&db=1"),
+        ("redis+sentinel://me:hunter2@one:1,two:2/main/0", "redis+sentinel://me:***@one:1,two:2/main/0"),
+        ("redis+sentinel://one:1/main?sentinel_password=hunter2", "redis+sentinel://one:1/main?sentinel_password=***"),
+        ("redis+sentinel://hunter2@one:1,two:2/main", "redis+sentinel://***@one:1,two:2/main"),
         ("http://host:1/?api_key=hunter2&Token=hunter2&n=1", "http://host:1/?api_key=***&Token=***&n=1"),
     ],
 )
