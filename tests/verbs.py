@@ -44,11 +44,12 @@ def every_verb() -> Iterator[Verb]:
 
 
 @contextmanager
-def _log_levels_kept() -> Iterator[None]:
-    """Commands set the levels of a whole process, which tests of log lines share."""
+def _logging_kept() -> Iterator[None]:
+    """Commands set the levels and handlers of a whole process, which tests of log lines share."""
     before = {name: logging.getLogger(name).level for name in ("", "tokenlane", "arq")}
     try:
-        yield
+        with patch.object(logging, "lastResort", None):
+            yield
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
@@ -86,7 +87,7 @@ def run_redirected(arguments: Sequence[str], variables: Mapping[str, str]) -> En
 
 
 def _exit_code() -> int:
-    with _log_levels_kept():
+    with _logging_kept():
         try:
             cli.main()
         except SystemExit as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as _logging
 from importlib import metadata as _metadata
 
 from tokenlane.routing.contract.answers import (
@@ -84,4 +85,5 @@ __all__ = [
     "Usage",
 ]
 
+_logging.getLogger("tokenlane").addHandler(_logging.NullHandler())  # prints nothing until an agent configures logging
 __version__ = _metadata.version("tokenlane")

@@ -39,6 +39,13 @@ def test_every_name_is_told() -> None:
     asyncio.run(names["test_agent"]())
 
 
+def test_the_library_prints_nothing() -> None:
+    """An agent that does not configure logging prints no warnings among its output."""
+    code = "import logging, tokenlane.producer; logging.getLogger('tokenlane.routing.store.hub').warning('away')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
 def test_importing_it_stays_light() -> None:
     """An agent's process does not pay for a worker or a command line."""
     heavy = {

@@ -92,8 +92,9 @@ def main() -> None:
     """Run the command line and exit."""
     arguments = list(repeat_option(sys.argv[1:]))
     _prepare_typer(arguments)
-    if logging.lastResort is not None:  # used by verbs that do not configure logging
+    if logging.lastResort is not None:  # unlike the library, verbs print warnings
         logging.lastResort.setFormatter(PlainFormatter())
+        logging.getLogger().addHandler(logging.lastResort)
     app = typer.Typer(cls=Root, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_root)
     installed = _installed()

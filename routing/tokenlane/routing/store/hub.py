@@ -138,8 +138,10 @@ class Hub:
     def _pause_after(self, lost: PubSubLost, failures: int) -> float:
         """Log the reason once per outage, and return for how many seconds to wait before connecting again."""
         why = lost.why
-        if failures == 0:
-            logger.warning("the pub/sub connection was lost, and is opened again: %s", why)
+        if failures == 0 and self.connected.is_set() and not lost.refused:
+            logger.warning("lost the connection to the Redis server at %s: reconnecting", self._server)
+        elif failures == 0:
+            logger.warning("the pub/sub connection failed, trying again: %s", why)
         self._fail_unconfirmed(why, for_good=lost.refused and not why.retryable)
         pauses = (*_REFUSED_PAUSES_S[:2], why.retry_after_s or _REFUSED_PAUSES_S[2]) if lost.refused else _PAUSES_S
         return pauses[min(failures, len(pauses) - 1)]

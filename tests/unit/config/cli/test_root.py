@@ -164,6 +164,19 @@ sys.meta_path.insert(0, Interrupt())
 """
 
 
+def test_verbs_print_warnings() -> None:
+    """On standard error, without the characters that control a terminal."""
+    code = """if True:
+        import contextlib, logging, tokenlane.producer
+        from tokenlane.config.cli.root import main
+        with contextlib.suppress(SystemExit):
+            main()
+        logging.getLogger("tokenlane.routing.store.hub").warning("the server is \x1b[2Jaway")
+    """
+    result = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert result.stderr == "the server is [2Jaway\n"
+
+
 @pytest.mark.parametrize(
     "module", ["typer", "tokenlane.config.settings.llm_option", "tokenlane.routing.watch.pool_health", "redis"]
 )

@@ -110,6 +110,8 @@ def worker(
 
 
 def _log(level: int) -> None:
+    if logging.lastResort is not None:
+        logging.getLogger().removeHandler(logging.lastResort)  # prints the warnings of all other verbs
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
