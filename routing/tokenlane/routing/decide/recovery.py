@@ -22,6 +22,7 @@ from .policy import Policy, RolePolicy
 _BASE_MS = 200
 _CAP_MS = 30_000
 _LONGEST_PAUSE_MS = 3_600_000
+_AGENT_PAUSE_MS = 2_000
 _MOST_AVOIDED = 8
 
 _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
@@ -172,6 +173,16 @@ def decide_resumption(history: History, role: RolePolicy, model: str, *, can_pre
     if history.restarts:
         return Restart()
     return End(_cannot_continue(history))
+
+
+def decide_without_handover(history: History) -> Decision:
+    """Decide what happens to a request whose agent did not reply in time to a worker that asked how much it has.
+
+    The agent may be cut off for a while, so the request waits, and no attempt holds a slot meanwhile. The pool cancels
+    the request when the agent's beats have been missing for too long.
+    """
+    due_ms = min(_AGENT_PAUSE_MS, history.left_ms / 2)
+    return TryAgain(history.needs, due_ms=int(due_ms), counts=False)
 
 
 def _needs_to_continue(history: History) -> Needs:

@@ -37,6 +37,7 @@ from tokenlane.routing.decide.recovery import (
     as_interruption,
     decide,
     decide_resumption,
+    decide_without_handover,
     may_submit_again,
 )
 
@@ -224,6 +225,14 @@ def test_a_lane_continues_only_what_it_may(
             assert not facts.restarts
     if can_prefill and is_same_model(model, facts.model) and not has_obstacle(facts):
         assert isinstance(decision, Continue)
+
+
+def test_a_request_waits_for_an_agent_that_does_not_reply() -> None:
+    """It waits with the same needs for a moment, which ends before its deadline, and loses no start."""
+    assert decide_without_handover(history(needs=CONTINUES, starts=8)) == TryAgain(
+        CONTINUES, due_ms=2_000, counts=False
+    )
+    assert decide_without_handover(history(left_ms=1_000)) == TryAgain(NEEDS, due_ms=500, counts=False)
 
 
 def test_an_interruption_of_the_last_start_is_final() -> None:
