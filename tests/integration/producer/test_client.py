@@ -327,9 +327,10 @@ async def test_what_breaks_off_is_interrupted(client: Client, worker: StandIn) -
 
 
 async def test_the_deadline_comes_from_the_pool(client: Client, worker: StandIn) -> None:
-    """A request whose time to live passes raises DeadlineExceeded."""
-    with pytest.raises(DeadlineExceeded):
+    """A request whose time to live passes raises DeadlineExceeded, which says why the request has not started."""
+    with pytest.raises(DeadlineExceeded) as failed:
         await client.complete("hello", role="planner", time_to_live_ms=50, model="nobody-has-this")
+    assert "did not start" in failed.value.message
 
 
 async def test_the_client_keeps_the_deadline_too(redis_url: str, pool: Pool) -> None:

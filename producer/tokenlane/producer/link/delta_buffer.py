@@ -107,6 +107,8 @@ class DeltaBuffer:
         self._may_restart = may_restart
         self._restarted_by = 0
         self._begins_anew = False
+        self._waits_after = 0
+        self._why_waiting = ""
         self._unread_deltas = unread_deltas
         self._longest_answer = longest_answer
 
@@ -163,6 +165,14 @@ class DeltaBuffer:
         """Ignore messages of earlier attempts."""
         self.attempt = max(self.attempt, attempt)
 
+    def note_waiting(self, why: str, attempt: int = 0) -> None:
+        """Note why the request waits to start, for the error if its time to live passes first.
+
+        Args:
+            attempt: the newest attempt, which has ended; 0 if there was none.
+        """
+        self._why_waiting, self._waits_after = why, attempt
+
     def end_as(self, state: Ending, end: int | None = None, code: str = "") -> None:
         """End the request as its status in the pool says.
 
@@ -181,7 +191,7 @@ class DeltaBuffer:
             case "cancelled":
                 self.fail(RequestCancelled(_ORPHANED if code == "orphaned" else ""))
             case "expired":
-                self.fail(DeadlineExceeded())
+                self.fail(self.overdue())
             case _:
                 assert_never(state)
 
@@ -203,6 +213,16 @@ class DeltaBuffer:
             error.at(lane=self.answer.lane, model=self.answer.model)
         self.error = error.at(request_id=self.request_id)
         self._end()
+
+    def overdue(self) -> DeadlineExceeded:
+        """The error of a request whose time to live has passed. It says if the request never started, and why."""
+        if not self._why_waiting or self.attempt > self._waits_after:
+            return DeadlineExceeded()
+        what = "did not start" if self.attempt == 0 else "was not started again"
+        return DeadlineExceeded(
+            f"The request {what} within its time to live; last known reason: {self._why_waiting.rstrip('.')}. "
+            "`tokenlane status` shows whether its lanes accept work."
+        )
 
     def _begin_attempt(self, attempt: int) -> None:
         if attempt > self.attempt:

@@ -32,6 +32,7 @@ class OpenRequest:
         self.id = request_id
         self.waiting = waiting
         self._buffer = DeltaBuffer(request_id, position=position, may_restart=may_restart)
+        self._buffer.note_waiting(waiting or "")
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:

@@ -153,7 +153,8 @@ class RequestCancelled(LlmError):
 class DeadlineExceeded(LlmError):
     """The request did not complete within its time to live: raise time_to_live_ms, or ask for a shorter answer.
 
-    If the request never started, `tokenlane status` shows why: add a lane, or shorten the queue.
+    If the request never started, the message says so, with the last known reason: repair or add a lane, or shorten the
+    queue.
     """
 
     code = "deadline_exceeded"

@@ -305,6 +305,18 @@ def test_an_orphan_is_told_why_it_was_cancelled() -> None:
     assert "orphan_ms" not in wanted.error.message
 
 
+@pytest.mark.parametrize(
+    ("waits_after", "expired", "says_why"), [(0, 0, True), (0, 1, False), (1, 1, True), (1, 2, False)]
+)
+def test_an_expired_request_that_did_not_start_says_why(waits_after: int, expired: int, says_why: bool) -> None:
+    """The error has the last known reason, unless a newer attempt than the one before the wait was dispatched."""
+    buffer = DeltaBuffer(ID)
+    buffer.note_waiting("lane 'gpu0' is down", waits_after)
+    buffer.receive(Expired(attempt=expired))
+    assert isinstance(buffer.error, DeadlineExceeded)
+    assert ("lane 'gpu0' is down" in buffer.error.message) == says_why
+
+
 def test_an_expired_answer_says_where_it_ran() -> None:
     """A time to live that passes in the middle of an answer names lane, model and request."""
     buffer = DeltaBuffer(ID)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from tokenlane.producer.link.link import Composed
 from tokenlane.producer.link.open_request import OpenRequest
-from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, PoolUnavailable, RequestCancelled, RequestLost
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import channel_message
 from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.lanes.offer import LaneView
@@ -232,7 +232,7 @@ class RedisLink:
             async with asyncio.timeout_at(request.deadline):
                 await request.left.wait()
         except TimeoutError:
-            request.give_up(DeadlineExceeded())
+            request.expire()
             self.leave(request)
         if request.must_be_cancelled:
             await self._cancel_in_pool(request)

@@ -211,6 +211,11 @@ class RedisRequest(OpenRequest):
         self.check_at = inf
         if self.waiting is not None:
             self.waiting = why
+            self._buffer.note_waiting(why, self._buffer.attempt)
+
+    def expire(self) -> None:
+        """End the request, since its deadline has passed and the pool has not ended it."""
+        self.give_up(self._buffer.overdue())
 
     def follow_status(self, status: RequestStatus, asked_at: float, pool: PoolView) -> list[Step]:
         """Take in the status of the request in the pool.
@@ -313,6 +318,8 @@ class RedisRequest(OpenRequest):
             return self._when_broken_off(status)
         self._enter(RequestState.QUEUED)
         self.waiting = pool.why_waiting(self._role, self._copy and self._copy[0], status)
+        if status.state != "dispatched":  # a dispatched attempt may start before this client hears of it
+            self._buffer.note_waiting(self.waiting, status.attempt)
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane(pool.pool))
         return []
@@ -345,5 +352,6 @@ class RedisRequest(OpenRequest):
         elif not (over := self._waits_for_replay(self._timings.ended_patience_s)):
             self._want_replay(status.worker, status.attempt, self._timings.replay_every_s)
         if over:
+            self._buffer.ignore_attempts_before(status.attempt)
             self._buffer.end_as(state, status.end, status.code)
             self._enter(RequestState.ENDED)
