@@ -26,15 +26,17 @@ def candidates(
     - A request of a kind that does not follow routes may use the lane that it names, or any lane that serves its kind.
     - The fallback lane serves requests that name it, and requests of a kind that falls back if no other lane could
       serve them even with shorter texts.
-    - A lane that vanished is expected back, so it blocks the fallback and less capable lanes; a lane that was shut down
-      does not. A lane whose model server has not answered yet might serve any request, so no request is refused while
-      the pool has such a lane; but it does not block the fallback.
+    - A lane that vanished is expected back, so it blocks the fallback and less capable lanes. A lane that was shut down
+      is expected back for a minute; after that it is a candidate only if no lane of a model server is connected.
+    - A lane whose model server has not answered yet might serve any request, so no request is refused while the pool
+      has such a lane; but it does not block the fallback.
     - A request that continues an answer, with `needs.continues`, may only use the lanes that can continue it: see
       `_lanes_to_continue`.
     """
     if needs.continues is not None:
         return _lanes_to_continue(policy, role, needs, lanes, kind)
-    open_to = [lane for lane in lanes if needs.lane in (None, lane.name)]
+    is_served = any(not lane.state.is_away for lane in of_model_servers(lanes))
+    open_to = [lane for lane in lanes if needs.lane in (None, lane.name) and not (is_served and lane.has_left)]
     open_to.sort(key=lambda lane: (-lane.credit_for(kind), lane.name))
     if not KINDS[kind].follows_routes:
         able = open_to if needs.lane else of_model_servers(open_to)

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from tests.fake_server import FakeServer, Reply, fake_server, sse
+from tests.integration.clients import quick_client
 from tests.integration.farm import eventually
 from tests.integration.lanes import lane_of
+from tests.integration.life import PREFIX, raw
 from tests.waiting import until
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
-from tokenlane.routing.contract.errors import ModelNotFound, ProviderDown
+from tokenlane.routing.contract.errors import DeadlineExceeded, ModelNotFound, ProviderDown
+from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.lane.lane import Lane
@@ -93,6 +96,29 @@ async def test_a_lane_that_failed_a_request_is_not_its_first_choice_again(
         assert (answer.lane, answer.usage.attempts) == ("gpu1", 2)
         assert [len(server.asked) for server in (failing, well)] == [1, 1]
         assert (await pool.survey()).lanes[0].state == "up"
+
+
+async def test_a_request_for_a_model_whose_only_lane_was_shut_down(pool: Pool, redis_url: str) -> None:
+    """It waits for a restart of that lane, and names the model. After that time it is refused, as a request for a model
+    that no lane ever served; and if its deadline passes before, the error says that it waited for that model."""
+    other = {LIST: {"object": "list", "data": [{"id": "other", "object": "model"}]}}
+    async with (
+        fake_server(other) as staying,
+        fake_server({LIST: MODELS}) as leaving,
+        served(redis_url, staying, "gpu1"),
+        quick_client(redis_url) as client,
+    ):
+        async with served(redis_url, leaving, "gpu0"):
+            pass
+        await pool.policies.write(Policy(patience_ms=0))
+        with pytest.raises(DeadlineExceeded, match="'m'"):
+            await client.complete("q", role="r", model="m", time_to_live_ms=500)
+        async with client.chat("q", role="r", model="m") as stream:
+            await until(lambda: "'m'" in (stream.waiting or "") and "'gpu0'" in (stream.waiting or ""))
+            left_at = int(await raw(pool).hget(f"{PREFIX}lane:gpu0:state", "seen"))
+            await raw(pool).hset(f"{PREFIX}lane:gpu0:state", "seen", left_at - RESTART_MS)
+            with pytest.raises(ModelNotFound, match="other"):
+                _ = [delta async for delta in stream]
 
 
 async def test_what_a_dying_server_has_goes_to_another_lane(pool: Pool, client: Client, redis_url: str) -> None:

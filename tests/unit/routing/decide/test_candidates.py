@@ -182,8 +182,8 @@ def test_the_fallback_embeds_where_no_other_lane_could() -> None:
 
 
 def test_a_lane_that_left_is_waited_for_a_minute() -> None:
-    """One that was stopped keeps neither embeddings from the fallback nor wishes from other lanes, once it had time for
-    a restart; one that vanished does, and so does a model that is asked for by name. Chats wait for either."""
+    """A lane that was shut down a minute ago blocks neither the fallback nor less capable lanes, and requests
+    wait for it only while no other lane is connected. A lane that vanished is waited for."""
 
     def away(place: LaneView, left_ms: int | None) -> LaneView:
         return replace(place, facts=in_state("gone" if left_ms is None else "left"), beat_ms=left_ms or 0)
@@ -201,8 +201,12 @@ def test_a_lane_that_left_is_waited_for_a_minute() -> None:
     assert found(Needs(), away(mapper, left), replace(mapper, name="other"), last, kind="embed").keys() >= {"other"}
     assert found(Needs(), away(mapper, left), kind="embed") == {"mapper": "nomic"}
     assert found(Needs(model="nomic"), away(mapper, left), last, kind="embed") == {"mapper": "nomic"}
-    assert found(Needs(can=("vision",)), away(seeing, left), plain) == {"seeing": "eyes", "plain": "small"}
+    assert found(Needs(can=("vision",)), away(seeing, left), plain) == {"plain": "small"}
     assert found(Needs(), away(plain, left)) == {"plain": "small"}
+    for left_ms, waits in ((None, True), (RESTART_MS, True), (left, False)):
+        for needs in (Needs(model="eyes"), Needs(lane="seeing")):
+            assert found(needs, away(seeing, left_ms), plain) == ({"seeing": "eyes"} if waits else {})
+    assert found(Needs(model="eyes"), away(seeing, left), away(plain, None)) == {"seeing": "eyes"}
     strict = Policy(fallback="error")
     places = candidates(strict, "r", Needs(), (away(mapper, left), last), "embed")
     assert [lane.name for lane, _ in places] == ["mapper"]

@@ -118,7 +118,7 @@ class ClientHeartbeat:
                 # The pool refuses if another attempt has begun by now. Its worker will ask for this client's position.
                 owner = self._link.client
                 if await self._pool.requests.fail(request.id, attempt, error, owner=owner, end=position):
-                    request.end_interrupted(error)
+                    request.end_by_pool(error)
 
     async def _cancel_unknown(self, ids: Sequence[str]) -> None:
         """Cancel requests that belong to this client in the pool but that the client does not know.

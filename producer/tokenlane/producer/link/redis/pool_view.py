@@ -16,6 +16,7 @@ from tokenlane.routing.store.request_life import RequestStatus
 from .timings import Timings
 
 _AGE = re.compile(r" \(last seen \d+ s ago\)")
+_NO_NEEDS = Needs()
 _BEFORE_THE_FIRST_BEAT = CheckReply(
     routers=1,
     lanes=1,
@@ -84,9 +85,13 @@ class PoolView:
         patience_s = max(self.checked.patience_ms / 1000, self.all_heard_s)
         return now - max(self._deserted_since, opened_at) >= patience_s
 
-    def why_queued(self, role: str) -> str:
+    def why_queued(self, role: str, needs: Needs = _NO_NEEDS) -> str:
         """Why a request of this role waits, as far as the last beat shows."""
-        return self.idle_reason or f"waiting in the queue of role {role!r} until a lane can accept the request"
+        wanted = {"provider": needs.provider, "model": needs.model}
+        which = " and ".join(f"{what} {name!r}" for what, name in wanted.items() if name)
+        lane = f"lane {needs.lane!r}" if needs.lane else "a lane"
+        a_lane = f"{lane} with {which}" if which else lane
+        return self.idle_reason or f"waiting in the queue of role {role!r} until {a_lane} can accept the request"
 
     def why_waiting(self, role: str, envelope: Envelope | None, status: RequestStatus) -> str:
         """Why a request has not started.
@@ -103,7 +108,7 @@ class PoolView:
             return f"dispatched to a lane that serves role {role!r}, and about to start"
         if status.state == "delayed":
             return "an attempt failed; the next one starts soon"
-        reasons = [self.why_queued(role), *unready]
+        reasons = [self.why_queued(role, envelope.needs if envelope is not None else _NO_NEEDS), *unready]
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)
 
     def _absent_candidates(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:
@@ -112,7 +117,7 @@ class PoolView:
         Returns:
             The names of the lanes whose workers are away, and a reason for each of the other lanes.
         """
-        needs, kind = (envelope.needs, envelope.kind) if envelope is not None else (Needs(), "chat")
+        needs, kind = (envelope.needs, envelope.kind) if envelope is not None else (_NO_NEEDS, "chat")
         absent = candidates(self.policy, role, needs, of_model_servers(self.checked.absent), kind)
         lanes = [lane for lane, _ in absent if not lane.has_left]
         away = [f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in lanes if lane.state.is_away]

@@ -102,7 +102,7 @@ class RedisLink:
                     self._clock,
                     copy=(envelope, payload),
                     deadline=asked_at + envelope.time_to_live_ms / 1000 + self._timings.deadline_grace_s,
-                    waiting=self.view.why_queued(envelope.role),
+                    waiting=self.view.why_queued(envelope.role, envelope.needs),
                 )
                 accepted_as = await self._enter(request, self._submit)
             if accepted_as == request.id:
