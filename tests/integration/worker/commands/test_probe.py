@@ -307,9 +307,8 @@ async def test_a_remote_endpoint_that_guards_its_chats(home: Path, nowhere: str)
         ]
         code, shown = await asyncio.to_thread(on_terminal, home, ["--endpoint", nowhere], dialogue)
         assert code == FAILED
-        assert (
-            f"{remote.url} lists its models, but a chat with sim failed: The model server requires an API key" in shown
-        )
+        assert f"{remote.url} lists its models, but a chat with sim failed" in shown
+        assert "requires an API key" in shown
         assert not (home / "llm.toml").exists()
         dialogue[2] = ("The environment variable", "MY_KEY")
         dialogue.append(("Write the configuration to", ""))

@@ -515,9 +515,10 @@ async def test_only_models_of_the_lane_are_pulled_for_requests(redis_url: str, p
             with pytest.raises(ModelNotFound):
                 await client.complete("hi", role="planner", model="other:1b")
         assert shelf.pulls == 1
-        with pytest.raises(BadRequest, match=r"auto_pull.*openai.*gpu1"):
+        with pytest.raises(BadRequest) as raised:
             async with lane_of(redis_url, LaneSettings("gpu1", "openai", url, auto_pull=True)):
                 pass
+        assert all(name in raised.value.message for name in ("auto_pull", "openai", "gpu1"))
 
 
 @pytest.mark.parametrize("api", ["ollama", "lmstudio"])
