@@ -41,12 +41,15 @@ class Deltas(_FromAttempt):
     restarted: bool = False
 
 
-def deltas_writer(attempt: int, worker: str, lane: str, model: str) -> Callable[[int, Iterable[bytes]], bytes]:
+def deltas_writer(
+    attempt: int, worker: str, lane: str, model: str, *, restarted: bool = False
+) -> Callable[[int, Iterable[bytes]], bytes]:
     """Return a function that writes `Deltas` messages for one attempt. It takes `first` and deltas serialized by
     `delta_piece`. Building a `Deltas` object for each message would cost three times as much."""
     empty = Deltas(attempt=attempt, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
     head = empty.removesuffix(b'0,"deltas":[]}')
-    return lambda first, pieces: b'%b%d,"deltas":[%b]}' % (head, first, b",".join(pieces))
+    tail = b'],"restarted":true}' if restarted else b"]}"
+    return lambda first, pieces: b'%b%d,"deltas":[%b%b' % (head, first, b",".join(pieces), tail)
 
 
 def delta_piece(delta: TokenDelta) -> bytes:
@@ -172,13 +175,13 @@ class Handover(_ForAttempt):
 
     type: Literal["handover"] = "handover"
     state: Literal["open", "done", "stale"] = "open"
-    position: int = 0
+    position: int = Field(default=0, ge=0)
     lane: str = ""
     model: str = ""
     text: str = Field(default="", repr=False)
     piece: int = 0
     pieces: int = 1
-    tokens: int = 0
+    tokens: int = Field(default=0, ge=0)
     finish_reason: FinishReason | None = None
     obstacle: Obstacle = ""
 

@@ -2,24 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.lanes import chats
+from tests.attempt_bench import SECRET, Bench
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
 from tokenlane.routing import telemetry
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
-from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
-    Interrupted,
     NoToolCall,
     PoolKeyMismatch,
     PoolUnavailable,
@@ -30,197 +29,19 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
 )
 from tokenlane.routing.contract.messages import (
-    ChannelMessage,
     Completed,
     Deltas,
     Failed,
     Handover,
     Resume,
-    channel_message,
 )
 from tokenlane.routing.contract.requests import ChatRequest, Message
-from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.decide.queue_key import Queue
-from tokenlane.routing.store.hub import Hub
-from tokenlane.routing.store.keys import Keys
-from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import ClaimedAttempt
-from tokenlane.routing.support.tasks import InternalErrors, background
-from tokenlane.worker.attempt.observe import AttemptTotals, log_attempt
+from tokenlane.routing.support.tasks import background
 from tokenlane.worker.attempt.pipeline import run_request
-from tokenlane.worker.embeddings import Embedder
-from tokenlane.worker.lane.availability import Availability
-from tokenlane.worker.lane.heartbeat import Heartbeat
-from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.publisher import Publisher
-from tokenlane.worker.lane.readiness import Readiness
-from tokenlane.worker.lane.running_attempts import AttemptEnded, Run, Runs
+from tokenlane.worker.lane.running_attempts import AttemptEnded
 from tokenlane.worker.lane.timings import Timings
-from tokenlane.worker.model_management.lane_models import LaneModels
-
-SECRET = "xyzzy-the-prompt"
-ANNOUNCEMENT = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m1",), offer=chats(2))
-
-
-class FakePool:
-    """A pool with one dispatched request. `outage`: the errors of the next calls of `finish` and `requeue`, last first.
-    `unseals`, `lawless`: the same for `unseal` and for reading the policy."""
-
-    def __init__(self) -> None:
-        self.keys = Keys()
-        self.requests = self.policies = self.key_agreement = self
-        self.internal_errors = InternalErrors()
-        self.id = new_id()
-        self.starts = 1
-        self.left_ms = 60_000
-        self.cancelled = False
-        self.payload = ChatRequest(id=self.id, role="r", messages=[Message(role="user", content=SECRET)]).to_wire()
-        self.started_by: list[str] = []
-        self.gone = False
-        self.unavailable = False
-        self.refused_starts = 0
-        self.unseals: list[Exception] = []
-        self.outage: list[Exception] = []
-        self.lawless: list[Exception] = []
-        self.stale = False
-        self.published: list[ChannelMessage] = []
-        self.endings: list[tuple[str, int, str, ChannelMessage]] = []
-        self.requeued: list[tuple[int, bool]] = []
-        self.queues: list[Queue | None] = []
-        self.blamed: list[str | None] = []
-        self.needs = Needs(model="m1")
-        self.forgetful = False
-        self.log: list[str] = []
-        self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
-
-    async def start(self, request_id: str, attempt: int, worker: str) -> ClaimedAttempt | None:
-        if self.unavailable:
-            self.refused_starts += 1
-            raise PoolUnavailable
-        if self.gone:
-            return None
-        self.started_by.append(worker)
-        envelope = Envelope(id=self.id, client="c", agent="a", role="r")
-        return ClaimedAttempt(
-            attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled, self.needs
-        )
-
-    async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
-        if self.unseals:
-            raise self.unseals.pop()
-        return payload
-
-    async def finish(self, *args: Any, lane: str | None = None) -> bool:
-        _, _, _, ending, end, code, message = args
-        self.blamed.append(lane)
-        if self.outage:
-            raise self.outage.pop()
-        self.log.append(f"finished {self.id}")
-        if self.stale:
-            return False
-        self.endings.append((ending, end, code, channel_message(message)))
-        return True
-
-    async def requeue(
-        self,
-        request_id: str,
-        attempt: int,
-        worker: str,
-        due_ms: int = 0,
-        *,
-        queue: Queue | None = None,
-        counts: bool = True,
-        alone: bool = False,
-    ) -> str:
-        if self.outage:
-            raise self.outage.pop()
-        if self.forgetful:
-            return "lost"
-        self.queues.append(queue)
-        self.log.append(f"requeued {self.id}")
-        self.requeued.append((due_ms, counts))
-        return "waiting"
-
-    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        self.published.extend(channel_message(data) for _, data in messages)
-
-    async def read(self) -> Policy:
-        if self.lawless:
-            raise self.lawless.pop()
-        return self.rules
-
-
-class FakeHeartbeat:
-    """Records the failures and the states that a worker reports."""
-
-    def __init__(self, availability: Availability) -> None:
-        self.faults: list[str] = []
-        self.availability = availability
-        self.log: list[str] = []
-
-    def report_failure(self, code: str) -> None:
-        self.faults.append(code)
-
-    async def beat(self) -> None:
-        self.log.append(self.availability.state)
-
-
-async def nothing() -> None:
-    """Describe the lane as unchanged."""
-
-
-class Bench:
-    """A lane with a fake pool and a fake model server, which share one log."""
-
-    def __init__(self, provider: FakeProvider | None = None) -> None:
-        self.pool = FakePool()
-        self.availability = Availability(ANNOUNCEMENT)
-        self.heartbeat = FakeHeartbeat(self.availability)
-        self.provider = provider or FakeProvider()
-        self.provider.log = self.heartbeat.log = self.pool.log
-        self.runs = Runs()
-        pool = cast("Pool", self.pool)
-        self.publisher = Publisher(pool, "worker1", "lane1")
-        self.events: list[AttemptEnded] = []
-        self.lane = Lane(
-            pool,
-            cast("Hub", None),
-            "worker1",
-            self.availability,
-            self.provider,
-            self.runs,
-            self.publisher,
-            cast("Heartbeat", self.heartbeat),
-            cast("LaneModels", None),
-            Embedder(self.provider, "fake"),
-            Readiness(self.provider, self.availability, cast("Heartbeat", self.heartbeat), self.runs, nothing),
-            observers=(self.events.append, log_attempt),
-        )
-
-    async def run(self) -> None:
-        """Run the request to its end."""
-        async with asyncio.timeout(10), background() as tasks:
-            tasks.create_task(self.publisher.run())
-            await run_request(self.lane, self.pool.id, 5)
-
-    async def run_until_held(self) -> asyncio.Task[None]:
-        """Run the request until the model server holds."""
-        task = asyncio.create_task(self.run())
-        await until(lambda: self.provider.holding > 0)
-        return task
-
-    @property
-    def only_run(self) -> Run:
-        (run,) = self.runs
-        return run
-
-    @property
-    def ending(self) -> tuple[str, int, str, ChannelMessage]:
-        (ending,) = self.pool.endings
-        return ending
 
 
 @pytest.mark.parametrize("others_may", [True, False])
@@ -256,18 +77,11 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 NAMED = {"type": "function", "function": {"name": "f"}}
 
 
-def asking(bench: Bench, *turns: Message, **options: object) -> None:
-    """Give the bench a chat request with these messages and options."""
-    messages = [Message(role="user", content="q"), *turns]
-    asked = {"id": bench.pool.id, "role": "r", "messages": messages, **options}
-    bench.pool.payload = ChatRequest.model_validate(asked).to_wire()
-
-
 @pytest.mark.parametrize("choice", ["required", "any", NAMED])
 async def test_prose_where_a_tool_call_is_required_is_an_error(choice: object) -> None:
     """An answer without the required call fails with `NoToolCall`; its text is delivered, and it is not tried again."""
     bench = Bench()
-    asking(bench, tools=[TOOL], tool_choice=choice)
+    bench.ask(tools=[TOOL], tool_choice=choice)
     await bench.run()
     ending, end, code, _ = bench.ending
     assert (ending, end, code) == ("failed", 4, NoToolCall.code)
@@ -279,7 +93,7 @@ async def test_prose_where_a_tool_call_is_required_is_an_error(choice: object) -
 async def test_prose_is_accepted_where_no_tool_call_is_required(options: dict[str, object]) -> None:
     """A model that may call a tool may answer with text instead."""
     bench = Bench()
-    asking(bench, tools=[TOOL], **options)
+    bench.ask(tools=[TOOL], **options)
     await bench.run()
     assert bench.ending[0] == "completed"
 
@@ -296,7 +110,7 @@ async def test_a_required_tool_call_completes_the_answer() -> None:
             yield TokenDelta(finish_reason="tool_calls", model=model)
 
     bench = Bench(Calls())
-    asking(bench, tools=[TOOL], tool_choice="required")
+    bench.ask(tools=[TOOL], tool_choice="required")
     await bench.run()
     assert bench.ending[0] == "completed"
 
@@ -304,7 +118,7 @@ async def test_a_required_tool_call_completes_the_answer() -> None:
 async def test_a_begun_answer_is_the_providers_to_continue() -> None:
     """The provider is asked to continue the text, and is given the conversation before it."""
     bench = Bench()
-    asking(bench, Message(role="assistant", content="The capital of "), continue_final=True)
+    bench.ask(Message(role="assistant", content="The capital of "), continue_final=True)
     await bench.run()
     (request,) = bench.provider.requests
     assert [message.content for message in request.messages] == ["q"]
@@ -438,18 +252,18 @@ async def test_a_request_that_a_wiped_server_forgot_ends_as_lost() -> None:
 
 @pytest.mark.parametrize(
     ("error", "fail_after", "starts"),
-    [(ProviderDown(), 2, 1), (ProviderDown(), 0, 3), (BadRequest("no"), 0, 1)],
+    [(ProviderDown(), 2, 3), (ProviderDown(), 0, 3), (BadRequest("no"), 2, 1), (BadRequest("no"), 0, 1)],
 )
 async def test_a_failure_that_cannot_be_repeated_ends_the_request(
     error: Exception, fail_after: int, starts: int
 ) -> None:
-    """A failure is final after the first delivered delta, after the last allowed start, or if it is not retryable."""
+    """A failure is final after the last allowed start, or if it is not retryable, whatever was delivered."""
     bench = Bench(FakeProvider(error=error, fail_after=fail_after, hold_after=fail_after))
     bench.pool.starts = starts
     task = asyncio.create_task(bench.run())
     if starts > 1:
         await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
-        bench.only_run.handover.set_result(Handover(id=bench.pool.id, attempt=5))
+        bench.only_run.receive_handover(Handover(id=bench.pool.id, attempt=5))
     await until(lambda: bench.provider.holding > 0)
     await until(lambda: sum(len(m.deltas) for m in bench.pool.published if isinstance(m, Deltas)) == fail_after)
     bench.provider.go.set()
@@ -462,13 +276,14 @@ async def test_a_failure_that_cannot_be_repeated_ends_the_request(
 
 
 async def test_a_stream_without_a_finish_reason_is_a_failure() -> None:
-    """A stream that just ends does not complete the request."""
+    """A stream that just ends does not complete the request: another lane continues the answer."""
     bench = Bench(FakeProvider(finish=False, hold_after=3))
     task = await bench.run_until_held()
     await until(lambda: sum(len(m.deltas) for m in bench.pool.published if isinstance(m, Deltas)) == 3)
     bench.provider.go.set()
     await task
-    assert bench.ending[0::2] == ("failed", Interrupted.code)
+    assert bench.pool.endings == []
+    assert bench.requeued_needs.continues == "m1"
 
 
 async def test_an_unexpected_exception_of_a_provider_shows_only_its_class(caplog: pytest.LogCaptureFixture) -> None:
@@ -506,89 +321,16 @@ async def test_the_end_waits_no_longer_than_the_worker() -> None:
     assert bench.pool.endings == []
 
 
-async def again(bench: Bench, handover: Handover | None) -> list[ChannelMessage]:
-    """Run a request that was started before, and return the messages published up to its end."""
-    bench.pool.starts = 2
-    task = asyncio.create_task(bench.run())
-    await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
-    if handover is not None:
-        bench.only_run.handover.set_result(handover)
-    await task
-    return bench.pool.published
-
-
-async def test_a_second_start_asks_the_agent_first() -> None:
-    """An agent without any part of the answer gets all of it, and the usage counts the starts."""
-    bench = Bench()
-    published = await again(bench, Handover(id=bench.pool.id, attempt=5, position=0))
-    assert isinstance(published[0], Resume)
-    message = bench.ending[3]
-    assert isinstance(message, Completed)
-    assert message.usage.attempts == 2
-
-
-async def test_a_partial_answer_is_not_started_again() -> None:
-    """If the agent has part of the answer, the request fails with `Interrupted`."""
-    bench = Bench()
-    await again(bench, Handover(id=bench.pool.id, attempt=5, position=3))
-    ending, end, code, message = bench.ending
-    assert (ending, end, code) == ("failed", 3, Interrupted.code)
-    assert isinstance(message, Failed)
-    assert message.first == 3
-    assert bench.provider.requests == []
-
-
-@pytest.mark.parametrize(("lane", "model"), [("lane0", "m0"), ("", "")])
-async def test_a_broken_answer_names_the_lane_that_gave_its_part(lane: str, model: str) -> None:
-    """The error names the earlier attempt's lane, or no lane if it is unknown, and is not counted for this lane."""
-    bench = Bench()
-    suspected: list[bool] = []
-    bench.lane.readiness.check_soon = lambda: suspected.append(True)  # type: ignore[method-assign]  # a spy
-    totals = AttemptTotals()
-    await again(bench, Handover(id=bench.pool.id, attempt=5, position=3, lane=lane, model=model))
-    message = bench.ending[3]
-    assert isinstance(message, Failed)
-    assert (message.lane, message.model, bench.pool.blamed) == (lane, model, [lane])
-    assert (message.error.lane, message.error.model, message.error.provider) == (lane or None, model or None, None)
-    (event,) = bench.events
-    totals.count(event)
-    assert (event.request_outcome, totals.report().errors, suspected) == ("failed", {}, [])
-
-
-async def test_a_request_whose_agent_is_done_is_cancelled() -> None:
-    """A request whose agent no longer waits for the answer is not run again."""
-    bench = Bench()
-    await again(bench, Handover(id=bench.pool.id, attempt=5, state="done"))
-    assert bench.ending[0] == "cancelled"
-    assert bench.provider.requests == []
-
-
-async def test_an_agent_that_knows_a_newer_attempt_is_left_to_it() -> None:
-    """An attempt that the agent calls stale stops without ending the request."""
-    bench = Bench()
-    await again(bench, Handover(id=bench.pool.id, attempt=5, state="stale"))
-    assert bench.pool.log == []
-
-
-async def test_without_an_agent_nothing_is_run_again() -> None:
-    """If no agent replies within the orphan timeout, the request is cancelled and not run again."""
-    bench = Bench()
-    published = await again(bench, None)
-    assert len(published) >= 2
-    assert bench.ending[0] == "cancelled"
-    assert bench.provider.requests == []
-
-
-@pytest.mark.parametrize(("delivered", "outcome"), [(0, "requeued"), (1, "finished")])
-async def test_shutting_down_requeues_unbegun_answers(delivered: int, outcome: str) -> None:
-    """A request without a delivered delta waits again; a request with some fails with `Interrupted`."""
+@pytest.mark.parametrize("delivered", [0, 1])
+async def test_shutting_down_requeues_running_requests(delivered: int) -> None:
+    """A request waits again, whether its answer has begun or not."""
     bench = Bench(FakeProvider(hold_after=delivered))
     task = await bench.run_until_held()
     await until(lambda: len(bench.pool.published) == delivered)
     bench.runs.close()
     await task
-    assert bench.pool.log[1:] == [f"closed {bench.pool.id}", f"{outcome} {bench.pool.id}"]
-    assert [ending[0::2] for ending in bench.pool.endings] == [("failed", Interrupted.code)] * delivered
+    assert bench.pool.log[1:] == [f"closed {bench.pool.id}", f"requeued {bench.pool.id}"]
+    assert bench.pool.endings == []
 
 
 async def test_a_cancelled_job_requeues_its_request_before_it_ends() -> None:

@@ -17,11 +17,11 @@ from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,
     Cause,
+    Decision,
     End,
     PoolForgot,
     TryAgain,
     WorkerDraining,
-    answer_lost,
     decide,
 )
 from tokenlane.routing.store.request_life import Ending
@@ -29,7 +29,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-from .outcome import Answered, AttemptOutcome, RequestOutcome
+from .outcome import Answered, AttemptOutcome, NotResumed, RequestOutcome
 from .retry_until_answered import retry_until_answered
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             completed = Completed(**_answer_fields(lane, run, unpublished), end=end, usage=usage, result=result)
             return await _finish(lane, run, "completed", completed, end)
         case LlmError():
-            reached = await _handle_failure(lane, outcome, unpublished)
+            reached = await _handle_failure(lane, run, outcome, unpublished)
             return await _recover(lane, run, AttemptFailed(outcome, reached), unpublished)
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)
@@ -57,8 +57,8 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             return await _finish(lane, run, "expired", Expired(attempt=run.attempt), unpublished.first)
         case Stopped("stale"):
             return "left"
-        case Stopped("broken_off"):
-            return await _end_earlier_answer(lane, run, unpublished)
+        case NotResumed(decision):
+            return await _leave(lane, run, decision, unpublished)
         case Stopped():
             return await _recover(lane, run, WorkerDraining(), unpublished)
         case _:
@@ -74,10 +74,11 @@ def _answer_fields(lane: Lane, run: Run, unpublished: Unpublished) -> dict[str, 
         "model": run.outlet.model,
         "first": unpublished.first,
         "deltas": unpublished.deltas,
+        **({"restarted": True} if run.outlet.restarted else {}),
     }
 
 
-async def _handle_failure(lane: Lane, error: LlmError, unpublished: Unpublished) -> bool:
+async def _handle_failure(lane: Lane, run: Run, error: LlmError, unpublished: Unpublished) -> bool:
     """Have the model server checked, or drain the lane if its worker lacks a pool key.
 
     Return whether the request may have reached the model.
@@ -88,7 +89,7 @@ async def _handle_failure(lane: Lane, error: LlmError, unpublished: Unpublished)
         lane.availability.draining = True
         await lane.heartbeat.beat()
         return False
-    if unpublished.first > 0:
+    if unpublished.first > run.outlet.start:
         lane.readiness.check_soon()
         return True
     return await lane.readiness.record_failure(error)
@@ -113,16 +114,22 @@ async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished)
             assert_never(decision)
 
 
-async def _end_earlier_answer(lane: Lane, run: Run, unpublished: Unpublished) -> RequestOutcome:
-    """End a request whose earlier attempt broke off after it had delivered part of the answer.
+async def _leave(lane: Lane, run: Run, decision: Decision, unpublished: Unpublished) -> RequestOutcome:
+    """Requeue or end a request whose earlier attempt broke off and that this attempt does not continue.
 
-    The error names the lane and the model of that attempt: this lane has done nothing for the request.
+    If the request ends, the message names the lane and the model of the earlier attempt: this lane has done nothing for
+    the request.
     """
-    handover = run.handover.result()
-    error = answer_lost("worker").at(lane=handover.lane or None, model=handover.model or None)
-    answer = {**_answer_fields(lane, run, unpublished), "lane": handover.lane, "model": handover.model}
-    failed = Failed(**answer, end=unpublished.end, error=error.report())
-    return await _finish(lane, run, "failed", failed, unpublished.end, error.code, failed_on=handover.lane)
+    match decision:
+        case End(error):
+            handover = run.handover.result()
+            answer = {**_answer_fields(lane, run, unpublished), "lane": handover.lane, "model": handover.model}
+            failed = Failed(**answer, end=unpublished.end, error=error.report())
+            return await _finish(lane, run, "failed", failed, unpublished.end, error.code, failed_on=handover.lane)
+        case TryAgain() as retry:
+            return await _requeue(lane, run, retry, unpublished)
+        case _:
+            assert_never(decision)
 
 
 async def _finish(

@@ -27,10 +27,11 @@ from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped, StopReason
 
-from .outcome import Answered, AttemptOutcome, RequestOutcome
+from .outcome import Answered, AttemptOutcome, NotResumed, NotResumedReason, RequestOutcome
 
 logger = logging.getLogger(__name__)
 
+_NOT_RESUMED = get_args(NotResumedReason)
 _FAULTS_OF_REQUESTS = (
     BadRequest,
     ContextTooLong,
@@ -41,7 +42,7 @@ _FAULTS_OF_REQUESTS = (
     PoolKeyMismatch,
     Interrupted,
 )
-_NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *(error.code for error in _FAULTS_OF_REQUESTS)}
+_NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *_NOT_RESUMED, *(error.code for error in _FAULTS_OF_REQUESTS)}
 """Codes of attempts that ended without the model server having failed."""
 
 
@@ -53,13 +54,25 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         lane=lane,
         model=run.outlet.model,
         request_outcome=request_outcome,
-        code=outcome.code if isinstance(outcome, LlmError) else outcome.reason if isinstance(outcome, Stopped) else "",
+        code=_code(outcome),
         why=outcome.message if isinstance(outcome, LlmError) else "",
         http_status=outcome.http_status if isinstance(outcome, LlmError) else None,
         waited_ms=run.claim.waited_ms,
         first_token_ms=None if run.outlet.first_put_at is None else run.elapsed_ms(run.outlet.first_put_at),
         usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.elapsed_ms()),
     )
+
+
+def _code(outcome: AttemptOutcome) -> str:
+    match outcome:
+        case LlmError():
+            return outcome.code
+        case Stopped(reason):
+            return reason
+        case NotResumed():
+            return outcome.why
+        case Answered():
+            return ""
 
 
 def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalErrors) -> None:
@@ -120,7 +133,7 @@ class AttemptTotals:
     def count(self, event: AttemptEnded) -> None:
         """Count one ended attempt."""
         self._ended[f"{event.envelope.kind}:{event.request_outcome}"] += 1
-        if event.code and event.code != "broken_off":  # an earlier attempt failed, perhaps on another lane
+        if event.code and event.code not in _NOT_RESUMED:  # an earlier attempt failed, perhaps on another lane
             self._errors[event.code] += 1
         if event.request_outcome == "completed":
             self._failing.clear()

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.results import Result
+from tokenlane.routing.decide.recovery import Decision
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.running_attempts import Stopped
 
@@ -20,8 +21,25 @@ class Answered:
     result: Result | None = None
 
 
-AttemptOutcome: TypeAlias = Answered | LlmError | Stopped
-"""How an attempt ended: it completed its answer, failed, or was stopped."""
+NotResumedReason = Literal["no_handover", "cannot_continue"]
+"""Why an attempt did not begin. `no_handover`: the agent did not reply in time with its part of the answer.
+`cannot_continue`: this lane cannot continue that part."""
+
+
+class NotResumed(Exception):
+    """The attempt did not begin: the agent may have part of the answer, and this attempt cannot continue it.
+    `decision`: what becomes of the request."""
+
+    __match_args__ = ("decision",)
+
+    def __init__(self, why: NotResumedReason, decision: Decision) -> None:
+        super().__init__(why)
+        self.why: NotResumedReason = why
+        self.decision = decision
+
+
+AttemptOutcome: TypeAlias = Answered | LlmError | Stopped | NotResumed
+"""How an attempt ended: it completed its answer, failed, was stopped, or did not begin."""
 
 RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
 """What became of the request. `left`: another attempt runs it, or a router recovers it when its lease runs out."""

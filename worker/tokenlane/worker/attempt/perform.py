@@ -7,12 +7,14 @@ from contextlib import aclosing, contextmanager
 
 from tokenlane.routing.contract.answers import FinishReason, Usage
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
+from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, ModelCommand, Request
 from tokenlane.routing.contract.results import Result
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
 
 from .outcome import Answered
+from .resume import resume_or_leave
 from .transcript import log_answer, log_request
 
 
@@ -25,8 +27,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
     result: Result
     match request:
         case ChatRequest():
-            with _reporting_errors(lane):
-                return await _chat(lane, run, request)
+            return await _chat(lane, run, request)
         case EmbedRequest():
             lane.embedder.check_fallback(request)
             with _reporting_errors(lane):
@@ -40,16 +41,50 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
 
 
 async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
+    """Publish the answer, from its beginning or after the part that the agent has.
+
+    Raises:
+        NotResumed: the model server refuses to continue the answer.
+        LlmError: see `_stream`.
+    """
+    partial = run.partial
+    if partial is not None and partial.finish_reason is not None:
+        if request.must_call_tool and partial.obstacle != "tool_call":
+            raise _no_tool_call(partial.finish_reason)
+        return Answered(_timed(_with_delivered(Usage(), partial.tokens), run))
+    try:
+        return await _stream(lane, run, request)
+    except BadRequest as error:
+        if partial is None or run.outlet.first_put_at is not None:
+            raise
+        # Another lane accepted the request before, so this model server refuses the partial answer.
+        if lane.name not in run.claim.needs.avoid:
+            raise _cannot_continue(error) from None
+    await resume_or_leave(lane, run, partial, can_prefill=False)
+    return await _stream(lane, run, request)
+
+
+def _cannot_continue(error: BadRequest) -> Interrupted:
+    """The error that has another lane continue the answer. The advice in the message is for requests of agents."""
+    return Interrupted(error.message.partition(":")[0], retryable=True, detail=error.detail)
+
+
+async def _stream(lane: Lane, run: Run, request: ChatRequest) -> Answered:
     """Publish the deltas of the model server's answer as they arrive.
 
     Raises:
         LlmError: the provider failed, or the stream ended without a finish reason.
         NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
+    with _reporting_errors(lane):
+        return await _publish(lane, run, request)
+
+
+async def _publish(lane: Lane, run: Run, request: ChatRequest) -> Answered:
     outlet, model = run.outlet, run.claim.model
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    stream = lane.provider.chat(*provider_arguments(request, model))
+    stream = lane.provider.chat(*provider_arguments(request, model, run.partial))
     if lane.transcripts:
         log_request(request, run.attempt, model)
         stream = log_answer(stream, run.id, run.attempt)
@@ -68,15 +103,28 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
         raise Interrupted("the model server's stream ended before the answer was complete", retryable=True)
     if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)
+    if usage is not None and run.partial is not None:
+        usage = _with_delivered(usage, run.partial.tokens)
     return Answered(_timed(usage or Usage(), run))
 
 
-def provider_arguments(request: ChatRequest, model: str) -> tuple[ChatRequest, str, str | None]:
-    """The arguments of a provider's `chat`: the request, the model, and the agent's partial answer, if any."""
-    last = request.messages[-1]
-    if not request.continue_final or not isinstance(last.content, str):
+def provider_arguments(
+    request: ChatRequest, model: str, partial: Handover | None = None
+) -> tuple[ChatRequest, str, str | None]:
+    """The arguments of a provider's `chat`: the request, the model, and the text to continue, if any. This text is the
+    agent's own beginning of the answer, followed by the part that earlier attempts delivered."""
+    changes: dict[str, object] = {}
+    begun, last = "", request.messages[-1]
+    if request.continue_final and isinstance(last.content, str):
+        begun = last.content
+        changes |= {"messages": request.messages[:-1], "continue_final": None}
+    elif partial is None:
         return request, model, None
-    return request.model_copy(update={"messages": request.messages[:-1], "continue_final": None}), model, last.content
+    if partial is not None:
+        begun += partial.text
+        if request.max_tokens is not None:
+            changes["max_tokens"] = request.max_tokens - partial.tokens
+    return request.model_copy(update=changes), model, begun
 
 
 def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
@@ -103,6 +151,19 @@ def _reporting_errors(lane: Lane) -> Iterator[None]:
     except Exception as error:
         lane.heartbeat.report_failure(error.code if isinstance(error, LlmError) else ProviderDown.code)
         raise
+
+
+def _with_delivered(usage: Usage, tokens: int) -> Usage:
+    """The usage of the whole answer. The server of the last attempt counts the tokens that earlier attempts delivered
+    as part of the prompt."""
+    prompt_tokens = max(0, usage.prompt_tokens - tokens)
+    return usage.model_copy(
+        update={
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": usage.completion_tokens + tokens,
+            "cached_tokens": min(usage.cached_tokens, prompt_tokens),
+        }
+    )
 
 
 def _timed(usage: Usage, run: Run) -> Usage:

@@ -3,9 +3,9 @@
     claim ──▶ read ──▶ resume ──▶ perform ──▶ finish ──▶ observe
 
 `claim` starts the attempt in the pool, for this worker only. `read` opens and validates the request. `resume` asks the
-agent how much of the answer it has, unless this is the first attempt. `perform` streams the answer, or computes another
-kind of result. `finish` reports the end of the attempt to the pool, after the HTTP stream is closed. `observe` turns
-that end into one event for the log, the trace span and the worker's report.
+agent which part of the answer it has, unless this is the first attempt. `perform` streams the answer or the rest of it,
+or computes another kind of result. `finish` reports the end of the attempt to the pool, after the HTTP stream is
+closed. `observe` turns that end into one event for the log, the trace span and the worker's report.
 
 The deadline and `Run.stop` interrupt the steps between `claim` and `finish`. The result of these steps is an
 `AttemptOutcome`, and only `finish` decides what becomes of the request.
@@ -27,7 +27,7 @@ from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .finish import finish
 from .observe import attempt_span, emit, observe
-from .outcome import AttemptOutcome, RequestOutcome
+from .outcome import AttemptOutcome, NotResumed, RequestOutcome
 from .perform import perform
 from .read import read
 from .resume import resume
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
     """Run an attempt to its end. A failure ends or requeues the request and is not raised.
 
-    Cancellation: the model server's stream is closed, and the request is requeued or fails with `Interrupted`.
+    Cancellation: the model server's stream is closed, and the request is requeued.
     """
     started = await _claim(lane, request_id, attempt)
     if started is None:
@@ -88,10 +88,10 @@ async def _run_steps(lane: Lane, run: Run) -> AttemptOutcome:
     try:
         async with run.stoppable():
             request = await read(lane, run.claim)
-            await resume(lane, run)
+            await resume(lane, run, request)
             return await perform(lane, run, request)
-    except Stopped as stopped:
-        return stopped
+    except (Stopped, NotResumed) as unfinished:
+        return unfinished
     except Exception as error:
         provider = lane.availability.announcement.provider
         return _to_llm_error(error).at(provider=provider, lane=lane.name, model=run.claim.model)

@@ -1,39 +1,99 @@
-"""Asks the agent, before a request is run again, whether it already has part of the answer."""
+"""Asks the agent which part of the answer it has before a request is run again, and prepares to continue that part."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
+from typing import assert_never
 
 from tokenlane.routing.carry_out_recovery import known_policy
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
-from tokenlane.routing.contract.messages import Handover, Resume
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.contract.messages import Handover, Obstacle, Resume
+from tokenlane.routing.contract.requests import ChatRequest, Request
+from tokenlane.routing.decide.policy import Policy, RolePolicy
+from tokenlane.routing.decide.recovery import (
+    Continue,
+    End,
+    Restart,
+    TryAgain,
+    decide_resumption,
+    decide_without_handover,
+)
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
+from .outcome import NotResumed
 
-async def resume(lane: Lane, run: Run) -> None:
-    """Return if the attempt may answer the request from the beginning. On a request's first start, it always may.
 
-    On a later start the agent is asked, for at most the policy's `orphan_ms`. The attempt holds its slot meanwhile.
+async def resume(lane: Lane, run: Run, request: Request) -> None:
+    """Set `run.partial` to the part of the answer that the agent has, if this attempt continues it.
+
+    On a request's first start the agent has nothing. On a later start the agent is asked, for at most
+    `Timings.handover_s`, since the attempt holds its slot meanwhile.
 
     Raises:
-        Stopped: no agent waits for the answer any more, a newer attempt has begun to answer, or the agent has part of
-            the answer from an earlier attempt.
+        Stopped: no agent waits for the answer any more, or a newer attempt has begun to answer.
+        NotResumed: the agent did not reply in time, or this lane must not continue or restart the answer.
     """
+    if isinstance(request, ChatRequest):
+        run.restarts, run.has_schema = request.on_interrupt == "restart", _must_match_schema(request)
     if run.claim.starts == 1:
         return
-    policy = await _read_policy(lane)
-    handover = await _ask_agent(lane, run, policy.orphan_ms / 1000)
-    if handover is None or handover.state == "done":
-        raise Stopped("cancelled")
-    if handover.state == "stale":
-        raise Stopped("stale")
-    if handover.position == 0:
+    handover = await _ask_agent(lane, run)
+    if handover is None:
+        raise NotResumed("no_handover", decide_without_handover(run.history(lane.name, 0)))
+    match handover.state:
+        case "done":
+            raise Stopped("cancelled")
+        case "stale":
+            raise Stopped("stale")
+    if handover.position == 0 or not isinstance(request, ChatRequest):
         return
+    if handover.finish_reason is not None:
+        _continue(run, handover)
+    elif request.max_tokens is not None and handover.tokens >= request.max_tokens:
+        _continue(run, handover.model_copy(update={"finish_reason": "length"}))
+        run.outlet.put(TokenDelta(finish_reason="length"))
+    else:
+        can_prefill = lane.availability.announcement.offer.can(run.claim.model, "prefill")
+        await resume_or_leave(lane, run, handover, can_prefill=can_prefill)
+
+
+async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefill: bool) -> None:
+    """Prepare the attempt to continue the agent's part of the answer, or to begin the answer anew.
+
+    Args:
+        can_prefill: whether the model server can continue a partial answer with the attempt's model.
+
+    Raises:
+        NotResumed: the attempt must not do either.
+    """
+    # An agent of an older version sends no text.
+    obstacle: Obstacle = handover.obstacle or ("part" if not handover.text else "schema" if run.has_schema else "")
+    history = replace(run.history(handover.lane, handover.position), model=handover.model, obstacle=obstacle)
+    role = (await _read_policy(lane)).roles.get(run.claim.envelope.role, RolePolicy())
+    match decide_resumption(history, role, run.claim.model, can_prefill=can_prefill):
+        case Continue():
+            _continue(run, handover)
+        case Restart():
+            run.partial = None
+            run.outlet.restart()
+        case (TryAgain() | End()) as decision:
+            _continue(run, handover)
+            raise NotResumed("cannot_continue", decision)
+        case decision:
+            assert_never(decision)
+
+
+def _continue(run: Run, handover: Handover) -> None:
+    run.partial = handover
     run.outlet.start_at(handover.position)
-    raise Stopped("broken_off")
+
+
+def _must_match_schema(request: ChatRequest) -> bool:
+    return request.response_format is not None and request.response_format.get("type") != "text"
 
 
 async def _read_policy(lane: Lane) -> Policy:
@@ -43,16 +103,17 @@ async def _read_policy(lane: Lane) -> Policy:
         await asyncio.sleep(lane.timings.retry_s)
 
 
-async def _ask_agent(lane: Lane, run: Run, timeout_s: float) -> Handover | None:
+async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
     """Return the agent's reply, or None if no agent replies in time. Time without Redis does not count."""
-    clock = asyncio.get_running_loop().time
+    clock, timeout_s = asyncio.get_running_loop().time, lane.timings.handover_s
     until = clock() + timeout_s
     while clock() < until:
-        try:
-            await run.outlet.send(Resume(attempt=run.attempt, worker=lane.worker))
-        except LlmError:
-            until = clock() + timeout_s
-        await asyncio.wait({run.handover}, timeout=lane.timings.retry_s)
+        if not run.is_handover_arriving:
+            try:
+                await run.outlet.send(Resume(attempt=run.attempt, worker=lane.worker))
+            except LlmError:
+                until = clock() + timeout_s
+        await asyncio.wait({run.handover}, timeout=min(lane.timings.retry_s, until - clock()))
         if run.handover.done():
             return run.handover.result()
     return None

@@ -29,7 +29,7 @@ def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> Non
             publisher.replay(message.id, message.attempt, message.after)
         case Handover():
             run = runs.get(message.id, message.attempt)
-            if run is not None and not run.handover.done():
-                run.handover.set_result(message)
+            if run is not None:
+                run.receive_handover(message)
         case _:
             assert_never(message)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import ChannelMessage, Progressed, delta_piece, deltas_writer
+from tokenlane.routing.contract.messages import ChannelMessage, Obstacle, Progressed, delta_piece, deltas_writer
 from tokenlane.routing.contract.results import Progress
 
 from .replay_memory import AttemptKey
@@ -39,15 +39,34 @@ class Outlet:
         self.channel = channel
         self.first_put_at: float | None = None
         self._publisher = publisher
+        self.restarted = False
+        self.start = 0
         self._name_model(model)
         self._first = 0
+        self._has_text = self._has_reasoning = self._has_calls = False
         self._waiting: list[TokenDelta] = []
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
 
     def start_at(self, position: int) -> None:
-        """Continue an answer at `position`: the agent has all deltas before it. Call this before the first `put`."""
-        self._first = position
+        """Continue an answer at `position`: the agent has all deltas before it, and their text. Call this before the
+        first `put`."""
+        self.start = self._first = position
+        self._has_text = True
+
+    def restart(self) -> None:
+        """Begin the answer anew: what the agent has from earlier attempts is void. Call this before the first `put`."""
+        self.restarted = True
+        self.start = self._first = 0
+        self._has_text = False
+        self._name_model(self.model)
+
+    @property
+    def obstacle(self) -> Obstacle:
+        """Why no later attempt can continue the deltas published so far; empty if one can."""
+        if self._has_calls:
+            return "tool_call"
+        return "reasoning" if self._has_reasoning and not self._has_text else ""
 
     def put(self, delta: TokenDelta) -> None:
         """Publish the next delta of the answer soon. The caller must not use the delta afterwards.
@@ -99,6 +118,10 @@ class Outlet:
         """Return the waiting deltas as one message, and keep the message for replays."""
         message = self._write(self._first, self._pieces)
         self._first += len(self._pieces)
+        for delta in self._waiting:
+            self._has_text = self._has_text or bool(delta.text)
+            self._has_reasoning = self._has_reasoning or bool(delta.reasoning)
+            self._has_calls = self._has_calls or bool(delta.tool_calls)
         self._clear()
         self._publisher.memory.keep(self.attempt, self._first, message)
         return message
@@ -122,5 +145,7 @@ class Outlet:
         self._waiting, self._pieces, self._waiting_bytes = [], [], 0
 
     def _name_model(self, model: str) -> None:
-        self._write = deltas_writer(self.attempt[1], self._publisher.worker, self._publisher.lane, model)
+        self._write = deltas_writer(
+            self.attempt[1], self._publisher.worker, self._publisher.lane, model, restarted=self.restarted
+        )
         self.model = model

@@ -20,10 +20,9 @@ from .outlet import Outlet
 _MAX_EARLY_STOPS = 256
 """How many stops are remembered for attempts that do not run here. Most of these have ended or run elsewhere."""
 
-StopReason = Literal["cancelled", "expired", "stale", "draining", "broken_off"]
+StopReason = Literal["cancelled", "expired", "stale", "draining"]
 """Why an attempt stops. `cancelled`: the agent no longer wants the answer. `expired`: the deadline passed. `stale`: a
-newer attempt runs. `draining`: the worker shuts down. `broken_off`: the agent has part of the answer from an earlier
-attempt, which this attempt cannot continue."""
+newer attempt runs. `draining`: the worker shuts down."""
 
 
 class Stopped(Exception):
@@ -37,7 +36,13 @@ class Stopped(Exception):
 
 
 class Run:
-    """One attempt while it runs. `started_at` and `deadline` are times of the event loop's clock."""
+    """One attempt while it runs.
+
+    `started_at` and `deadline` are times of the event loop's clock. `handover`: the agent's reply to `Resume`.
+    `partial`: the part of the answer that the agent has and this attempt continues; None if the attempt answers from
+    the beginning. `has_schema`: whether the answer must match a schema. `restarts`: whether the agent allows that the
+    answer begins anew.
+    """
 
     def __init__(self, claim: ClaimedAttempt, attempt: int, outlet: Outlet) -> None:
         loop = asyncio.get_running_loop()
@@ -49,6 +54,9 @@ class Run:
         self.deadline = self.started_at + claim.left_ms / 1000
         self.stop_reason: StopReason | None = "cancelled" if claim.cancelled else None
         self.handover: asyncio.Future[Handover] = loop.create_future()
+        self.partial: Handover | None = None
+        self.has_schema = self.restarts = False
+        self._pieces: dict[int, Handover] = {}
         self._timeout: asyncio.Timeout | None = None
 
     def stop(self, reason: StopReason) -> None:
@@ -58,6 +66,23 @@ class Run:
         self.stop_reason = reason
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(0)
+
+    @property
+    def is_handover_arriving(self) -> bool:
+        """Whether part of the agent's reply to `Resume` has arrived, but not all of it."""
+        return bool(self._pieces) and not self.handover.done()
+
+    def receive_handover(self, piece: Handover) -> None:
+        """Take in a piece of the agent's reply to `Resume`. All pieces of a reply have the same position."""
+        if self.handover.done() or not 0 <= piece.piece < piece.pieces:
+            return
+        if any((known.position, known.pieces) != (piece.position, piece.pieces) for known in self._pieces.values()):
+            self._pieces = {}  # the agent has replied again, to a repeated question
+        self._pieces[piece.piece] = piece
+        if len(self._pieces) == piece.pieces:
+            text = "".join(self._pieces[number].text for number in range(piece.pieces))
+            self._pieces = {}
+            self.handover.set_result(piece.model_copy(update={"text": text, "piece": 0, "pieces": 1}))
 
     @asynccontextmanager
     async def stoppable(self) -> AsyncIterator[None]:
@@ -95,12 +120,15 @@ class Run:
 
     def history(self, lane: str, delivered: int) -> History:
         """The request's history, for the recovery policy. `delivered`: how many deltas the agent may have received."""
+        partial = self.partial
         return History(
             self.claim.needs,
             lane,
-            self.claim.model,
+            self.claim.model if partial is None or delivered > partial.position else partial.model,
             starts=self.claim.starts,
             delivered=delivered,
+            obstacle=self.outlet.obstacle or ("schema" if self.has_schema else ""),
+            restarts=self.restarts,
             left_ms=self.left_ms,
         )
 

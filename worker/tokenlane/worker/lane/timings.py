@@ -15,6 +15,8 @@ class Timings:
     """How long after a request's end its output is kept, for an agent that missed part of it."""
     retry_s: float = 0.2
     """The pause before a call to a pool, or a question to an agent, is repeated."""
+    handover_s: float = 0.5
+    """How long an attempt waits for the part of the answer that the agent has. It occupies a slot meanwhile."""
     requeue_s: float = 3.0
     """How long a cancelled attempt may take to requeue or end its request."""
     check_s: float = 5.0
