@@ -28,13 +28,7 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
     Unauthorized,
 )
-from tokenlane.routing.contract.messages import (
-    Completed,
-    Deltas,
-    Failed,
-    Handover,
-    Resume,
-)
+from tokenlane.routing.contract.messages import Completed, Deltas, Failed, Handover, Resume
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
