@@ -227,6 +227,7 @@ class Role(Section):
     ) = None
     limits: LimitsSection | None = Field(None, description="a table with depth and in_flight")
     weight: Count | None = None
+    continue_with: Literal["same-model", "any"] | None = Field(None, description='"same-model" or "any"')
 
 
 class PolicyRules(Section):

@@ -107,7 +107,10 @@ def _fallback_lane(
 
 
 def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
-    """The lanes that may pull a model for a queue without candidates, best first, each with the model to pull."""
+    """The lanes that may pull a model for a queue without candidates, best first, each with the model to pull. No lane
+    pulls a model to continue an answer, since whether the model can do that is not known before the pull."""
+    if needs.continues is not None and not needs.restarts:
+        return
     able = [lane for lane in lanes if lane.state.accepts_work and lane.offer.pulls and needs.lane in (None, lane.name)]
     for candidate in _route(policy, role):
         for lane in sorted(able, key=lambda lane: lane.name):

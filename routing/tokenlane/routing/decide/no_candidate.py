@@ -10,6 +10,7 @@ from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     ErrorReport,
+    Interrupted,
     LlmError,
     ModelNotFound,
     ProviderDown,
@@ -19,7 +20,7 @@ from tokenlane.routing.contract.kinds import KINDS
 from .candidates import candidates, may_use, served_name
 from .lanes.fallback_lane import of_model_servers
 from .lanes.offer import LaneView
-from .policy import Policy
+from .policy import Policy, RolePolicy
 from .queue_key import Queue
 
 
@@ -68,6 +69,8 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
         pool: the pool as messages name it.
     """
     connected = [lane for lane in of_model_servers(lanes) if not lane.state.is_away]
+    if queue.needs.continues is not None:
+        return _cannot_continue(queue, queue.needs.continues, policy, connected, pool)
     if not connected:
         return no_lane(pool)
     needs, is_routed = queue.needs, KINDS[queue.kind].follows_routes
@@ -99,6 +102,26 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
             model=needs.model,
         )
     return _not_offered(queue, policy, connected, open_to)
+
+
+def _cannot_continue(queue: Queue, model: str, policy: Policy, connected: Sequence[LaneView], pool: str) -> Interrupted:
+    """The error for a request whose answer broke off, and that no lane can continue with this model."""
+    fresh = queue.needs.model_copy(update={"continues": None, "model": model})
+    serving = [lane for lane, _ in candidates(policy, queue.role, fresh, connected, queue.kind)]
+    if not connected:
+        reason = f"no lane is connected to {pool}"
+    elif not serving:
+        reason = "no connected lane that the request may use serves this model"
+    elif len(serving) == 1:
+        reason = f"lane {serving[0].name!r} cannot continue an answer of this model"
+    else:
+        reason = f"lanes {_names(serving)} cannot continue an answer of this model"
+    role = policy.roles.get(queue.role, RolePolicy()).model_copy(update={"continue_with": "any"})
+    relaxed = policy.model_copy(update={"roles": policy.roles | {queue.role: role}})
+    advice = "send the request again"
+    if next(candidates(relaxed, queue.role, queue.needs, connected, queue.kind), None) is not None:
+        advice += f', or allow other models to continue answers with continue_with = "any" in the policy of role {queue.role!r}'
+    return Interrupted(f"the answer of model {model!r} broke off, and {reason}: {advice}", model=model)
 
 
 def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], open_to: Sequence[LaneView]) -> LlmError:

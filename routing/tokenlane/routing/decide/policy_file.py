@@ -30,6 +30,7 @@ def policy_of(settings: Settings) -> Policy:
             route=tuple(_candidate(entry, settings.get("roles", name, "route").source) for entry in role.route or ()),
             limits=Limits(**role.limits.model_dump() if role.limits else {}),
             weight=role.weight or 1,
+            continue_with=role.continue_with or "same-model",
         )
         for name, role in document.roles.items()
     }
@@ -47,7 +48,7 @@ def as_toml(policy: Policy) -> str:
         limits = role.limits.model_dump(exclude_none=True)
         if limits:
             lines.append(f"limits = {_table(limits)}")
-        lines.append(f"weight = {role.weight}")
+        lines += [f"weight = {role.weight}", f"continue_with = {_value(role.continue_with)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -51,7 +51,7 @@ def _describe_waiting(role: str, priority: str, waiting: int, oldest_ms: int) ->
 
 
 def _wanted(queue: QueueStatus) -> str:
-    wanted = {"provider": queue.needs.provider, "model": queue.needs.model}
+    wanted = {"provider": queue.needs.provider, "model": queue.needs.model, "answer of model": queue.needs.continues}
     text = ", ".join(f"{name} {value!r}" for name, value in wanted.items() if value)
     return f" ({text})" if text else ""
 

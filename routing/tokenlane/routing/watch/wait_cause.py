@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenlane.routing.decide.candidates import candidates, pullers
 from tokenlane.routing.decide.lanes.offer import LaneView
@@ -32,6 +32,16 @@ class WaitCause:
 
 def wait_cause(snapshot: Snapshot, queue: QueueStatus) -> WaitCause:
     """Explain why the requests of a queue wait."""
+    cause, continues = _cause(snapshot, queue), queue.needs.continues
+    if continues is None:
+        return cause
+    lanes = "a lane that can continue it" + (" or begin it anew" if queue.needs.restarts else "")
+    return replace(
+        cause, explanation=f"an answer of model {continues!r} broke off and waits for {lanes}: {cause.explanation}"
+    )
+
+
+def _cause(snapshot: Snapshot, queue: QueueStatus) -> WaitCause:
     options = candidates(snapshot.policy, queue.role, queue.needs, snapshot.views, queue.kind)
     lanes = [lane for lane, _ in options]
     if accepting := [lane for lane in lanes if lane.state.accepts_work]:
@@ -104,6 +114,8 @@ def _for_a_lane(snapshot: Snapshot, queue: QueueStatus) -> WaitCause:
     if queue.needs.lane or queue.needs.provider or queue.needs.model:
         asked = {"name": queue.needs.lane, "provider": queue.needs.provider, "model": queue.needs.model}
         wanted = " with " + " and ".join(f"{what} {name}" for what, name in asked.items() if name)
+    if queue.needs.continues:
+        wanted = " that can continue its answer"
     advice = "compare the lanes that `tokenlane status` shows with the routes that `tokenlane policy show` prints"
     return WaitCause(f"a lane{wanted}", error.message, advice)
 

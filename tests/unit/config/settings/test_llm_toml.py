@@ -413,6 +413,7 @@ WRONG = {
     '[lanes.a]\nmodels = "one"': (":2: lanes.a.models must be a list",),
     "lanes = 5": (":1: lanes must be a table",),
     "[roles.a]\nweight = 0": (":2: roles.a.weight must be",),
+    '[roles.a]\ncontinue_with = "all"': (":2: roles.a.continue_with must be",),
     '[roles.a]\nroute = [\n  { lan = "x" } ]': (":2: unknown key 'lan' in [roles.a.route.0]. Did you mean 'lane'?",),
     "[roles.a.limits]\ndeep = 1": (":2: unknown key 'deep' in [roles.a.limits]. Did you mean 'depth'?",),
     "[policy]\nlease_ms = 99999999999999999999": (":2: policy.lease_ms must be", "at most 604800000 (a week)"),

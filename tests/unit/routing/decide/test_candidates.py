@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -258,3 +259,128 @@ def test_a_lane_of_which_nobody_knows_yet_what_it_serves() -> None:
     texts = candidates(Policy(), "r", Needs(), [coming, fallback], "embed")
     assert [lane.name for lane, _ in texts] == [FALLBACK_LANE]
     assert list(candidates(Policy(), "r", Needs(), [replace(coming, facts=in_state("gone"))])) == []
+
+
+ABILITIES = st.sampled_from([("chat",), ("chat", "prefill"), ("chat", "prefill", "vision")])
+
+
+def continuing_lane(name: str) -> st.SearchStrategy[LaneView]:
+    """A lane of that name, whose models differ in whether they can continue an answer."""
+    models = st.dictionaries(st.sampled_from(MODELS), ABILITIES, max_size=3)
+    return st.builds(
+        lambda models, **facts: lane_view(
+            name, models=tuple(models), offer=chats(2, abilities=models), endpoint="http://gpu", **facts
+        ),
+        models=models,
+        provider=st.sampled_from(PROVIDERS),
+        queued=st.integers(0, 3),
+        state=st.sampled_from(["up", "degraded", "loading", "draining", "down", "left", "gone"]),
+        beat_ms=st.sampled_from([0, RESTART_MS, RESTART_MS + 1]),
+    )
+
+
+continuing_lanes = st.lists(st.sampled_from(LANES), unique=True).flatmap(
+    lambda names: st.tuples(*map(continuing_lane, names))
+)
+cut_needs = st.builds(
+    Needs,
+    model=maybe(MODELS),
+    provider=maybe(PROVIDERS),
+    can=st.sampled_from([(), ("vision",)]),
+    avoid=st.lists(st.sampled_from(LANES), unique=True, max_size=2).map(tuple),
+    continues=st.sampled_from(MODELS),
+    restarts=st.booleans(),
+)
+CONTINUE_WITH = st.sampled_from(["same-model", "any"])
+
+
+def can_continue(place: LaneView, model: str, wish: Needs, continue_with: str) -> bool:
+    """Whether the lane can continue the answer with that model."""
+    long_away = place.state in ("left", "gone") and place.beat_ms > RESTART_MS
+    same = continue_with == "any" or model == wish.continues
+    return same and not long_away and place.offer.can(model, "prefill")
+
+
+@given(continuing_lanes, routes, cut_needs, CONTINUE_WITH)
+def test_an_answer_is_continued_wherever_it_can_be(
+    there: tuple[LaneView, ...], route: list[Candidate], wish: Needs, continue_with: Literal["same-model", "any"]
+) -> None:
+    """Every lane that can continue the answer is a candidate if it is a candidate at all, and no lane that cannot. If
+    none can, a request that allows a restart has the candidates of a new request."""
+    policy = Policy(roles={"coder": RolePolicy(route=tuple(route), continue_with=continue_with)})
+    # A request that names a model has an answer from that model.
+    wish = wish.model_copy(update={"model": wish.continues}) if wish.model else wish
+    found = [(lane, model) for lane, model in candidates(policy, "coder", wish, there) if not lane.is_coming]
+    ways = route or [Candidate()]
+    able = {
+        place.name
+        for place in there
+        for way in ways
+        for model in MODELS
+        if can_continue(place, model, wish, continue_with) and serves(way, wish, place, model)
+    }
+    open_to = {place.name for place in there if place.name in able and place.state != "down"}
+    if wish.restarts and not open_to:
+        fresh = wish.model_copy(update={"continues": None})
+        assert found == [pair for pair in candidates(policy, "coder", fresh, there) if not pair[0].is_coming]
+        return
+    for place, model in found:
+        assert can_continue(place, model, wish, continue_with)
+        assert any(serves(way, wish, place, model) for way in ways)
+    names = {place.name for place, _ in found}
+    assert names <= able
+    assert bool(names) == bool(able)
+    if not wish.can:
+        assert names == able
+    ranks = [
+        (wish.avoid.index(lane.name) + 1 if lane.name in wish.avoid else 0, model != wish.continues)
+        for lane, model in found
+    ]
+    assert ranks == sorted(ranks)
+
+
+def continued(needs: Needs, *lanes: LaneView, continue_with: Literal["same-model", "any"] = "same-model") -> list[str]:
+    """The candidates for a request that continues an answer, best first, as `lane/model`."""
+    policy = Policy(roles={"r": RolePolicy(continue_with=continue_with)})
+    return [f"{lane.name}/{model}" for lane, model in candidates(policy, "r", needs, lanes)]
+
+
+def test_an_answer_is_continued_by_the_same_model_first() -> None:
+    """Other models come after it if the policy allows them, and a failed lane comes after all others."""
+    one, two = able("one", {"m1": ("chat", "prefill")}), able("two", {"m1:latest": ("chat", "prefill")})
+    other, plain = able("other", {"m2": ("chat", "prefill")}), able("plain", {"m1": ("chat",)})
+    needs = Needs(continues="m1")
+    assert continued(needs, other, plain, two, one) == ["one/m1", "two/m1:latest"]
+    assert continued(needs, other, plain, two, one, continue_with="any") == ["one/m1", "two/m1:latest", "other/m2"]
+    failed = Needs(continues="m1", avoid=("one", "two"))
+    assert continued(failed, other, plain, two, one, continue_with="any") == ["other/m2", "one/m1", "two/m1:latest"]
+    both = able("both", {"m2": ("chat", "prefill"), "m1": ("chat", "prefill")})
+    assert continued(needs, both) == continued(needs, both, continue_with="any") == ["both/m1"]
+
+
+def test_an_answer_begins_anew_only_if_no_lane_can_continue_it() -> None:
+    """It waits for a lane that is being restarted or loads a model, but not for a model server that is down."""
+    able_lane, plain = able("able", {"m1": ("chat", "prefill")}), able("plain", {"m2": ("chat",)})
+    coming = lane_view("coming", models=(), state="loading")
+    needs = Needs(continues="m1", restarts=True)
+    for state, beat_ms, found in (
+        ("up", 0, ["able/m1"]),
+        ("loading", 0, ["able/m1"]),
+        ("gone", RESTART_MS, ["able/m1"]),
+        ("gone", RESTART_MS + 1, ["plain/m2", "able/m1"]),
+        ("down", 0, ["plain/m2", "able/m1"]),
+    ):
+        lane = replace(able_lane, facts=in_state(state), beat_ms=beat_ms)
+        assert continued(needs, lane, plain) == found
+    assert continued(needs, coming, plain) == ["plain/m2", "coming/"]
+    assert continued(needs, plain) == ["plain/m2"]
+    assert continued(Needs(continues="m1"), plain) == []
+    assert continued(Needs(continues="m1"), coming, plain) == ["coming/m1"]
+
+
+def test_no_lane_pulls_a_model_to_continue_an_answer() -> None:
+    """Whether a model that is not pulled yet can continue an answer is unknown. It may begin an answer anew."""
+    free = lane_view("free", "ollama", models=("old",), offer=chats(1, pulls=True))
+    assert list(pullers(Policy(), "r", Needs(model="new", continues="new"), [free])) == []
+    restarts = Needs(model="new", continues="new", restarts=True)
+    assert [model for _, model in pullers(Policy(), "r", restarts, [free])] == ["new"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
-from tests.lanes import in_state, lane_view
+from tests.lanes import chats, in_state, lane_view
 
 from tokenlane.routing.contract.envelope import Needs
-from tokenlane.routing.contract.errors import LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.wire import Kind
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.no_candidate import no_candidate_error, no_lane
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.decide.queue_key import Queue
@@ -82,3 +84,37 @@ def test_the_last_reason_of_a_vanished_lane_is_not_shown() -> None:
     """Without its worker, the condition of its model server does not matter."""
     gone = replace(LANES[0], facts=in_state("gone"), why="It is off.")
     assert no_lane(lanes=[gone]).message == no_lane().message
+
+
+@pytest.mark.parametrize("continue_with", ["same-model", "any"])
+def test_an_answer_that_no_lane_can_continue(continue_with: Literal["same-model", "any"]) -> None:
+    """The error names the model that began it, and the lanes that serve this model."""
+
+    def error(*lanes: LaneView) -> LlmError:
+        policy = Policy(roles={"r": RolePolicy(continue_with=continue_with)})
+        needs = Needs(continues="phi3", size=64)
+        return no_candidate_error(Queue("r", "chat", "normal", needs), policy, lanes, "pool 'main'")
+
+    other = lane_view("gpu2", models=("qwen3",), offer=chats(1, abilities={"qwen3": ("chat", "prefill")}))
+    gone = replace(other, name="gpu3", models=("phi3",), facts=in_state("gone"), beat_ms=600_000)
+    for lanes, fact in (((), "'main'"), ((gone,), "'main'"), (LANES, "gpu0, gpu1"), ((LANES[1], gone), "'gpu1'")):
+        refused = error(*lanes)
+        assert isinstance(refused, Interrupted)
+        assert (refused.model, refused.retryable) == ("phi3", False)
+        assert "'phi3'" in refused.message
+        assert fact in refused.message
+        assert "gpu3" not in refused.message
+    if continue_with == "same-model":
+        assert "continue_with" in error(other, *LANES).message
+    assert "continue_with" not in error(*LANES).message
+    messages = {error(*lanes).message for lanes in ((), LANES, (lane_view("gpu4", models=("qwen3",)),))}
+    assert len(messages) == 3
+
+
+def test_an_answer_that_only_lanes_of_other_roles_can_continue() -> None:
+    """The error does not name lanes that the role may not use."""
+    policy = Policy(roles={"r": RolePolicy(route=(Candidate(lane="gpu1"),))})
+    able = lane_view("gpu7", models=("phi3",), offer=chats(1, abilities={"phi3": ("chat", "prefill")}))
+    message = no_candidate_error(Queue("r", "chat", "normal", Needs(continues="phi3")), policy, (*LANES, able)).message
+    assert "'gpu1'" in message
+    assert not [name for name in ("gpu0", "gpu7", "continue_with") if name in message]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from tests.lanes import lane_view
+from tests.lanes import chats, lane_view
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import LaneView
+from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.plan import Survey, plan
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.decide.queue_key import Queue
@@ -57,6 +59,19 @@ def test_nothing_is_refused_before_all_lanes_that_live_were_heard(model: str | N
     head = Head(queue, "agent", "id", 0, more=False, served=0, waited_ms=60_000)
     for watched_ms, refusals in ((0, 0), (1_999, 0), (2_000, 1), (math.inf, 1)):
         assert len(plan(Survey(0, 0, (head,), known, watched_ms=watched_ms), policy).refusals) == refusals
+
+
+def test_an_answer_that_no_lane_can_continue_is_refused() -> None:
+    """It waits while the lane that could continue it is being restarted, and is interrupted after that."""
+    able = lane_view("able", offer=chats(1, abilities={"m": ("chat", "prefill")}), state="gone")
+    plain = lane_view("plain", offer=chats(1, pulls=True))
+    head = Head(
+        Queue("planner", "chat", "normal", Needs(continues="m")), "a", "id", 1, more=False, served=0, waited_ms=60_000
+    )
+    for beat_ms, code in ((RESTART_MS, None), (RESTART_MS + 1, "interrupted")):
+        planned = plan(Survey(0, 0, (head,), (replace(able, beat_ms=beat_ms), plain)), Policy())
+        assert [refusal.error.code for refusal in planned.refusals] == ([code] if code else [])
+        assert (*planned.placements, *planned.pulls) == ()
 
 
 def test_a_refused_request_asks_other_lanes() -> None:

@@ -21,6 +21,7 @@ lease_ms = 5000
 route = ["vllm/meta/llama", "ollama", "lane:gpu0", "lane:gpu1/phi3", { model = "m", provider = "acme" }]
 limits = { depth = 5 }
 weight = 3
+continue_with = "any"
 [roles.planner]
 """
 
@@ -40,7 +41,7 @@ def test_a_file_is_a_whole_policy(tmp_path: Path) -> None:
         Candidate(lane="gpu1", model="phi3"),
         Candidate(provider="acme", model="m"),
     )
-    coder = RolePolicy(route=route, limits=Limits(depth=5), weight=3)
+    coder = RolePolicy(route=route, limits=Limits(depth=5), weight=3, continue_with="any")
     assert policy_of(settings(FILE, tmp_path)) == Policy(
         lease_ms=5_000, roles={"coder": coder, "planner": RolePolicy()}
     )
@@ -76,6 +77,7 @@ policies = st.builds(
             route=st.lists(candidates, max_size=3).map(tuple),
             limits=st.builds(Limits, depth=st.none() | st.integers(1, 9), in_flight=st.none() | st.integers(1, 9)),
             weight=st.integers(1, 9),
+            continue_with=st.sampled_from(["same-model", "any"]),
         ),
         max_size=3,
     ),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.lanes import chats, lane_view
+from tests.lanes import chats, in_state, lane_view
 from tests.unit.routing.watch.test_pool_health import QUEUE, ROLE, WELL
 
 from tokenlane.routing.contract.envelope import Needs
@@ -78,6 +78,20 @@ def test_a_model_that_a_lane_pulls() -> None:
     for of_lane, word in ((offer, "'m3'"), (pulling, "download"), (failed(offer), "could not pull")):
         found = cause(seen(lane_view("gpu0", models=("m1",), offer=of_lane)), model="m3")
         assert (found.brief, word in found.explanation) == ("a pull of m3 on gpu0", True), found
+
+
+def test_an_answer_that_broke_off() -> None:
+    """The explanation names the model whose answer waits, and the lane or the refusal that decides about it."""
+    able = lane_view("gpu0", limit=1, queued=1, models=("m1",), offer=chats(1, abilities={"m1": ("chat", "prefill")}))
+    plain = lane_view("gpu1", models=("m1",))
+    full, away = cause(seen(able, plain), continues="m1"), replace(able, facts=in_state("gone"), beat_ms=20_000)
+    gone = cause(seen(away, plain), continues="m1")
+    refused = cause(seen(plain), continues="m1")
+    assert [it.brief for it in (full, gone)] == ["a slot on gpu0", "lane gpu0 (gone)"]
+    assert refused.brief == "a lane that can continue its answer"
+    for found, lane in ((full, "'gpu0'"), (gone, "'gpu0'"), (refused, "'gpu1'")):
+        assert "'m1'" in found.explanation
+        assert lane in found.explanation
 
 
 def failed(offer: Any) -> Any:
