@@ -120,7 +120,7 @@ def _cannot_continue(queue: Queue, model: str, policy: Policy, connected: Sequen
     relaxed = policy.model_copy(update={"roles": policy.roles | {queue.role: role}})
     advice = "send the request again"
     if next(candidates(relaxed, queue.role, queue.needs, connected, queue.kind), None) is not None:
-        advice += f', or allow other models to continue answers with continue_with = "any" in the policy of role {queue.role!r}'
+        advice += f', or let other models continue answers with continue_with = "any" in [roles.{queue.role}]'
     return Interrupted(f"the answer of model {model!r} broke off, and {reason}: {advice}", model=model)
 
 
