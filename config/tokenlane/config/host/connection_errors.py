@@ -15,7 +15,7 @@ def why_unreached(error: BaseException) -> str:
         case socket.gaierror():
             return "its host name cannot be resolved; check the spelling and DNS."
         case ConnectionRefusedError():
-            return "it refused the connection; check that it is running and that the port is right."
+            return "nothing listens there; check that it is running and that the port is right."
         case FileNotFoundError():
             return "its socket does not exist; check that it is running and that the path is right."
         case TimeoutError():

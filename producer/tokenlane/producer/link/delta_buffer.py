@@ -165,13 +165,13 @@ class DeltaBuffer:
         """Ignore messages of earlier attempts."""
         self.attempt = max(self.attempt, attempt)
 
-    def note_waiting(self, why: str, attempt: int = 0) -> None:
+    def note_waiting(self, why: str, ended_attempt: int = 0) -> None:
         """Note why the request waits to start, for the error if its time to live passes first.
 
         Args:
-            attempt: the newest attempt, which has ended; 0 if there was none.
+            ended_attempt: all attempts up to this number have ended; 0 if there was none.
         """
-        self._why_waiting, self._waits_after = why, attempt
+        self._why_waiting, self._waits_after = why, ended_attempt
 
     def end_as(self, state: Ending, end: int | None = None, code: str = "") -> None:
         """End the request as its status in the pool says.

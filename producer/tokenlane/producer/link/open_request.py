@@ -113,6 +113,19 @@ class OpenRequest:
         self._changed.set()
         return handover
 
+    def wait(self, why: str, ended_attempt: int) -> None:
+        """Note why the request waits to start.
+
+        Args:
+            ended_attempt: all attempts up to this number have ended.
+        """
+        self.waiting = why
+        self._buffer.note_waiting(why, ended_attempt)
+
+    def expire(self) -> None:
+        """End the request, since its deadline has passed and the pool has not ended it."""
+        self.give_up(self._buffer.overdue())
+
     def give_up(self, error: LlmError) -> None:
         """End the request with this error, or with `Interrupted` if part of the answer has arrived."""
         self._buffer.fail(error)

@@ -79,6 +79,7 @@ async def test_no_server_listens() -> None:
     said = await refusal(f"redis://:{SECRET}@127.0.0.1:{port}/0")
     assert f"127.0.0.1:{port}" in said
     assert "tokenlane up" in said
+    assert "nothing listens" in said
 
 
 async def test_another_protocol() -> None:
@@ -87,11 +88,26 @@ async def test_another_protocol() -> None:
         assert "is not a Redis server" in await refusal(f"redis://127.0.0.1:{port}")
 
 
-@pytest.mark.parametrize(("answer", "said"), [(silent, "no Redis server answers"), (closing, "closed the connection")])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(silent, "accepts connections, but does not answer within 0.2 s"), (closing, "closed the connection")],
+)
 async def test_no_answer(answer: Answer, said: str) -> None:
     """What accepts and does not answer is given up after a bounded time; what hangs up is told apart."""
     async with listening(answer) as port, asyncio.timeout(10):
         assert said in await refusal(f"redis://:{SECRET}@127.0.0.1:{port}", Timings(command_s=0.2))
+
+
+@pytest.mark.parametrize("credentials", ["", f":{SECRET}@"])
+async def test_a_socket_that_does_not_answer(credentials: str, tmp_path: Path) -> None:
+    """Without and with a handshake, a server that accepts a connection and never replies is not called absent."""
+    opened: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(lambda _, writer: opened.append(writer), tmp_path / "s")
+    async with server:
+        said = await refusal(f"unix://{credentials}{tmp_path / 's'}", Timings(command_s=0.2))
+        for writer in opened:
+            writer.close()
+    assert "accepts connections, but does not answer" in said
 
 
 async def test_passwords(tmp_path: Path) -> None:

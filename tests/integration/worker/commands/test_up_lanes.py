@@ -125,8 +125,8 @@ async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: 
 @pytest.mark.parametrize(
     ("verb", "provider", "dialect", "told"),
     [
-        ("up", "ollama", None, "cannot be reached: it refused the connection"),
-        ("demo", "ollama", None, "cannot be reached: it refused the connection"),
+        ("up", "ollama", None, "cannot be reached: nothing listens there"),
+        ("demo", "ollama", None, "cannot be reached: nothing listens there"),
         ("up", "ollama", "vllm", 'set provider = "vllm"'),
         ("up", "vllm", "vllm", "the model server does not have model 'phi3'"),
     ],

@@ -129,12 +129,11 @@ class RedisRequest(OpenRequest):
         """
         assert self._copy is not None
         assert self.deadline is not None
-        envelope, payload = self._copy
         left_s = self.deadline - self._timings.deadline_grace_s - self._clock()
         if left_s <= 0:
-            raise DeadlineExceeded
-        envelope = envelope.model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
-        return envelope, payload, self._buffer.attempt
+            raise self._buffer.overdue()
+        envelope = self._copy[0].model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
+        return envelope, self._copy[1], self._buffer.attempt
 
     def receive_attachment(self, attachment: Attachment, pool: PoolView) -> None:
         """Take in the status of a request of which the pool has made this client the owner.
@@ -220,12 +219,7 @@ class RedisRequest(OpenRequest):
         """Note that the pool does not answer, and why."""
         self.check_at = inf
         if self.waiting is not None:
-            self.waiting = why
-            self._buffer.note_waiting(why, self._buffer.attempt)
-
-    def expire(self) -> None:
-        """End the request, since its deadline has passed and the pool has not ended it."""
-        self.give_up(self._buffer.overdue())
+            self.wait(why, self._buffer.attempt)
 
     def follow_status(self, status: RequestStatus, asked_at: float, pool: PoolView) -> list[Step]:
         """Take in the status of the request in the pool.
@@ -327,9 +321,8 @@ class RedisRequest(OpenRequest):
         if self._buffer.position > 0 and self._buffer.attempt > 0:
             return self._when_broken_off(status)
         self._enter(RequestState.QUEUED)
-        self.waiting = pool.why_waiting(self._role, self._copy and self._copy[0], status)
-        if status.state != "dispatched":  # a dispatched attempt may start before this client hears of it
-            self._buffer.note_waiting(self.waiting, status.attempt)
+        ended_attempt = status.attempt - (status.state == "dispatched")
+        self.wait(pool.why_waiting(self._role, self._copy and self._copy[0], status), ended_attempt)
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane(pool.pool))
         return []

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import StepwiseTimeout, Urgency
-from .redis_py import CONNECTION_ERRORS, Connections
+from .redis_py import CONNECTION_ERRORS, Connections, NoReply, accepted
 
 if TYPE_CHECKING:
     from .server import Server
@@ -46,18 +46,22 @@ class Commands:
         semaphore = self.connections.semaphore
         if not semaphore.try_acquire():
             await semaphore.acquire(urgency)
+        connection = self.connections.get()
         bound = StepwiseTimeout(self.server.timings.command_s)
         try:
             async with bound:
-                return await self.connections.exchange(*parts)
+                return await self.connections.exchange(connection, *parts)
         except redis_errors.NoScriptError:
             raise
         except (redis_errors.RedisError, OSError) as error:
+            if isinstance(error, TimeoutError) and accepted(connection):
+                error = NoReply(self.server.timings.command_s)
             ours = self.server.translate_error(error)
             if isinstance(error, CONNECTION_ERRORS):
                 semaphore.fail_waiters(bound.since, partial(self.server.translate_error, error))
             raise ours from error
         finally:
+            self.connections.put(connection)
             semaphore.release()
 
     async def run(self, script: Script, key: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:

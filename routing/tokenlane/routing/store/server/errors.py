@@ -8,7 +8,7 @@ from tokenlane.config.host.connection_errors import why_unreached
 from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
-from .redis_py import CONNECTION_ERRORS
+from .redis_py import CONNECTION_ERRORS, NoReply
 from .refusals import find_refusal, translate_refusal
 from .tls import causes, tls_trouble
 
@@ -20,6 +20,11 @@ def translate_error(error: redis_errors.RedisError | OSError, url: str) -> LlmEr
         return translate_error(error.__cause__, url)  # how redis-py wraps errors on a unix socket
     if (ours := translate_refusal(error, where)) is not None:
         return ours
+    if isinstance(error, NoReply):
+        return PoolUnavailable(
+            f"the Redis server at {where} accepts connections, but does not answer within {error.seconds:g} s: it "
+            "hangs, is paused or overloaded, or another program has this port; check the server's process and its log"
+        )
     if isinstance(error, redis_errors.InvalidResponse):
         tls = "" if url.startswith("rediss://") else "; for a Redis server with TLS, use rediss:// in the URL"
         return PoolUnavailable(

@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import StepwiseTimeout
-from .redis_py import pubsub_connection
+from .redis_py import NoReply, accepted, pubsub_connection
 from .refusals import find_refusal
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class PubSub:
                 await self._connection.send_command("SUBSCRIBE", channel)
                 await self._connection.read_response()
         except (redis_errors.RedisError, OSError) as error:
+            if isinstance(error, TimeoutError) and self._connection is not None and accepted(self._connection):
+                error = NoReply(timings.pubsub_connect_s)
             raise self.lost(error) from error
 
     async def send(self, *command: str) -> None:

@@ -135,22 +135,20 @@ class Connections(ConnectionPool):
         super().__init__(**options)
         self.semaphore = PrioritySemaphore(self.max_connections)
 
-    async def exchange(self, *parts: bytes | str | int) -> Reply:
-        """Send a command and return its raw reply, at half the cost of redis-py's `execute_command`. The caller must
-        hold the semaphore.
+    async def exchange(self, connection: AbstractConnection, *parts: bytes | str | int) -> Reply:
+        """Send a command and return its raw reply, at half the cost of redis-py's `execute_command`.
 
         If the connection has died since its last command, the first try is not counted as one of the retries.
+
+        Args:
+            connection: a connection from `get`.
         """
-        connection = self.get()
-        try:
-            if connection.is_connected:
-                try:
-                    return await _ask(connection, parts)
-                except CONNECTION_ERRORS:
-                    await connection.disconnect()
-            return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
-        finally:
-            self.put(connection)
+        if connection.is_connected:
+            try:
+                return await _ask(connection, parts)
+            except CONNECTION_ERRORS:
+                await connection.disconnect()
+        return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
 
     async def get_connection(self, *_: object, **__: object) -> AbstractConnection:
         await self.semaphore.acquire()
@@ -209,12 +207,38 @@ class _Retry(Retry):
         return outcome
 
 
+class NoReply(TimeoutError):
+    """The server accepted the connection, and did not reply within `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no reply within {seconds:g} s")
+        self.seconds = seconds
+
+
+def accepted(connection: AbstractConnection) -> bool:
+    """Whether the server accepted the connection when it was last opened."""
+    return isinstance(connection, _HardenedConnection) and connection.accepted
+
+
 class _HardenedConnection:
     """A mixin for connection classes. It treats any error from the transport as a lost connection, and reads TLS files
-    with a size limit."""
+    with a size limit.
+
+    `accepted`: whether the server accepted the connection when it was last opened.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**with_files_read(options))
+        self.accepted = False
+
+    async def _connect(self) -> None:
+        self.accepted = False
+        await super()._connect()  # type: ignore[misc]  # of the other base
+        self.accepted = True
+
+    async def on_connect(self) -> None:  # for a Unix socket, `_connect` calls it
+        self.accepted = True
+        await super().on_connect()  # type: ignore[misc]  # of the other base
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         try:
