@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tokenlane.worker.model_management.files.manifest import Manifest
 
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
 INDENTED = re.compile(r"^\n {4}\S", re.MULTILINE)
-LANGUAGES = {"console", "json", "python", "text", "toml"}
+LANGUAGES = {"console", "ini", "json", "python", "text", "toml"}
 PLAIN_TEXT = {"architecture": 1, "security": 1}
 """The blocks that are neither run nor parsed here: a diagram, and a Redis user, which test_acl.py makes."""
 OF_EVERY_VERB = {"--llm", "--config", "--help"}
@@ -51,11 +52,22 @@ def as_the_example_project(file: Path) -> None:
     assert shown["project"]["entry-points"] == example["project"]["entry-points"]
 
 
+def as_pytest_options(file: Path) -> None:
+    used = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    shown = tomllib.loads(file.read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert shown.items() <= used.items()
+    (ini,) = fenced("ini", text_of(ROOT / "docs" / "testing.md"))
+    parser = ConfigParser()
+    parser.read_string(ini)
+    assert dict(parser["pytest"]) == shown
+
+
 VALIDATORS: dict[str, Callable[[Path], None]] = {
     "models": as_settings,
     "policy": as_policy,
     "providers": as_the_example_project,
     "simulator": as_faults,
+    "testing": as_pytest_options,
 }
 
 

@@ -16,19 +16,21 @@ from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.producer import Client
+from tokenlane.producer import Client, PoolUnavailable
 from tokenlane.worker.providers import default_registry
 
 RUN_ELSEWHERE = {
-    "agents": ("One process, many agents", "Test an agent"),
+    "agents": ("One process, many agents",),
     "conversations": ("Conversations", "Continue an answer", "Pictures", "Tools", "Structured answers"),
     "errors": ("Send again",),
+    "failures": ("A whole agent",),
+    "testing": ("Test an agent", "Embeddings"),
 }
 PAGES_OF_AGENTS = ("agents", "embeddings", "failures", "models")
 RUN_HERE = {
-    "agents": ("Connect", "Ask and stream", "Code that is not asynchronous", "Ask once"),
+    "agents": ("Connect", "Ask and stream", "Show why a request waits", "Code that is not asynchronous", "Ask once"),
     "embeddings": ("Embeddings",),
-    "failures": ("An agent restarts",),
+    "failures": ("Redis is away", "An agent restarts"),
     "models": ("From Python",),
     "providers": ("Check it",),
     "simulator": ("From Python",),
@@ -67,7 +69,7 @@ async def test_an_example_runs(page: str, heading: str, ollama: str, redis_url: 
                 code = code.replace("Client()", f'Client("{redis_url}")')
                 await asyncio.to_thread(exec, code, {})
             else:
-                await run_example(code, Client=Client, **names)
+                await run_example(code, asyncio=asyncio, Client=Client, PoolUnavailable=PoolUnavailable, **names)
 
 
 async def test_the_conformance_suite_in_a_test() -> None:

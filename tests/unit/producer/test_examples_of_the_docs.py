@@ -1,4 +1,4 @@
-"""The examples of conversations in the agents' documentation do what they show."""
+"""The examples of the agents' documentation that need no pool do what they show."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ import pytest
 from pydantic import BaseModel
 from tests.documents import examples_of, run_example
 
-from tokenlane.producer import BadRequest, LlmError, QueueFull, TokenDelta, ToolCallDelta
+from tokenlane.producer import (
+    BadRequest,
+    Client,
+    DeadlineExceeded,
+    Interrupted,
+    LlmError,
+    PoolUnavailable,
+    QueueFull,
+    TokenDelta,
+    ToolCallDelta,
+)
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.requests import ChatRequest
 
 QUESTION = {"role": "user", "content": "Primes?"}
+TOOLS = [{"type": "function", "function": {"name": "weather"}}]
 
 
 async def test_the_conversation_goes_on() -> None:
@@ -67,14 +78,25 @@ async def test_the_loop_of_tools() -> None:
     names: dict[str, Any] = {"json": json}
     exec(code, names)
     async with MockPool(model) as pool, pool.client() as client:
-        tools = [{"type": "function", "function": {"name": "weather"}}]
-        said = await names["ask"](client, "The weather?", {"weather": lambda city: f"rain in {city}"}, tools)
+        said = await names["ask"](client, "The weather?", {"weather": lambda city: f"rain in {city}"}, TOOLS)
     assert said == "It is rain in Paris."
     asked = pool.requests[-1].messages
     assert [message.role for message in asked] == ["user", "assistant", "tool", "assistant", "tool"]
     assert [message.reasoning_content for message in asked[1::2]] == ["I need the weather."] * 2
     assert [message.tool_call_id for message in asked[2::2]] == ["c0", "c1"]
     assert str(asked[2].content).startswith("TypeError")
+
+
+async def test_the_loop_of_tools_is_bounded() -> None:
+    """A model that calls tools without end does not keep the agent for ever."""
+    (code,) = examples_of("conversations")["Tools"]
+    names: dict[str, Any] = {"json": json}
+    exec(code, names)
+    call = TokenDelta(tool_calls=(ToolCallDelta(index=0, id="c", name="weather", arguments="{}"),))
+    async with MockPool(lambda request: [call]) as pool, pool.client() as client:
+        with pytest.raises(RuntimeError):
+            await names["ask"](client, "The weather?", {"weather": lambda: "rain"}, TOOLS, turns=3)
+    assert len(pool.requests) == 3
 
 
 async def test_a_structured_answer() -> None:
@@ -102,3 +124,62 @@ async def test_sending_again() -> None:
             await names["complete"](client, "Name a prime.")
         assert (await names["complete"](client, "Name a prime.")).text == "7"
     assert len(pool.requests) == 3
+
+
+async def test_the_tests_of_an_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each passes, and the pool holds the texts to embed."""
+    (code,) = examples_of("testing")["Test an agent"]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    tests = [name for name in names if name.startswith("test_")]
+    assert len(tests) == 3
+    for name in tests:
+        await names[name]()
+    await run_example(examples_of("testing")["Embeddings"][0], MockPool=MockPool)
+    assert "['a kitten', 'a young cat']" in capsys.readouterr().out
+
+
+def whole_agent() -> dict[str, Any]:
+    """The names of the agent that handles errors."""
+    (code,) = examples_of("failures")["A whole agent"]
+    names: dict[str, Any] = {"__name__": "agent"}
+    exec(code, names)
+    return names
+
+
+async def test_an_agent_that_handles_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    """It asks again after an error that may pass, and gives up after the deadline or the last try."""
+    largest_city = whole_agent()["largest_city"]
+    tokyo = '{"name": "Tokyo", "people": 14000000}'
+    answers: list[str | LlmError] = []
+
+    def model(request: ChatRequest) -> Iterator[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, Interrupted):
+            yield "To"
+        if isinstance(answer, LlmError):
+            raise answer
+        yield answer
+
+    full, away = QueueFull(retry_after_s=0.001), PoolUnavailable(retry_after_s=0.001)
+    async with MockPool(model) as pool, pool.client() as client:
+        first_answers: list[list[str | LlmError]] = [[full, away], [Interrupted(), "It is Tokyo."]]
+        for first in first_answers:
+            answers[:] = [*first, tokyo]
+            assert (await largest_city(client, "Japan")).name == "Tokyo"
+        for all_answers in ([DeadlineExceeded("the pool was busy")], [full, full, full]):
+            answers[:] = all_answers
+            assert await largest_city(client, "Japan") is None
+        answers[:] = [BadRequest()]
+        with pytest.raises(BadRequest):
+            await largest_city(client, "Japan")
+    shown = capsys.readouterr().err
+    assert all(text in shown for text in ("after: To\n", "It is Tokyo.", "the pool was busy"))
+
+
+async def test_an_agent_without_a_pool() -> None:
+    """It ends with the error's message."""
+    names = whole_agent()
+    names["Client"] = lambda: Client("redis://127.0.0.1:1")
+    with pytest.raises(SystemExit, match=r"127\.0\.0\.1:1"):
+        await names["main"]()
