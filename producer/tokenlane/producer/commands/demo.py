@@ -43,7 +43,8 @@ _TIME_TO_LIVE_MS = 120_000
 _STOP_TIMEOUT_S = 60.0
 _FRAMES_PER_S = 12
 _TITLES = ("role", "lane", "model", "queued", "first token", "tokens/s", "prompt", "answer")
-_TABLE_WIDTH = 72
+_WIDEST = 1000
+"""The width at which a table is measured: the measured width is at most the given one."""
 
 
 @dataclass(eq=False)
@@ -89,7 +90,7 @@ async def _demo(redis: str | None) -> int:
     for turn in turns:
         if turn.error is not None:
             note(f"tokenlane: {turn.role}: {turn.error}", err=True)
-    console.print(_summary(turns, console.width))
+    console.print(_summary(turns, console))
     note("")
     for step in _next_steps(facts["provider"]):
         note(step)
@@ -156,13 +157,13 @@ async def _ask(client: Client, turn: _Turn, console: Console) -> None:
 def _print_lines(turn: _Turn, text: str) -> None:
     *lines, turn.unprinted = (turn.unprinted + text).split("\n")
     for line in lines:
-        note(f"{turn.role:>8} | {line}")
+        note(f"{turn.role:>8} gets: {line}")
 
 
 @contextmanager
 def _plain(turns: list[_Turn], _: Console) -> Iterator[None]:
     for turn in turns:
-        note(f"{turn.role:>8} > {turn.question}")
+        note(f"{turn.role:>8} asks: {turn.question}")
     yield
     note("")
 
@@ -176,18 +177,23 @@ def _live(turns: list[_Turn], console: Console) -> Iterator[None]:
         yield
 
 
-def _summary(turns: list[_Turn], width: int) -> Table | Text:
-    """The timing of all answers: a table, or a line for each figure if the terminal is too narrow for a table."""
-    rows = [(turn.role, turn.lane, turn.model, *_figures(turn.usage)) for turn in turns]
-    if width < _TABLE_WIDTH:
-        blocks = ("\n".join(f"{title}: {cell}" for title, cell in zip(_TITLES, row, strict=True)) for row in rows)
-        return Text("\n\n".join(blocks), overflow="fold")
-    table = Table(box=None, pad_edge=False)
-    for title in _TITLES:
-        table.add_column(title, justify="left" if title in ("role", "lane", "model") else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, map(one_line, row)))
-    return table
+def _summary(turns: list[_Turn], console: Console) -> Table | Text:
+    """The timing of all answers: the first table that fits the terminal, or else a line for each figure."""
+    for titles in (_TITLES, [title for title in _TITLES if title != "model"]):  # the model is named above the answers
+        table = Table(box=None, pad_edge=False)
+        for title in titles:
+            table.add_column(title, justify="left" if title in ("role", "lane", "model") else "right")
+        for turn in turns:
+            cells = _cells(turn)
+            table.add_row(*(Text(one_line(cells[title])) for title in titles))
+        if console.measure(table, options=console.options.update(width=_WIDEST)).maximum <= console.width:
+            return table
+    blocks = ("\n".join(f"{title}: {one_line(cell)}" for title, cell in _cells(turn).items()) for turn in turns)
+    return Text("\n\n".join(blocks), overflow="fold")
+
+
+def _cells(turn: _Turn) -> dict[str, str]:
+    return dict(zip(_TITLES, (turn.role, turn.lane, turn.model, *_figures(turn.usage)), strict=True))
 
 
 def _figures(usage: Usage | None) -> list[str]:

@@ -105,7 +105,7 @@ async def test_the_demo_on_a_server_that_was_found(tmp_path: Path) -> None:
         code, words = await command("demo", tmp_path, TOKENLANE_ENDPOINT=simulator.url)
         assert code == OK, words
         assert f"phi3:latest on Ollama at {simulator.url}, " in words
-        assert "planner | w0 w1 w2" in words
+        assert "planner gets: w0 w1 w2" in words
         assert {received.model for received in simulator.log} == {"phi3:latest"}
 
 
