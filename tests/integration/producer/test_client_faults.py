@@ -259,10 +259,10 @@ async def test_a_wiped_server_is_given_the_request_again(tmp_path: Path) -> None
                 assert await texts(stream) == ["a"]
 
 
-async def test_a_forgotten_request_with_a_part_delivered_is_interrupted(
+async def test_a_forgotten_request_with_a_part_delivered_is_continued(
     client: Client, worker: StandIn, pool: Pool
 ) -> None:
-    """A forgotten request of which the agent has a part is not run again: another answer would not fit."""
+    """The agent submits the request again, and hands its part over to the next attempt."""
     async with client.chat("hello", role="planner") as stream:
         run = await worker.next_run()
         await run.say("a")
@@ -270,9 +270,13 @@ async def test_a_forgotten_request_with_a_part_delivered_is_interrupted(
         worker.runs.clear()
         await raw(pool).flushall()
         await pool.policies.write(Policy(lease_ms=300))
-        with pytest.raises(Interrupted) as failed:
-            await stream.answer()
-    assert failed.value.partial == "a"
+        again = await worker.next_run()
+        assert (again.id, again.attempt > run.attempt) == (run.id, True)
+        handover = await again.ask_resume()
+        assert (handover.text, handover.position, handover.tokens, handover.obstacle) == ("a", 1, 1, "")
+        again.first = handover.position
+        await again.complete("b")
+        assert await texts(stream) == ["a", "b"]
 
 
 async def test_a_request_its_worker_writes_anew_goes_on(client: Client, worker: StandIn, pool: Pool) -> None:

@@ -300,7 +300,8 @@ class DeltaBuffer:
                 self.fail(beyond)
             self.complete(ending.usage)
         else:
-            self.fail(LlmError.from_report(ending.error))
+            error = LlmError.from_report(ending.error)
+            self.fail(as_interruption(error, refused=not ending.worker) if self.position > 0 else error)
 
     def _end(self) -> None:
         self.ended = True

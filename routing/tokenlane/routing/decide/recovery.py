@@ -271,10 +271,14 @@ def _final(error: LlmError) -> LlmError:
     return final.at(provider=error.provider, lane=error.lane, model=error.model)
 
 
-def as_interruption(error: LlmError) -> LlmError:
+def as_interruption(error: LlmError, *, refused: bool = False) -> LlmError:
     """The error that an agent raises if it already has part of the answer: an `Interrupted`, unless the request itself
-    is the cause of the error."""
-    broke_off = error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
+    is the cause of the error.
+
+    Args:
+        refused: whether a router refused the request. Lanes accepted it before, so the pool has changed.
+    """
+    broke_off = refused or error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
     if isinstance(error, Interrupted) or not broke_off:
         return error
     interrupted = Interrupted(f"the answer broke off: {error.message}")
@@ -296,7 +300,7 @@ def answer_lost(what: Literal["restarted", "part", "worker", "end"]) -> Interrup
     return Interrupted(_LOST[what])
 
 
-def may_submit_again(has_copy: bool, delivered: int) -> bool:
+def may_submit_again(has_copy: bool, *, has_ended: bool) -> bool:
     """Whether an agent should submit a request again after the Redis server has lost it: if the agent has a copy of the
-    request, and no part of the answer was delivered, since another attempt would give a different answer."""
-    return has_copy and delivered == 0
+    request, and does not know that the request has ended. An answer of which a part was delivered is continued."""
+    return has_copy and not has_ended

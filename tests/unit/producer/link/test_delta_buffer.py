@@ -18,6 +18,7 @@ from tokenlane.routing.contract.errors import (
     DeadlineExceeded,
     Interrupted,
     LlmError,
+    ModelNotFound,
     ProviderDown,
     RequestCancelled,
     UnreadableAnswer,
@@ -560,3 +561,15 @@ def test_a_reader_that_joined_in_the_middle_of_a_voided_answer_gets_the_new_one(
     buffer.receive(anew(0, "x", "y", "z"))
     assert [(delta.text, delta.restarted) for delta in drained(buffer)] == [("x", True), ("y", False), ("z", False)]
     assert handed_over(buffer, attempt=3)[0].obstacle == ""
+
+
+@pytest.mark.parametrize("error", [ModelNotFound("no lane has it"), BadRequest("no such lane"), Interrupted("no lane")])
+def test_a_router_that_refuses_a_begun_answer_interrupts_it(error: LlmError) -> None:
+    """Lanes accepted the request before, so whatever the router's error is, the agent gets its part with it."""
+    buffer, nothing = DeltaBuffer(ID), DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a"))
+    for refused in (buffer, nothing):
+        refused.receive(Failed(attempt=1, error=error.report()))
+    assert isinstance(buffer.error, Interrupted)
+    assert (buffer.error.partial, buffer.error.lane, buffer.error.request_id) == ("a", "l1", ID)
+    assert type(nothing.error) is type(error)

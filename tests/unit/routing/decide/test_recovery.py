@@ -288,9 +288,9 @@ def test_an_error_that_the_request_caused_stays_itself(error: LlmError) -> None:
 
 def test_an_agent_submits_a_lost_request_again() -> None:
     """It does so if it has a copy of the request, and no part of the answer."""
-    assert may_submit_again(has_copy=True, delivered=0)
-    assert not may_submit_again(has_copy=True, delivered=1)
-    assert not may_submit_again(has_copy=False, delivered=0)
+    assert may_submit_again(has_copy=True, has_ended=False)
+    assert not may_submit_again(has_copy=True, has_ended=True)
+    assert not may_submit_again(has_copy=False, has_ended=False)
 
 
 def test_lanes_are_avoided_by_when_they_failed() -> None:

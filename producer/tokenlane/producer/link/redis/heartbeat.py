@@ -1,8 +1,8 @@
 """The client's heartbeat: it keeps the client's requests from being cancelled as orphans, and detects lost messages.
 
 The client sends a beat every two seconds. With each beat it checks the requests for which no message has arrived since
-the last one. It also checks a request when the lease of the request's attempt ends, so that the client itself can end
-an answer that broke off, even if no router and no worker is left.
+the last one. It also checks a request when the lease of the request's attempt ends, so that the client itself can put
+the request back into its queue, even if no router and no worker is left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenlane.routing.support.tasks import gather_to_end
 
 from .redis_link import RedisLink
 from .redis_request import RedisRequest
-from .request_state import Interrupt, Step
+from .request_state import Step
 from .timings import Timings
 
 logger = logging.getLogger(__name__)
@@ -114,11 +114,6 @@ class ClientHeartbeat:
                 await self._link.resubmit(request)
             case "reclaim":
                 await self._pool.requests.attach(self._link.client, request.id)
-            case Interrupt(attempt, position, error):
-                # The pool refuses if another attempt has begun by now. Its worker will ask for this client's position.
-                owner = self._link.client
-                if await self._pool.requests.fail(request.id, attempt, error, owner=owner, end=position):
-                    request.end_by_pool(error)
 
     async def _cancel_unknown(self, ids: Sequence[str]) -> None:
         """Cancel requests that belong to this client in the pool but that the client does not know.

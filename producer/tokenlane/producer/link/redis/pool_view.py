@@ -99,6 +99,27 @@ class PoolView:
         Args:
             envelope: None if another client sent it.
         """
+        queued = self.why_queued(role, envelope.needs if envelope is not None else _NO_NEEDS)
+        return self._why_queued(role, envelope, status, queued)
+
+    def why_broken_off(
+        self, role: str, envelope: Envelope | None, status: RequestStatus, *, lane: str, model: str
+    ) -> str:
+        """Why no lane continues an answer that broke off.
+
+        Args:
+            envelope: None if another client sent it.
+            lane: the lane on which the answer broke off; '' if that is not known.
+            model: the model that wrote the answer; '' if that is not known.
+        """
+        if envelope is not None and model:
+            needs = envelope.needs.model_copy(update={"continues": model})
+            envelope = envelope.model_copy(update={"needs": needs})
+        where = f" on lane {lane!r}" if lane else ""
+        why = self._why_queued(role, envelope, status, "waiting for a lane that can continue it")
+        return f"the answer broke off{where}; {why}"
+
+    def _why_queued(self, role: str, envelope: Envelope | None, status: RequestStatus, queued: str) -> str:
         away, unready = self._absent_candidates(role, envelope)
         if self.idle_reason:
             return self.idle_reason + (f"; waiting for lane {away}" if away else "")
@@ -108,7 +129,7 @@ class PoolView:
             return f"dispatched to a lane that serves role {role!r}, and about to start"
         if status.state == "delayed":
             return "an attempt failed; the next one starts soon"
-        reasons = [self.why_queued(role, envelope.needs if envelope is not None else _NO_NEEDS), *unready]
+        reasons = [queued, *unready]
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)
 
     def _absent_candidates(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:

@@ -31,7 +31,7 @@ from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
 from tokenlane.routing.store.request_life import Attachment, Ending, RequestStatus
 
 from .pool_view import PoolView
-from .request_state import Interrupt, ReplayRequest, RequestState, Step
+from .request_state import ReplayRequest, RequestState, Step
 from .timings import Timings
 
 _LAPSED_S = 0.01
@@ -240,7 +240,7 @@ class RedisRequest(OpenRequest):
             case "missing":
                 steps += self._when_missing(pool)
             case "waiting" | "delayed" | "dispatched":
-                steps += self._when_queued(status, pool)
+                self._when_queued(status, pool)
             case "running":
                 self._when_running(status)
             case "completed" | "failed" | "cancelled" | "expired":
@@ -312,32 +312,21 @@ class RedisRequest(OpenRequest):
         self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
         if not self._has_been_for(pool.all_heard_s):
             return []  # a worker that runs the request registers it again with its next beat
-        if may_submit_again(self._copy is not None, self._buffer.position):
+        if may_submit_again(self._copy is not None, has_ended=self._buffer.ended_by_pool):
             return ["resubmit"]
         self.give_up(RequestLost())
         return []
 
-    def _when_queued(self, status: RequestStatus, pool: PoolView) -> list[Step]:
-        if self._buffer.position > 0 and self._buffer.attempt > 0:
-            return self._when_broken_off(status)
+    def _when_queued(self, status: RequestStatus, pool: PoolView) -> None:
         self._enter(RequestState.QUEUED)
-        ended_attempt = status.attempt - (status.state == "dispatched")
-        self.wait(pool.why_waiting(self._role, self._copy and self._copy[0], status), ended_attempt)
+        envelope, answer = self._copy and self._copy[0], self._buffer.answer
+        if self._buffer.position == 0:
+            why = pool.why_waiting(self._role, envelope, status)
+        else:
+            why = pool.why_broken_off(self._role, envelope, status, lane=answer.lane, model=answer.model)
+        self.wait(why, status.attempt - (status.state == "dispatched"))
         if pool.is_deserted(self._opened_at, self._clock()):
             self.give_up(no_lane(pool.pool))
-        return []
-
-    def _when_broken_off(self, status: RequestStatus) -> list[Step]:
-        self._enter(RequestState.BROKEN_OFF)
-        self.waiting = None
-        if not self._has_been_for(self._timings.takeover_s):
-            return []
-        answer = self._buffer.answer
-        error = answer_lost("worker").at(lane=answer.lane or None, model=answer.model or None)
-        if self.owned:
-            return [Interrupt(status.attempt, self._buffer.position, error)]
-        self.give_up(error)
-        return []
 
     def _when_running(self, status: RequestStatus) -> None:
         self._enter(RequestState.RUNNING)

@@ -1,20 +1,20 @@
 """The states of a request as its reader knows them, and the steps that its link takes.
 
-| what happens                | queued     | running    | broken off | missing    | ending     | ended |
-|-----------------------------|------------|------------|------------|------------|------------|-------|
-| a message                   | running    | running    | running    | running    | running    | ended |
-| the last message            | ended      | ended      | ended      | ended      | ended      | ended |
-| a gap in the messages       | queued     | running    | broken off | missing    | ending     | ended |
-| queued, no delta received   | queued     | queued     | -          | queued     | queued     | ended |
-| queued, a part received     | broken off | broken off | broken off | broken off | broken off | ended |
-| running in the pool         | running    | running    | running    | running    | running    | ended |
-| ended in the pool           | ending     | ending     | ending     | ending     | ending     | ended |
-| unknown to the pool         | missing    | missing    | missing    | missing    | missing    | ended |
-| submitted again             | queued     | running    | broken off | queued     | ending     | ended |
-| given up or left            | ended      | ended      | ended      | ended      | ended      | ended |
+| what happens          | queued  | running | missing | ending  | ended |
+|-----------------------|---------|---------|---------|---------|-------|
+| a message             | running | running | running | running | ended |
+| the last message      | ended   | ended   | ended   | ended   | ended |
+| a gap in the messages | queued  | running | missing | ending  | ended |
+| queued in the pool    | queued  | queued  | queued  | queued  | ended |
+| running in the pool   | running | running | running | running | ended |
+| ended in the pool     | ending  | ending  | ending  | ending  | ended |
+| unknown to the pool   | missing | missing | missing | missing | ended |
+| submitted again       | queued  | running | queued  | ending  | ended |
+| given up or left      | ended   | ended   | ended   | ended   | ended |
 
-While the request is being sent, its status in the pool is ignored, since it is outdated. A request that stays missing,
-broken off or ending is submitted again or ended.
+Whether part of the answer has arrived makes no difference: an answer that broke off is queued until a lane continues
+it. While the request is being sent, its status in the pool is ignored, since it is outdated. A request that stays
+missing or ending is submitted again or ended.
 """
 
 from __future__ import annotations
@@ -22,38 +22,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
-from typing import Literal, NamedTuple, TypeAlias
-
-from tokenlane.routing.contract.errors import LlmError
+from typing import Literal, TypeAlias
 
 
 class RequestState(StrEnum):
     """The state of a request.
 
-    `QUEUED`: no attempt runs, as far as the reader knows. `RUNNING`: an attempt runs. `BROKEN_OFF`: the attempt that
-    sent a part of the answer is over, and no other has begun. `MISSING`: the pool does not know the request.
-    `ENDING`: the pool has ended the request, but its last messages have not arrived. `ENDED`: no more messages are
-    expected.
+    `QUEUED`: no attempt runs, as far as the reader knows. `RUNNING`: an attempt runs. `MISSING`: the pool does not know
+    the request. `ENDING`: the pool has ended the request, but its last messages have not arrived. `ENDED`: no more
+    messages are expected.
     """
 
     QUEUED = "queued"
     RUNNING = "running"
-    BROKEN_OFF = "broken off"
     MISSING = "missing"
     ENDING = "ending"
     ENDED = "ended"
 
 
-class Interrupt(NamedTuple):
-    """A step: end the request with an error for all its readers, unless an attempt after `attempt` has begun."""
-
-    attempt: int
-    position: int
-    error: LlmError
-
-
-Step: TypeAlias = Literal["resubmit", "reclaim"] | Interrupt
-"""What the link must do with the pool: submit the request again, attach to it again, or interrupt it."""
+Step: TypeAlias = Literal["resubmit", "reclaim"]
+"""What the link must do with the pool: submit the request again, or attach to it again."""
 
 
 @dataclass(eq=False)

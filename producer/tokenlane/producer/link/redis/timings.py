@@ -23,7 +23,6 @@ class Timings:
             it.
         ended_patience_s: how long the client asks a worker for the missing part of an answer that has ended.
         running_patience_s: the same for a request that still runs.
-        takeover_s: how long another worker has to continue an answer that broke off.
         all_heard_ms: takes a pool's lease and returns the time in which every live worker has sent a beat, both in
             milliseconds. A request that the pool does not know after that time is lost.
         deadline_grace_s: how long the pool has to end a request whose time to live has passed.
@@ -40,7 +39,6 @@ class Timings:
     last_message_s: float = 0.1
     ended_patience_s: float = 3.0
     running_patience_s: float = 10.0
-    takeover_s: float = 0.5
     all_heard_ms: Callable[[int], float] = all_heard_ms
     deadline_grace_s: float = 2.0
     attach_ended_s: float = 30.0

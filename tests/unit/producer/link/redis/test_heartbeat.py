@@ -194,15 +194,17 @@ async def test_a_message_while_a_lost_request_is_looked_into() -> None:
         (None, False, True, None),
         (QueueFull("no memory"), False, True, None),
         (RequestLost(), False, True, RequestLost),
-        (None, True, True, Interrupted),
+        (None, True, True, None),
+        (RequestLost(), True, True, Interrupted),
         (None, False, False, RequestLost),
+        (None, True, False, Interrupted),
     ],
 )
 async def test_what_the_pool_has_lost(
     refusal: LlmError | None, begun: bool, copy: bool, ends: type[LlmError] | None
 ) -> None:
-    """It is sent again with every beat until the pool takes it, unless its answer has begun or another client has sent
-    it."""
+    """The client submits the request again with every beat until the pool accepts it, even if part of the answer has
+    arrived; it cannot if another client has sent the request."""
     pool, clock = LatePool(), Clock()
     pool.state, pool.refusal = "missing", refusal
     async with beating(pool, clock) as (heartbeat, link):
@@ -213,24 +215,25 @@ async def test_what_the_pool_has_lost(
                 clock.ahead_s += 60
                 await heartbeat.beat([request])
         assert (None if request.error is None else type(request.error)) is ends
-        assert pool.calls.count("submit") == (0 if begun or not copy else 2 if isinstance(refusal, QueueFull) else 1)
+        assert pool.calls.count("submit") == (0 if not copy else 2 if isinstance(refusal, QueueFull) else 1)
 
 
-@pytest.mark.parametrize(("owned", "calls"), [(True, 1), (False, 0)])
-async def test_an_answer_that_broke_off_is_ended_by_who_owns_it(owned: bool, calls: int) -> None:
-    """Others that read it have their part too, and end nothing; another worker is given the time to take it up."""
+@pytest.mark.parametrize("owned", [True, False])
+async def test_an_answer_that_broke_off_waits_for_a_lane(owned: bool) -> None:
+    """No reader gives it up, however long no lane continues it, and `waiting` names the lane on which it broke off."""
     pool, clock = LatePool(), Clock()
     async with beating(pool, clock) as (heartbeat, link):
         request = opened(link, "a")
         request.owned = owned
-        await heartbeat.beat([request])
-        assert request.state is RequestState.BROKEN_OFF
-        clock.ahead_s += 1
-        await heartbeat.beat([request])
-        assert isinstance(request.error, Interrupted)
-        assert request.error.partial == "a"
-        assert pool.calls.count("fail") == calls
-        assert not [call for call in pool.calls if call.startswith("cancel")]
+        for _ in range(3):
+            await heartbeat.beat([request])
+            clock.ahead_s += 60
+        assert request.state is RequestState.QUEUED
+        assert request.waiting is not None
+        assert "'l'" in request.waiting
+        assert set(pool.calls) == {"check"}
+        request.receive(said(1, "b", attempt=ATTEMPT + 1))
+        assert (str(request.state), request.waiting, request.text) == ("running", None, "ab")
 
 
 @pytest.mark.parametrize(("happens", "looks"), [("nothing", 1), ("a delta", 0), ("the end", 0), ("left", 0)])

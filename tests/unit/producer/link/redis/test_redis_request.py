@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from math import inf
 from typing import get_args
 
 import pytest
@@ -15,14 +14,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tokenlane.producer.link.redis import request_state
 from tokenlane.producer.link.redis.pool_view import PoolView
 from tokenlane.producer.link.redis.redis_request import RedisRequest
-from tokenlane.producer.link.redis.request_state import Interrupt, RequestState, Step
+from tokenlane.producer.link.redis.request_state import RequestState, Step
 from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
-from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, ProviderDown, QueueFull, RequestLost, Timeout
+from tokenlane.routing.contract.errors import (
+    Interrupted,
+    LlmError,
+    PoolUnavailable,
+    ProviderDown,
+    QueueFull,
+    RequestLost,
+    Timeout,
+)
 from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
 from tokenlane.routing.store.beats import CheckReply
-from tokenlane.routing.store.request_life import Attachment, RequestStatus, State
+from tokenlane.routing.store.request_life import RequestStatus, State
 
 CLIENT, WORKER, ATTEMPT, ID = "client", "worker", 7, "0" * 32
 TIMINGS = Timings()
@@ -69,19 +76,16 @@ def completed(end: int) -> Completed:
 
 def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
     """A request in this state, of whose answer a part has come, or nothing."""
-    request = accepted(made(clock, position=1 if part and state is RequestState.QUEUED else 0))
+    request = accepted(made(clock))
     begins = said("a") if part else Resume(attempt=ATTEMPT, worker=WORKER)
     match state:
         case RequestState.QUEUED if part:
-            held = Attachment(RequestStatus("waiting", ATTEMPT, "", None, "", CLIENT), "r", 60_000)
-            request.receive_attachment(held, PoolView(TIMINGS))
+            request.receive(begins)
+            stands(request, "waiting", clock)
         case RequestState.QUEUED:
             pass
         case RequestState.RUNNING:
             request.receive(begins)
-        case RequestState.BROKEN_OFF:
-            request.receive(said("a"))
-            stands(request, "waiting", clock)
         case RequestState.MISSING:
             request.receive(begins)
             stands(request, "missing", clock)
@@ -98,8 +102,7 @@ EVENTS: dict[str, Callable[[RedisRequest, Clock], object]] = {
     "a message": lambda request, clock: request.receive(said("a", "b")),
     "the last message": lambda request, clock: request.receive(Cancelled(attempt=ATTEMPT)),
     "a gap in the messages": lambda request, clock: request.report_gap(),
-    "queued, no delta received": lambda request, clock: stands(request, "waiting", clock),
-    "queued, a part received": lambda request, clock: stands(request, "waiting", clock),
+    "queued in the pool": lambda request, clock: stands(request, "waiting", clock),
     "running in the pool": lambda request, clock: stands(request, "running", clock),
     "ended in the pool": lambda request, clock: stands(request, "cancelled", clock),
     "unknown to the pool": lambda request, clock: stands(request, "missing", clock),
@@ -122,15 +125,15 @@ def table() -> list[tuple[str, RequestState, str]]:
         (event, RequestState(state), after)
         for event, *cells in events
         for state, after in zip(before, cells, strict=True)
-        if after != "-"
     ]
 
 
+@pytest.mark.parametrize("part", [False, True])
 @pytest.mark.parametrize(("event", "before", "after"), table())
-async def test_the_states_are_as_drawn(event: str, before: RequestState, after: str) -> None:
+async def test_the_states_are_as_drawn(event: str, before: RequestState, after: str, part: bool) -> None:
     """Each cell of the table: what happens to a request in one state puts it in another."""
     clock = Clock()
-    request = in_state(before, clock, part=event.endswith("a part received"))
+    request = in_state(before, clock, part=part)
     EVENTS[event](request, clock)
     assert request.state == after
 
@@ -207,6 +210,29 @@ async def test_an_end_that_nobody_repeats_is_believed_after_a_while(worker: str,
     assert type(request.error) is LlmError
 
 
+@pytest.mark.parametrize("state", ["waiting", "delayed", "dispatched"])
+async def test_an_answer_that_broke_off_says_where_and_what_it_waits_for(state: State) -> None:
+    """The lane on which it broke off is named, whatever the request waits for."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    stands(request, state, clock)
+    assert request.waiting is not None
+    assert request.waiting.startswith("the answer broke off on lane 'l'; ")
+    assert ("can continue" in request.waiting) == (state == "waiting")
+
+
+async def test_a_lost_answer_whose_end_is_known_is_not_asked_for_again() -> None:
+    """The request ran to its end, so another attempt would answer it twice."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    request.receive(completed(3))
+    for _ in range(2):
+        clock.now += LONG_S
+        assert stands(request, "missing", clock) == []
+    assert isinstance(request.error, Interrupted)
+    assert request.error.partial == "a"
+
+
 class Walk(RuleBasedStateMachine):
     """Whatever happens to a request, in whatever order."""
 
@@ -277,19 +303,16 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def what_is_wanted_fits_its_state(self) -> None:
-        """It is sent again only where nothing of it has come, and broken off only where something has."""
-        for step in self.steps:
-            if step == "resubmit":
-                assert self.request.text == ""
-            if isinstance(step, Interrupt):
-                assert step.position > 0
+        """A request is submitted again only while the pool does not know it."""
+        if "resubmit" in self.steps:
+            assert self.request.state is RequestState.MISSING
         self.steps = []
 
     @invariant()
-    def it_is_looked_at_while_it_waits_for_something(self) -> None:
-        """What is missing or broken off, and may still come, is looked at again."""
-        if self.request.state is RequestState.BROKEN_OFF and self.request.check_at == inf:
-            assert self.clock() - self.request._since >= TIMINGS.takeover_s
+    def a_queued_request_says_why_it_waits(self) -> None:
+        """Even in mid-answer, if the pool has said so."""
+        if self.request.state is RequestState.QUEUED and self.request.text:
+            assert self.request.waiting is not None
 
 
 TestWalk = Walk.TestCase
