@@ -25,7 +25,7 @@ from tokenlane.routing.contract.errors import (
     RequestCancelled,
     RequestLost,
 )
-from tokenlane.routing.contract.messages import Attached, ChannelMessage, Expired, Progressed
+from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
 from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
 from tokenlane.routing.store.request_life import Attachment, Ending, RequestStatus
@@ -35,13 +35,6 @@ from .request_state import ReplayRequest, RequestState, Step
 from .timings import Timings
 
 _LAPSED_S = 0.01
-
-
-def _never_started(why: str) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"the request did not start within its time to live: {why}. `tokenlane status` lists the lanes and their "
-        "models; if the request should wait longer, raise time_to_live_ms"
-    )
 
 
 class RedisRequest(OpenRequest):
@@ -180,9 +173,6 @@ class RedisRequest(OpenRequest):
             self.owned &= message.client == self._client
             return []
         buffer = self._buffer
-        if isinstance(message, Expired) and self.waiting and not (message.attempt or buffer.attempt):
-            self.end_by_pool(_never_started(self.waiting))
-            return []
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
         self._heard_at, self.check_at = self._clock(), inf
@@ -249,11 +239,6 @@ class RedisRequest(OpenRequest):
                 assert_never(status.state)
         self._changed.set()
         return steps
-
-    def end_by_pool(self, error: LlmError) -> None:
-        """End the request with an error, since it has ended in the pool."""
-        self._buffer.ended_by_pool = True
-        self.give_up(error)
 
     def give_up(self, error: LlmError) -> None:
         super().give_up(error)
