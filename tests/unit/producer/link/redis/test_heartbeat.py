@@ -229,8 +229,7 @@ async def test_an_answer_that_broke_off_waits_for_a_lane(owned: bool) -> None:
             await heartbeat.beat([request])
             clock.ahead_s += 60
         assert request.state is RequestState.QUEUED
-        assert request.waiting is not None
-        assert "'l'" in request.waiting
+        assert "'l'" in (request.waiting or "")
         assert set(pool.calls) == {"check"}
         request.receive(said(1, "b", attempt=ATTEMPT + 1))
         assert (str(request.state), request.waiting, request.text) == ("running", None, "ab")
