@@ -37,7 +37,8 @@ CLIENT, AGENT, ROLE = "client1", "agent1", "planner"
 
 
 class FakeProvider:
-    """A model server. `log` tells what happened in which order; `hold_after` pieces it waits for `go`."""
+    """A model server, which continues a partial answer that begins with its pieces. `log` tells what happened in which
+    order; `hold_after` pieces it waits for `go`."""
 
     def __init__(
         self,
@@ -76,7 +77,11 @@ class FakeProvider:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
+            begun = resume or ""
             for number, piece in enumerate(self.pieces):
+                if begun.startswith(piece):
+                    begun = begun.removeprefix(piece)
+                    continue
                 await self._happen(number)
                 yield TokenDelta(text=piece, model=model)
             await self._happen(len(self.pieces))
@@ -95,7 +100,7 @@ class FakeProvider:
             raise self.error
 
     async def models(self) -> list[ModelInfo]:
-        return [ModelInfo(name="m1")]
+        return [ModelInfo(name="m1", capabilities=("chat", "prefill"))]
 
     async def capacity(self) -> int:
         return self.slots
@@ -126,6 +131,7 @@ class Asker:
         self.messages: list[ChannelMessage] = []
         self.ending: ChannelMessage | None = None
         self.resumes = 0
+        self.lane = self.model = ""
         self.answers: Handover | None = None
         self._pool = pool
         self._log = log if log is not None else []
@@ -145,6 +151,8 @@ class Asker:
             task.add_done_callback(self._tasks.discard)
             return
         if isinstance(message, Deltas | Completed | Failed):
+            if message.deltas:
+                self.lane, self.model = message.lane, message.model
             self._place(message.first, message.deltas)
         if not isinstance(message, Deltas):
             self._log.append(f"ended {self.id}")
@@ -156,7 +164,15 @@ class Asker:
             self.text.extend(delta.text for delta in deltas[len(self.text) - first :])
 
     async def _hand_over(self, message: Resume) -> None:
-        state = self.answers or Handover(id=self.id, attempt=message.attempt, position=len(self.text))
+        state = self.answers or Handover(
+            id=self.id,
+            attempt=message.attempt,
+            position=len(self.text),
+            text="".join(self.text),
+            tokens=sum(map(bool, self.text)),
+            lane=self.lane,
+            model=self.model,
+        )
         answer = state.model_copy(update={"id": self.id, "attempt": message.attempt})
         await self._pool.publish([(self._pool.keys.control(message.worker), answer.to_wire())])
 
