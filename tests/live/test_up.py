@@ -34,7 +34,7 @@ def test_demo_answers_two_roles_and_leaves_nothing(home: Path) -> None:
         lines = demo.output.splitlines()
         assert "135 million parameters" in demo.output
         for role in ("planner", "coder"):
-            assert any(line.strip().startswith(f"{role} | ") for line in lines), demo.output
+            assert any(line.strip().startswith(f"{role} gets: ") for line in lines), demo.output
             assert any(line.startswith(role) and " ms" in line for line in lines), demo.output
         assert not left_running(home)
 
