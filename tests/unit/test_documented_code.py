@@ -1,6 +1,7 @@
 """The code on the pages of the documentation is valid: commands, settings and JSON.
 
-Other tests run it: those of `tests/live/test_readme.py` the commands, `test_examples.py` the Python.
+Other tests run it: those of `tests/live/test_readme.py` the commands, `test_examples.py` the Python. The units of
+systemd are those that `tests/unit/config/test_service_files.py` checks.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker
     """Start an ARQ worker for each kind of work that the lane accepts."""
     errors = lane.pool.internal_errors
     offer = lane.availability.announcement.offer
-    workers = [LaneWorker(lane, run_request, kind) for kind in KINDS if offer.limit_of(kind)]
+    workers = [LaneWorker(lane, run_request, kind) for kind in KINDS if kind in offer.limits]
     for worker in workers:
         await worker.listen()
         main = restart_on_error("worker's loop", worker.main, errors)

@@ -12,8 +12,13 @@ from tokenlane.config.host.pool_key_files import KeyRing
 
 AGENT = 'tokenlane chat "Name three primes." --role planner'
 """The command of an agent."""
-WORKER = "tokenlane worker --lane NAME --provider PROVIDER --endpoint http://localhost:PORT"
+WORKER = "tokenlane worker --lane gpu0"
 """The command of a worker."""
+_BEFORE_WORKER = "tokenlane probe\ntokenlane worker --check --lane gpu0"
+_WORKER_OPTIONS = """\
+tokenlane probe lists the model servers of the host. The worker serves the first of them; to serve another one, add its
+--provider (ollama, vllm, lmstudio, tgi, llamacpp, or openai for any other server) and --endpoint to both worker
+commands, as in --provider vllm --endpoint http://localhost:8000. Name each lane of the pool differently."""
 _REDIS_PORT = 6379
 
 
@@ -50,7 +55,9 @@ class Invitation:
         return (
             f"These commands contain secrets: whoever has them can use the pool.\n\n{note}"
             f"On {host}, for {agent} (in a checkout: {install_agent}):\n\n{self.exports}\n{AGENT}\n\n"
-            f"On a GPU host, next to its model server (in a checkout: {install_worker}):\n\n{self.exports}\n{WORKER}\n"
+            f"On a GPU host, next to its model server (in a checkout: {install_worker}):\n\n"
+            f"{self.exports}\n{_BEFORE_WORKER}\n{WORKER}\n\n"
+            f"{_WORKER_OPTIONS}\n"
         )
 
     @property

@@ -159,7 +159,7 @@ _LANE_COLUMNS: dict[str, Callable[[LaneStatus], str]] = {
     "STATE": lambda lane: lane.state,
     "RUNNING": lambda lane: str(lane.chats.running),
     "QUEUED": lambda lane: str(lane.chats.queued),
-    "LIMIT": lambda lane: str(lane.chats.limit),
+    "LIMIT": lambda lane: str(lane.chats.limit or "-"),  # 0 until the lane's model server has answered
     "BEAT": lambda lane: age(lane.beat_ms),
     "PROVIDER": lambda lane: lane.provider,
     "ENDPOINT": lambda lane: lane.endpoint,

@@ -54,9 +54,9 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 _UNREADY = {
-    "down": (Code.LANE_DOWN, "its model server cannot work"),
-    "loading": (Code.LANE_LOADING, "its model server is loading its model"),
-    "degraded": (Code.LANE_DEGRADED, "one worker's model server cannot work; the others serve the lane"),
+    "down": (Code.LANE_DOWN, "is down"),
+    "loading": (Code.LANE_LOADING, "is loading its model"),
+    "degraded": (Code.LANE_DEGRADED, "is served by some of its workers only"),
 }
 
 
@@ -73,8 +73,8 @@ def _lane(lane: LaneStatus) -> Finding:
         return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
-        advice = f"check the model server on {_hosts(lane)}; the lane accepts work again as soon as the server works"
-        return Finding(code, "fail", f"{title}: {state}: {lane.why.rstrip('.')}", advice, lane.name)
+        advice = f"the lane accepts work again as soon as the model server works, for its worker on {_hosts(lane)}"
+        return Finding(code, "fail", f"{title} {state}: {lane.why.rstrip('.')}", advice, lane.name)
     if lane.state == "down":
         observed = f"{title}: its worker is alive but did not start the requests that routers gave it{error}"
         advice = (

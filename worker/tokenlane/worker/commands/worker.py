@@ -56,7 +56,8 @@ def worker(
     provider: Annotated[
         str | None,
         typer.Option(
-            help="The kind of model server. Default: the first server found, otherwise builtin.",
+            help="The kind of model server. Default: as configured in llm.toml, otherwise the first server found, or "
+            "the built-in toy model if there is none and the extra `builtin` is installed.",
             autocompletion=completion.providers,
         ),
     ] = None,

@@ -32,7 +32,8 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
     Left out are models that the model server does not have, and models whose digests differ from their pinned digests.
 
     Args:
-        reachable: whether to ask the model server. If not, only the settings describe the lane.
+        reachable: whether to ask the model server. If not, only the settings describe the lane, and its limit of chats
+            is 0 unless they set it.
 
     Raises:
         ModelNotFound: the lane has no model to serve, and the model server cannot pull one.
@@ -51,7 +52,7 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
         answer = None  # the model server may start later
     listed = answer or []
     knows_missing = answer is not None and lists_all_models(settings.provider)
-    models, chats = _models_to_serve(settings, listed, only_listed=knows_missing), settings.capacity or 1
+    models, chats = _models_to_serve(settings, listed, only_listed=knows_missing), settings.capacity or 0
     if reachable:
         models = await _without_wrong_digests(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):

@@ -77,7 +77,7 @@ class Readiness:
         self._describe_s = timings.describe_s
         self._check_lock = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._check_requested = self._loading_logged = False
+        self._check_requested = self._loading_logged = self._warned = False
         self._confirmed_at = self._described_at = self._clock()
         self._unavailable_since = None if self._is_up else self._clock()
 
@@ -176,11 +176,13 @@ class Readiness:
         self._confirmed_at = self._clock()
         self._wake.set()
         name = self._availability.announcement.lane
-        # A server may answer "loading" to each attempt, between successful health checks: only the first is a warning.
-        level = logging.INFO if self._loading_logged and self._unavailable_since is not None else logging.WARNING
         if condition == UP:
+            level, self._warned = logging.WARNING if self._warned else logging.INFO, False
             logger.log(level, "lane %r accepts work: its model server is up", name)
         else:
+            # A server may answer "loading" to each attempt, between successful checks: only the first is a warning.
+            level = logging.INFO if self._loading_logged and self._unavailable_since is not None else logging.WARNING
+            self._warned |= level == logging.WARNING
             if self._unavailable_since is None:
                 self._unavailable_since = self._clock()
             logger.log(

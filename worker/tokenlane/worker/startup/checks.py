@@ -57,7 +57,8 @@ def check_shared_model_server(lane: Announcement | None, snapshot: Snapshot) -> 
     ]
     if not others:
         return []
-    observed = f"{', '.join(others)} also serves this model server; each lane sends it requests up to its own capacity"
+    lanes = f"lanes {', '.join(others)} also serve" if len(others) > 1 else f"lane {others[0]} also serves"
+    observed = f"{lanes} this model server; each lane sends it requests up to its own capacity"
     return [Finding(Code.MODEL_SERVER_SHARED, "warn", observed, subject=lane.lane)]
 
 

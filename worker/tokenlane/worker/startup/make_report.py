@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tokenlane.config.host.pool_key_files import socket_keys
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError
@@ -72,7 +74,9 @@ async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announ
     async with default_registry().create(settings) as provider:
         probe = await probe_model_server(settings, provider, await check_condition(provider))
         findings = list(probe.findings(settings))
-        if probe.error is not None or probe.condition != UP:
+        if probe.condition != UP:
+            return probe, None, [_with_wait(finding) for finding in findings]
+        if probe.error is not None:
             return probe, None, findings
         try:
             return probe, await describe_lane(settings, provider), findings
@@ -80,3 +84,10 @@ async def _try_model_server(settings: LaneSettings) -> tuple[ServerProbe, Announ
             if any(finding.code == Code.MODEL_MISSING for finding in findings):
                 return probe, None, findings
             return probe, None, [Finding(Code.MODEL_SERVER, "fail", error.message, subject=settings.name), *findings]
+
+
+def _with_wait(finding: Finding) -> Finding:
+    """Add to the finding of a model server that cannot work now that a worker would wait for it."""
+    if finding.code != Code.MODEL_SERVER:
+        return finding
+    return replace(finding, advice="a worker may start all the same: it waits until the model server works")

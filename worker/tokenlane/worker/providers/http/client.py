@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.client_exceptions import UnixClientConnectorError
@@ -14,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.connection_errors import why_unreached
 from tokenlane.config.host.socket_urls import socket_of
-from tokenlane.config.settings.values import LaneSettings
+from tokenlane.config.settings.values import LaneSettings, masked_url
 from tokenlane.routing.contract.errors import LlmError, ProviderDown, Timeout
 from tokenlane.worker.providers.errors.http_errors import PROXY_WANTS_A_USER
 
@@ -38,7 +39,7 @@ _SLOW = "The model server did not answer in time."
 _LOST = "The connection to the model server was lost before the answer was complete."
 _NONSENSE = "The server at the lane's endpoint does not speak HTTP correctly: is it a model server?"
 _PROXY = "The proxy to the model server refused or failed: check the proxy settings and NO_PROXY."
-_ADDRESS = "The lane's endpoint is not a usable http://, https:// or unix:/// address."
+_ADDRESS = "The lane's endpoint is not a URL of a model server: check its host name and its port."
 _TLS = (
     "The model server's certificate is not trusted. If it comes from a private CA, set SSL_CERT_FILE to the CA's file."
 )
@@ -80,7 +81,7 @@ class LaneClient:
         socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
         url = web_address(endpoint if socket is None else _AT_SOCKET)
         if url is None or url.scheme not in ("http", "https"):
-            raise ConfigError(f"Lane {lane.name!r}: {_ADDRESS}")
+            raise ConfigError(f"Lane {lane.name!r}: the endpoint {masked_url(endpoint)!r} {_what_is_wrong(endpoint)}.")
         if "@" in url.netloc and lane.api_key is not None:
             raise ConfigError(
                 f"Lane {lane.name!r}: the endpoint contains a user name, but the lane also has an API key: remove one "
@@ -196,6 +197,17 @@ def _session(
     timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s)
     jar = aiohttp.DummyCookieJar()
     return aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, cookie_jar=jar)
+
+
+def _what_is_wrong(endpoint: str) -> str:
+    """What is wrong with an endpoint, to follow it in a message."""
+    if not endpoint.startswith(("http://", "https://", "unix:///")):
+        return "must begin with http://, https:// or unix:///, as in http://localhost:8000"
+    try:
+        has_port = urlsplit(endpoint).port != 0
+    except ValueError:
+        has_port = False
+    return "has no valid host name" if has_port else "has no valid port: use a number from 1 to 65535"
 
 
 def _credentials(lane: LaneSettings) -> dict[str, str]:
