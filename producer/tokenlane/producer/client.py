@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeAlias, Unpack
+from typing import Literal, Self, TypeAlias, Unpack
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
@@ -119,10 +119,13 @@ class Client:
         model = response_format if isinstance(response_format, type) else None
         link, request_id = self.link, new_id()
         composed = partial(compose, request_id, messages, role, options, shape, agent=who, client=link.client)
-        submit = partial(link.open, composed, options.get("idempotency_key"))
+        may_restart = options.get("on_interrupt") == "restart"
+        submit = partial(link.open, composed, options.get("idempotency_key"), may_restart=may_restart)
         return ChatStream(request_id, link, submit, model, options.get("metadata"))
 
-    def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
+    def attach(
+        self, request_id: str, *, after: int | None = None, on_interrupt: Literal["error", "restart"] = "error"
+    ) -> ChatStream:
         """Join a request that another agent or process sent, while it runs and up to a minute after its end.
 
         The client that attached last owns the request. The other clients keep reading, and may leave without cancelling
@@ -132,12 +135,16 @@ class Client:
         Args:
             request_id: the `request_id` of the request's stream.
             after: the `position` of the last delta that this agent has received; None for the whole answer.
+            on_interrupt: what the stream does if the answer begins anew, which the request itself must allow. "error":
+                the stream raises `Interrupted`, unless it has received nothing. "restart": the stream goes on with the
+                first delta of the new answer, which has `restarted=True`; all text before it is void.
 
         Returns:
             A stream of all deltas after that position. Its `text` has only the text of these deltas.
 
         Raises:
-            ValueError: `request_id` is not the id of a request, or `after` is not a position.
+            ValueError: `request_id` is not the id of a request, `after` is not a position, or `on_interrupt` is neither
+                of the two words.
 
         Raises, when the stream is entered:
             RequestLost: the pool does not know the request.
@@ -151,7 +158,10 @@ class Client:
         position = _position(after)
         if not (isinstance(given, str) and _REQUEST_ID.fullmatch(given)) or position < 0:
             raise ValueError("`request_id` must be a stream's `.request_id`, and `after` a delta's `.position`")
-        return ChatStream(request_id, self.link, partial(self.link.attach, request_id, position))
+        if on_interrupt not in ("error", "restart"):
+            raise ValueError('`on_interrupt` must be "error" or "restart"')
+        join = partial(self.link.attach, request_id, position, may_restart=on_interrupt == "restart")
+        return ChatStream(request_id, self.link, join)
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel a request for all clients that read it.

@@ -31,8 +31,12 @@ class ChatStream(Generic[Parsed]):
         QueueFull: the role or the agent has too many requests, or the Redis server has no memory left.
         PoolUnavailable: the pool's Redis server does not answer.
 
+    If the answer breaks off, the stream waits until another lane continues it: `delta.attempt` and `delta.lane` change,
+    and the text has no gap and no repeat. With `on_interrupt="restart"`, an answer that no lane can continue begins
+    anew: the first delta of the new answer has `restarted=True`, and all text before it is void.
+
     Raises, when iterated, after all earlier deltas:
-        Interrupted: the answer broke off; `partial` holds the text so far.
+        Interrupted: the answer broke off, and no lane can continue it; `partial` holds the text so far.
         NoToolCall: the answer is complete but calls no tool, although `tool_choice` requires a call.
         RequestCancelled, DeadlineExceeded: the request was cancelled, or its time to live has passed.
         BadRequest: the answer ended before the given position.
@@ -66,7 +70,8 @@ class ChatStream(Generic[Parsed]):
 
     @property
     def text(self) -> str:
-        """The answer's text so far. In an attached stream, only the text after the given position."""
+        """The answer's text so far. In an attached stream, only the text after the given position. If the answer begins
+        anew, this begins anew, too."""
         return self._request.text if self._request else ""
 
     @property
@@ -76,7 +81,8 @@ class ChatStream(Generic[Parsed]):
 
     @property
     def waiting(self) -> str | None:
-        """Why the request has not started yet; None after the start, and before the stream is entered."""
+        """Why the request has not started yet, or why an answer that broke off does not go on; None while the answer is
+        streamed, and before the stream is entered."""
         return self._request.waiting if self._request else None
 
     async def cancel(self) -> None:

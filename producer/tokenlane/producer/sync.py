@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import wraps
-from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 from tokenlane.routing.contract.requests import ChatOptions
@@ -84,10 +84,12 @@ class Client(LoopThread[client.Client]):
             with suppress(RuntimeError):  # the client was closed, which cancelled its requests
                 self._call(steps.aclose)
 
-    def attach(self, request_id: str, *, after: int | None = None) -> ChatStream:
+    def attach(
+        self, request_id: str, *, after: int | None = None, on_interrupt: Literal["error", "restart"] = "error"
+    ) -> ChatStream:
         """Join a request, and return a stream of all deltas after the given position."""
         self._running()
-        return ChatStream(self, self._manager.attach(request_id, after=after))
+        return ChatStream(self, self._manager.attach(request_id, after=after, on_interrupt=on_interrupt))
 
 
 class ChatStream(Generic[Parsed]):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from redis import exceptions as redis_errors
@@ -23,6 +23,7 @@ from tokenlane.producer import (
     Client,
     DeadlineExceeded,
     Interrupted,
+    ModelNotFound,
     PoolUnavailable,
     ProviderDown,
     RequestCancelled,
@@ -31,9 +32,10 @@ from tokenlane.producer import (
 )
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.envelope import Envelope
-from tokenlane.routing.contract.messages import Deltas
+from tokenlane.routing.contract.messages import Deltas, Handover, Resume
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.store.request_life import Requests
 from tokenlane.routing.store.server import Server, Timings
@@ -48,6 +50,28 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
 async def kill_subscribers(redis: Redis) -> None:
     """Cut every pub/sub connection to the server."""
     await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]  # in redis-py 5
+
+
+async def next_attempt(worker: StandIn, pool: Pool, dead: Run) -> Run:
+    """The attempt that follows one whose worker died."""
+    del worker.runs[dead.id, dead.attempt]
+    await pass_lease(pool, dead.id)
+    await sweep(pool)
+    return await worker.next_run()
+
+
+def part(run: Run, first: int, *texts: str, restarted: bool = False) -> Deltas:
+    """Deltas of an attempt on another lane."""
+    deltas = [TokenDelta(text=text) for text in texts]
+    return Deltas(
+        attempt=run.attempt,
+        worker=run.worker,
+        lane="lane2",
+        model="m1",
+        first=first,
+        deltas=deltas,
+        restarted=restarted,
+    )
 
 
 async def test_a_lost_message_is_replayed(client: Client, worker: StandIn) -> None:
@@ -165,6 +189,108 @@ async def test_a_later_attempt_continues(client: Client, worker: StandIn, pool: 
         stale = await dead.ask_resume() if (dead.id, dead.attempt) in worker.runs else None
         assert stale is None
     assert run.attempt > dead.attempt
+
+
+async def test_deltas_say_which_attempt_and_lane_gave_them(client: Client, worker: StandIn, pool: Pool) -> None:
+    """After a failover they carry the new attempt and lane, and positions count on."""
+    async with client.chat("hello", role="planner") as stream:
+        dead = await worker.next_run()
+        await dead.say("a")
+        first = await anext(stream)
+        run = await next_attempt(worker, pool, dead)
+        await run.ask_resume()
+        await run.publish(part(run, 1, "b"))
+        second = await anext(stream)
+    assert [(delta.lane, delta.position) for delta in (first, second)] == [("lane1", 0), ("lane2", 1)]
+    assert second.attempt == run.attempt > first.attempt == dead.attempt
+    assert stream.text == "ab"
+
+
+@pytest.mark.parametrize("on_interrupt", ["error", "restart"])
+async def test_an_answer_begins_anew_if_the_agent_allows_it(
+    client: Client, worker: StandIn, pool: Pool, on_interrupt: Literal["error", "restart"]
+) -> None:
+    """The request says so to the worker, and the first delta of the new answer says so to the agent; other agents get
+    their part."""
+    async with client.chat("hello", role="planner", on_interrupt=on_interrupt) as stream:
+        dead = await worker.next_run()
+        await dead.say("a", "b")
+        await until(lambda: stream.text == "ab")
+        run = await next_attempt(worker, pool, dead)
+        assert run.request.on_interrupt == on_interrupt
+        assert (await run.ask_resume()).position == 2
+        await run.publish(part(run, 0, "x", restarted=True))
+        if on_interrupt == "error":
+            with pytest.raises(Interrupted) as broken:
+                await stream.answer()
+            assert broken.value.partial == "ab"
+            return
+        await run.publish(part(run, 1, "y", restarted=True))
+        await until(lambda: stream.text == "xy")
+        got = [await anext(stream) for _ in range(2)]
+    assert [(delta.text, delta.position, delta.restarted) for delta in got] == [("x", 0, True), ("y", 1, False)]
+
+
+@pytest.mark.parametrize("on_interrupt", ["error", "restart"])
+async def test_an_agent_that_attached_hears_of_an_answer_begun_anew(
+    client: Client, worker: StandIn, pool: Pool, redis_url: str, on_interrupt: Literal["error", "restart"]
+) -> None:
+    """Each reader decides for itself whether it can read a new answer."""
+    async with client.chat("hello", role="planner", on_interrupt="restart") as stream, quick_client(redis_url) as other:
+        dead = await worker.next_run()
+        await dead.say("a", "b")
+        await until(lambda: stream.text == "ab")
+        async with other.attach(stream.request_id, after=0, on_interrupt=on_interrupt) as joined:
+            assert (await anext(joined)).text == "b"
+            run = await next_attempt(worker, pool, dead)
+            handover = await run.ask_resume()
+            assert (handover.text, handover.position, handover.obstacle) == ("b", 2, "part")
+            await run.publish(part(run, 0, "x", restarted=True))
+            if on_interrupt == "restart":
+                assert (await anext(joined)).restarted
+                assert joined.text == "x"
+            else:
+                with pytest.raises(Interrupted) as broken:
+                    await joined.answer()
+                assert broken.value.partial == "b"
+            await until(lambda: stream.text == "x")
+
+
+async def test_a_long_answer_is_handed_over_in_pieces(client: Client, worker: StandIn, pool: Pool) -> None:
+    """Its text arrives whole, however long it is."""
+    text = "long answer " * 50_000
+    async with client.chat("hello", role="planner") as stream:
+        dead = await worker.next_run()
+        await dead.say(text)
+        await until(lambda: stream.text == text)
+        run = await next_attempt(worker, pool, dead)
+        handovers: list[Handover] = []
+        worker.hear = lambda data: handovers.append(Handover.model_validate_json(data))  # type: ignore[method-assign]
+        async with open_hub(pool) as hub:
+            await hub.subscribe(pool.keys.control("worker3"), worker.hear)
+            await run.publish(Resume(attempt=run.attempt, worker="worker3"))
+            await until(lambda: bool(handovers) and len(handovers) == handovers[0].pieces)
+    assert len(handovers) > 1
+    assert "".join(handover.text for handover in handovers) == text
+
+
+async def test_an_answer_that_broke_off_says_what_it_waits_for(client: Client, worker: StandIn, pool: Pool) -> None:
+    """The stream waits, and names the lane; when a router refuses the request, the agent gets its part."""
+    async with client.chat("hello", role="planner", model="m1") as stream:
+        dead = await worker.next_run()
+        await dead.say("a")
+        await until(lambda: stream.text == "a")
+        assert stream.waiting is None
+        needs = dead.envelope.needs.model_copy(update={"model": "m3"})  # which the lane does not have
+        queue = replace(Queue.of(dead.envelope), needs=needs)
+        await pool.requests.requeue(dead.id, dead.attempt, dead.worker, queue=queue)
+        await until(lambda: "lane1" in (stream.waiting or ""))
+        refusal = ModelNotFound("no lane serves 'm3'")
+        assert await pool.requests.fail(dead.id, dead.attempt, refusal)
+        with pytest.raises(Interrupted) as broken:
+            await stream.answer()
+    assert broken.value.partial == "a"
+    assert isinstance(broken.value.__cause__, ModelNotFound)
 
 
 async def test_an_outdated_attempt_is_told_so(client: Client, worker: StandIn) -> None:

@@ -28,7 +28,9 @@ class SilentLink:
     async def lanes(self) -> tuple[LaneView, ...]:
         return self._lanes
 
-    async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
+    async def open(
+        self, compose: Callable[[], Composed], idempotency_key: str | None = None, *, may_restart: bool = False
+    ) -> OpenRequest:
         envelope, _ = compose()
         self.requests.append(OpenRequest(envelope.id))
         return self.requests[-1]

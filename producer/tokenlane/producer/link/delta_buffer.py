@@ -264,7 +264,7 @@ class DeltaBuffer:
             self._begin_anew(message.attempt)
         if deltas and message.first < self._handed_over:
             # The attempt continues from the owner's position, and this reader has received more than the owner.
-            self.fail(answer_lost("restarted"))
+            self.fail(answer_lost("owner"))
         for position, delta in enumerate(deltas, message.first):
             if position < self.position or position in self._early:
                 continue

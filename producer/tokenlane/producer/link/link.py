@@ -29,7 +29,9 @@ class Link(Protocol):
     pool: str
     internal_errors: InternalErrors
 
-    async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
+    async def open(
+        self, compose: Callable[[], Composed], idempotency_key: str | None = None, *, may_restart: bool = False
+    ) -> OpenRequest:
         """Submit a request. Returns once the pool has accepted it.
 
         If the same agent has an open request with the same idempotency key, the link attaches to that request instead.
@@ -38,6 +40,7 @@ class Link(Protocol):
             compose: makes the envelope and the payload. In a burst of requests the link makes and sends only a few at
                 a time, so that the event loop has time for beats and answers. The time to live counts from the call of
                 `open`.
+            may_restart: whether the reader allows the answer to begin anew.
 
         Raises:
             LlmError: the request is not valid, or the pool refused it.
@@ -46,8 +49,11 @@ class Link(Protocol):
         """
         ...
 
-    async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
+    async def attach(self, request_id: str, position: int = 0, *, may_restart: bool = False) -> OpenRequest:
         """Join a request at a position of its answer, and become its owner.
+
+        Args:
+            may_restart: whether the reader allows the answer to begin anew.
 
         Raises:
             RequestLost: the pool does not know the request.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .mock_messages import Failover, Restart
 from .pool import EmbedHandler, Handler, MockPool, letters
 
-__all__ = ["EmbedHandler", "Handler", "MockPool", "letters"]
+__all__ = ["EmbedHandler", "Failover", "Handler", "MockPool", "Restart", "letters"]

@@ -37,9 +37,11 @@ class MemoryLink:
         self._answer = answer
         self._requests: dict[str, tuple[OpenRequest, asyncio.Task[None]]] = {}
 
-    async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> OpenRequest:
+    async def open(
+        self, compose: Callable[[], Composed], idempotency_key: str | None = None, *, may_restart: bool = False
+    ) -> OpenRequest:
         envelope, payload = compose()
-        request = OpenRequest(envelope.id)
+        request = OpenRequest(envelope.id, may_restart=may_restart)
         task = self._tasks.create_task(
             self._deliver(request, self._answer(envelope, payload), envelope.time_to_live_ms)
         )
@@ -49,7 +51,7 @@ class MemoryLink:
         self._requests[request.id] = request, task
         return request
 
-    async def attach(self, request_id: str, position: int = 0) -> OpenRequest:
+    async def attach(self, request_id: str, position: int = 0, *, may_restart: bool = False) -> OpenRequest:
         raise RequestLost("clients of a MockPool cannot attach to requests")
 
     async def cancel(self, request_id: str) -> bool:

@@ -6,40 +6,77 @@ import sys
 from array import array
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from math import isfinite
-from typing import SupportsFloat, TypeAlias, TypeGuard
+from typing import Any, SupportsFloat, TypeAlias, TypeGuard
 
 from pydantic import BaseModel
 
 from tokenlane.routing.contract.answers import FinishReason, TokenDelta, Usage
+from tokenlane.routing.contract.errors import Interrupted
 from tokenlane.routing.contract.messages import Completed, Deltas
 from tokenlane.routing.contract.results import Vectors
 
-ChatResult: TypeAlias = str | Iterable[str | TokenDelta] | AsyncIterable[str | TokenDelta]
+
+@dataclass(frozen=True)
+class Failover:
+    """A piece of an answer that stands for a failure: the answer breaks off, and another lane continues it.
+
+    `lane`: the lane of the deltas that follow.
+    """
+
+    lane: str = "lane2"
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A piece of an answer that stands for a failure: the answer breaks off, and no lane can continue it.
+
+    If the request has `on_interrupt="restart"`, the pieces that follow are a new answer from `lane`. If not, the agent
+    gets `Interrupted` with the text so far.
+    """
+
+    lane: str = "lane2"
+
+
+Piece: TypeAlias = str | TokenDelta | Failover | Restart
+ChatResult: TypeAlias = str | Iterable[Piece] | AsyncIterable[Piece]
 EmbedResult: TypeAlias = Iterable[Iterable[float]]
 MockMessages: TypeAlias = AsyncGenerator[Deltas | Completed, None]
 
 
-async def chat_messages(handler: Callable[[], ChatResult | Awaitable[ChatResult]]) -> MockMessages:
+async def chat_messages(
+    handler: Callable[[], ChatResult | Awaitable[ChatResult]], *, may_restart: bool = False
+) -> MockMessages:
     """Yield a message for each piece of the handler's answer, and then the message that completes it.
 
     If the handler sets no finish reason, the last message has one more delta with a finish reason, as a worker's has.
 
+    Args:
+        may_restart: whether the request allows the answer to begin anew.
+
     Raises:
+        Interrupted: the handler yielded a `Restart`, which the request does not allow.
         TypeError: the handler returned or yielded a value of another type. The error names the type, not the value.
     """
-    returned, position = handler(), 0
+    returned, attempt = handler(), _Attempt()
     answer = await returned if isinstance(returned, Awaitable) else returned
     default_reason: FinishReason = "stop"
     has_reason = False
     async for piece in answer if isinstance(answer, AsyncIterable) else _pieces(answer):
+        if isinstance(piece, Failover | Restart):
+            if isinstance(piece, Restart):
+                if not may_restart:
+                    raise Interrupted("the answer broke off, and no lane can continue it", lane=attempt.lane or None)
+                default_reason, has_reason = "stop", False
+            attempt = attempt.after(piece)
+            continue
         delta = _delta(piece)
         default_reason = "tool_calls" if delta.tool_calls else default_reason
         has_reason = has_reason or delta.finish_reason is not None
-        yield Deltas(attempt=1, worker="", lane="", model="mock", first=position, deltas=[delta])
-        position += 1
+        yield attempt.deltas(delta)
     last = [] if has_reason else [TokenDelta(finish_reason=default_reason)]
-    yield _completed(position, Usage(completion_tokens=position), last)
+    yield attempt.completed(Usage(completion_tokens=attempt.position, attempts=attempt.number), last)
 
 
 async def embed_messages(
@@ -69,10 +106,10 @@ async def embed_messages(
         for vector in vectors:
             vector.byteswap()
     data = b64encode(b"".join(vectors)).decode()
-    yield _completed(1, Usage(), result=Vectors(dimensions=dimensions[0], data=data))
+    yield _Attempt(position=1).completed(Usage(), result=Vectors(dimensions=dimensions[0], data=data))
 
 
-async def _pieces(answer: str | Iterable[str | TokenDelta]) -> AsyncGenerator[str | TokenDelta, None]:
+async def _pieces(answer: str | Iterable[Piece]) -> AsyncGenerator[Piece, None]:
     returned: object = answer  # not everybody checks types
     if not _is_series(returned):
         raise _wrong_answer("returned", returned)
@@ -111,7 +148,7 @@ def _is_series(value: object) -> TypeGuard[Iterable[object]]:
 
 
 def _wrong_answer(verb: str, value: object) -> TypeError:
-    expected = "a MockPool's handler returns text, or yields text or TokenDeltas"
+    expected = "a MockPool's handler returns text, or yields text, TokenDeltas, Failovers or Restarts"
     return TypeError(f"{expected}; this handler {verb} {type_of(value)}")
 
 
@@ -126,17 +163,35 @@ def type_of(value: object) -> str:
     return "None" if value is None else f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
 
 
-def _completed(
-    position: int, usage: Usage, deltas: Sequence[TokenDelta] = (), result: Vectors | None = None
-) -> Completed:
-    return Completed(
-        attempt=1,
-        worker="",
-        lane="",
-        model="mock",
-        first=position,
-        end=position + len(deltas),
-        usage=usage,
-        deltas=list(deltas),
-        result=result,
-    )
+@dataclass
+class _Attempt:
+    """Makes the messages of one attempt. `position`: that of its next delta."""
+
+    number: int = 1
+    lane: str = ""
+    position: int = 0
+    restarted: bool = False
+
+    def after(self, failure: Failover | Restart) -> _Attempt:
+        """The attempt that follows this one after a failure."""
+        if isinstance(failure, Restart):
+            return _Attempt(self.number + 1, failure.lane, restarted=True)
+        return _Attempt(self.number + 1, failure.lane, self.position)
+
+    def deltas(self, delta: TokenDelta) -> Deltas:
+        self.position += 1
+        return Deltas(**self._place(), first=self.position - 1, deltas=[delta])
+
+    def completed(self, usage: Usage, deltas: Sequence[TokenDelta] = (), result: Vectors | None = None) -> Completed:
+        end = self.position + len(deltas)
+        return Completed(**self._place(), first=self.position, end=end, usage=usage, deltas=list(deltas), result=result)
+
+    def _place(self) -> dict[str, Any]:
+        """The fields that all messages of the attempt share."""
+        return {
+            "attempt": self.number,
+            "worker": "",
+            "lane": self.lane,
+            "model": "mock",
+            "restarted": self.restarted,
+        }

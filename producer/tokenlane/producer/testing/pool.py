@@ -38,8 +38,9 @@ class MockPool(AsyncExitStack):
 
     Args:
         handler: answers a chat request: a function that returns the text or a list of pieces, or a generator of pieces;
-            plain or async. A piece is a text or a `TokenDelta`. If the request is cancelled or its time to live passes,
-            an async handler is cancelled where it awaits, and a plain generator is stopped where it yields.
+            plain or async. A piece is a text, a `TokenDelta`, or a `Failover` or `Restart`, which stands for a failure
+            in mid-answer. If the request is cancelled or its time to live passes, an async handler is cancelled where
+            it awaits, and a plain generator is stopped where it yields.
         embed: answers an embed request: a function, plain or async, that returns a vector for each text.
 
     Raises:
@@ -88,4 +89,4 @@ class MockPool(AsyncExitStack):
             self.embed_requests.append(embed := EmbedRequest.model_validate_json(payload))
             return embed_messages(lambda: self.embed(embed), len(embed.inputs))
         self.requests.append(request := ChatRequest.model_validate_json(payload))
-        return chat_messages(lambda: self.handler(request))
+        return chat_messages(lambda: self.handler(request), may_restart=request.on_interrupt == "restart")

@@ -288,14 +288,16 @@ def as_interruption(error: LlmError, *, refused: bool = False) -> LlmError:
 
 
 _LOST = {
-    "restarted": "a new attempt restarted the answer for another client of this request: send the request again",
+    "restarted": "a new attempt began the answer anew, which this stream does not allow: attach with "
+    'on_interrupt="restart" to read the new answer',
+    "owner": "the answer broke off, and goes on for another client of this request that has received less of it: send "
+    "the request again",
     "part": "part of the answer did not arrive, and its worker no longer keeps that part: send the request again",
-    "worker": "the worker died or lost its connection before the answer was complete: send the request again",
     "end": "the end of the answer did not arrive, and no worker keeps it any longer: send the request again",
 }
 
 
-def answer_lost(what: Literal["restarted", "part", "worker", "end"]) -> Interrupted:
+def answer_lost(what: Literal["restarted", "owner", "part", "end"]) -> Interrupted:
     """The error for an agent that can no longer get the whole answer."""
     return Interrupted(_LOST[what])
 

@@ -31,7 +31,7 @@ from tokenlane.producer import (
     ToolCall,
     ToolCallDelta,
 )
-from tokenlane.producer.testing import EmbedHandler, Handler, MockPool
+from tokenlane.producer.testing import EmbedHandler, Failover, Handler, MockPool, Restart
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
 from tokenlane.routing.contract.wire import new_id
 
@@ -91,6 +91,47 @@ async def test_an_answer_that_breaks_off() -> None:
         with pytest.raises(Interrupted) as broken:
             await client.complete("x", role="planner")
     assert broken.value.partial == "half"
+
+
+async def test_another_lane_continues_an_answer() -> None:
+    """After a failover, deltas carry the new attempt and lane, positions count on, and the text has no gap."""
+
+    def handler(request: ChatRequest) -> Iterator[str | Failover]:
+        yield from ("Hel", Failover("gpu1"), "lo", Failover("gpu2"), "!")
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        async with client.chat("x", role="planner") as stream:
+            got = [(delta.attempt, delta.lane, delta.position, delta.text) async for delta in stream]
+            answer = await stream.answer()
+    assert got == [(1, "", 0, "Hel"), (2, "gpu1", 1, "lo"), (3, "gpu2", 2, "!"), (3, "gpu2", 3, "")]
+    assert (answer.text, answer.lane, answer.usage.attempts) == ("Hello!", "gpu2", 3)
+    assert answer.usage.completion_tokens == 3
+
+
+async def test_an_answer_that_begins_anew() -> None:
+    """The first delta of the new answer says so, and nothing of the void answer is left, not even its tool call."""
+    void = TokenDelta(tool_calls=(ToolCallDelta(id="1", name="f"),))
+
+    async def handler(request: ChatRequest) -> AsyncIterator[str | TokenDelta | Restart]:
+        for piece in ("old", void, Restart("gpu1"), "new", "er"):
+            yield piece
+
+    async with MockPool(handler) as pool, pool.client() as client:
+        async with client.chat("x", role="planner", on_interrupt="restart") as stream:
+            got = [(delta.position, delta.text, delta.restarted) async for delta in stream]
+            answer = await stream.answer()
+        complete = await client.complete("x", role="planner", on_interrupt="restart")
+    assert got == [(0, "old", False), (1, "", False), (0, "new", True), (1, "er", False), (2, "", False)]
+    assert (answer.text, answer.tool_calls, answer.finish_reason, answer.lane) == ("newer", (), "stop", "gpu1")
+    assert (answer.usage.attempts, answer.usage.completion_tokens, complete.text) == (2, 2, "newer")
+
+
+async def test_an_answer_begins_anew_only_where_the_agent_allows_it() -> None:
+    """Otherwise the agent gets the part of the answer that it has, as with a real pool."""
+    async with MockPool(lambda _: ["old", Restart(), "new"]) as pool, pool.client() as client:
+        with pytest.raises(Interrupted) as broken:
+            await client.complete("x", role="planner")
+    assert broken.value.partial == "old"
 
 
 async def test_cancelling_stops_the_handler() -> None:
@@ -282,7 +323,7 @@ async def test_a_handler_that_answers_with_something_else(answer: object, kind: 
 
     for handler, verb in ((returning, "returned"), (yielding, "yielded"), (listing, "yielded")):
         expected = "a list" if verb == "yielded" and isinstance(answer, TokenDelta) else kind
-        with pytest.raises(TypeError, match=rf"TokenDeltas; .* {verb} {expected}$") as refused:
+        with pytest.raises(TypeError, match=rf"TokenDelta.*; .* {verb} {expected}$") as refused:
             async with MockPool(cast("Handler", handler)) as pool, pool.client() as client:
                 await client.complete("x", role="planner")
         assert "SECRET" not in str(refused.value)

@@ -86,7 +86,9 @@ class RedisLink:
 
     # The methods of a `Link`.
 
-    async def open(self, compose: Callable[[], Composed], idempotency_key: str | None = None) -> RedisRequest:
+    async def open(
+        self, compose: Callable[[], Composed], idempotency_key: str | None = None, *, may_restart: bool = False
+    ) -> RedisRequest:
         async with self._turn() as asked_at:
             envelope, payload = compose()
             if idempotency_key:
@@ -102,6 +104,7 @@ class RedisLink:
                     self._clock,
                     copy=(envelope, payload),
                     deadline=asked_at + envelope.time_to_live_ms / 1000 + self._timings.deadline_grace_s,
+                    may_restart=may_restart,
                     waiting=self.view.why_queued(envelope.role, envelope.needs),
                 )
                 accepted_as = await self._enter(request, self._submit)
@@ -109,10 +112,12 @@ class RedisLink:
                 return request
             request.owned = False
             self.leave(request)
-            return await self.attach(accepted_as)
+            return await self.attach(accepted_as, may_restart=may_restart)
 
-    async def attach(self, request_id: str, position: int = 0) -> RedisRequest:
-        request = RedisRequest(request_id, self.client, self._timings, self._clock, position=position)
+    async def attach(self, request_id: str, position: int = 0, *, may_restart: bool = False) -> RedisRequest:
+        request = RedisRequest(
+            request_id, self.client, self._timings, self._clock, position=position, may_restart=may_restart
+        )
         await self._enter(request, self._attach)
         return request
 
