@@ -97,13 +97,13 @@ async def test_another_lane_continues_an_answer() -> None:
     """After a failover, deltas carry the new attempt and lane, positions count on, and the text has no gap."""
 
     def handler(request: ChatRequest) -> Iterator[str | Failover]:
-        yield from ("Hel", Failover("gpu1"), "lo", Failover("gpu2"), "!")
+        yield from ("He", Failover("gpu1"), "llo", Failover("gpu2"), "!")
 
     async with MockPool(handler) as pool, pool.client() as client:
         async with client.chat("x", role="planner") as stream:
             got = [(delta.attempt, delta.lane, delta.position, delta.text) async for delta in stream]
             answer = await stream.answer()
-    assert got == [(1, "", 0, "Hel"), (2, "gpu1", 1, "lo"), (3, "gpu2", 2, "!"), (3, "gpu2", 3, "")]
+    assert got == [(1, "", 0, "He"), (2, "gpu1", 1, "llo"), (3, "gpu2", 2, "!"), (3, "gpu2", 3, "")]
     assert (answer.text, answer.lane, answer.usage.attempts) == ("Hello!", "gpu2", 3)
     assert answer.usage.completion_tokens == 3
 
