@@ -65,9 +65,9 @@ async def eventually(condition: Callable[[], Coroutine[None, None, bool]], timeo
 class Server:
     """A Redis server on a port of its own, which it has again when it is started again."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, password: str = "") -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{password and f':{password}@'}127.0.0.1:{self.port}/0"
         self._data = directory / f"redis-{self.port}"
         self._options = options
         self._process: Process | None = None

@@ -79,7 +79,7 @@ async def connect(
     """Connect to a pool until the block ends.
 
     Args:
-        where: the Redis server, or its URL (`redis://`, `rediss://` or `unix://`).
+        where: the Redis server, or its URL (`redis://`, `rediss://`, `unix://` or `redis+sentinel://`).
         keys: the caller's pool keys; an empty ring stands for the key file next to the server's socket. None for a
             caller that neither seals nor unseals payloads.
         unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
@@ -90,7 +90,6 @@ async def connect(
             but the caller has keys.
     """
     server = Server.of(where) if isinstance(where, str) else where
-    server = await server.primary_of(pool)
     await server.greet()
     async with server.commands() as commands:
         opened = Pool(commands, Keys(pool, server.database))

@@ -12,12 +12,22 @@ from .redis_py import CONNECTION_ERRORS, NoReply
 from .refusals import find_refusal, translate_refusal
 from .tls import causes, tls_trouble
 
+_START_ONE = "`tokenlane up` starts a server on this host."
 
-def translate_error(error: redis_errors.RedisError | OSError, url: str) -> LlmError:
-    """Translate an error from redis-py into one of tokenlane's errors. `url`: the server's URL."""
-    where = masked_url(url)
+
+def translate_error(
+    error: redis_errors.RedisError | OSError, url: str, where: str = "", advice: str = _START_ONE
+) -> LlmError:
+    """Translate an error from redis-py into one of tokenlane's errors.
+
+    Args:
+        url: the server's URL.
+        where: the server, for messages; by default the URL without the password.
+        advice: what to do if the server cannot be reached, as a sentence.
+    """
+    where = where or masked_url(url)
     if isinstance(error, CONNECTION_ERRORS) and isinstance(error.__cause__, redis_errors.RedisError):
-        return translate_error(error.__cause__, url)  # how redis-py wraps errors on a unix socket
+        return translate_error(error.__cause__, url, where, advice)  # how redis-py wraps errors on a unix socket
     if (ours := translate_refusal(error, where)) is not None:
         return ours
     if isinstance(error, NoReply):
@@ -25,12 +35,13 @@ def translate_error(error: redis_errors.RedisError | OSError, url: str) -> LlmEr
             f"the Redis server at {where} accepts connections, but does not answer within {error.seconds:g} s: it "
             "hangs, is paused or overloaded, or another program has this port; check the server's process and its log"
         )
+    uses_tls = url.startswith("rediss")
     if isinstance(error, redis_errors.InvalidResponse):
-        tls = "" if url.startswith("rediss://") else "; for a Redis server with TLS, use rediss:// in the URL"
+        tls = "" if uses_tls else "; for a Redis server with TLS, use rediss:// in the URL"
         return PoolUnavailable(
             f"the server at {where} is not a Redis server: check the host and the port in the URL{tls}"
         )
-    if url.startswith("rediss://") and (trouble := tls_trouble(error, where)):
+    if uses_tls and (trouble := tls_trouble(error, where)):
         return PoolUnavailable(trouble)
     if isinstance(error, CONNECTION_ERRORS) and _hung_up(error):
         return PoolUnavailable(
@@ -40,12 +51,8 @@ def translate_error(error: redis_errors.RedisError | OSError, url: str) -> LlmEr
             retry_after_s=1.0,
         )
     if isinstance(error, CONNECTION_ERRORS):
-        why = _why_unreached(error)
-        what = (
-            f"{why} `tokenlane up` starts a server on this host."
-            if why
-            else "start one with `tokenlane up`, or check the URL"
-        )
+        why = why_unopened(error)
+        what = f"{why} {advice}" if why else f"check the URL. {advice}"
         return PoolUnavailable(f"no Redis server answers at {where}: {what}")
     return PoolUnavailable(
         f"the Redis server at {where} sent an unexpected reply ({type(error).__name__}): check its version and its log"
@@ -59,7 +66,7 @@ def is_unreachable(error: LlmError) -> bool:
     return isinstance(cause, CONNECTION_ERRORS) and not wrapped and find_refusal(cause) is None
 
 
-def _why_unreached(error: BaseException) -> str:
+def why_unopened(error: BaseException) -> str:
     """Why the connection could not be opened; '' if the error does not show the reason."""
     _, *earlier = causes(error)
     reasons = (it for it in earlier if isinstance(it, OSError) and not isinstance(it, TimeoutError))

@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import StepwiseTimeout
-from .redis_py import NoReply, accepted, pubsub_connection
+from .redis_py import Demoted, NoReply, accepted, has_moved, pubsub_connection
 from .refusals import find_refusal
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class PubSub:
         timings = self._server.timings
         try:
             async with StepwiseTimeout(timings.pubsub_connect_s):
-                self._connection = pubsub_connection(self._server.url, timings)
+                self._connection = pubsub_connection(self._server.connection_url, timings, self._server.sentinels)
                 await self._connection.connect()  # type: ignore[no-untyped-call]  # in redis-py 5
                 await self._connection.send_command("SUBSCRIBE", channel)
                 await self._connection.read_response()
@@ -54,6 +54,8 @@ class PubSub:
     async def send(self, *command: str) -> None:
         """Send a command. Its reply comes from `read`, among the messages."""
         assert self._connection is not None
+        if has_moved(self._connection):
+            raise self.lost(Demoted())
         try:
             # Sending blocks while the server does not read.
             async with StepwiseTimeout(self._server.timings.pubsub_connect_s):

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import unquote
 
 from redis import exceptions as redis_errors
@@ -33,6 +33,7 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import PrioritySemaphore
+from .refusals import refusal_code
 from .timings import Timings
 from .tls import with_files_read
 
@@ -66,36 +67,59 @@ _OURS: dict[str, Any] = {
 """Options that the URL cannot override."""
 
 
-def database_of(url: str) -> int:
+class PrimaryFinder(Protocol):
+    """Finds the primary of a service. As text, it is a URL without secrets. `address`: where it was last found."""
+
+    address: tuple[str, int] | None
+
+    async def find_primary(self) -> tuple[str, int]: ...
+
+
+class Demoted(redis_errors.ConnectionError):
+    """The server has become a replica, so its connection was closed. The next one goes to the new primary."""
+
+
+def database_of(url: str, finder: PrimaryFinder | None = None) -> int:
     """The database number in a Redis URL.
 
     Raises:
         PoolUnavailable: the URL is not a Redis URL.
     """
-    with _redis_url(url):
+    with _redis_url(url, finder):
         return int(parse_url(url).get("db") or 0)
 
 
-def connections(url: str, retries: int, timings: Timings, max_in_flight: int = MAX_CONNECTIONS) -> Connections:
+def connections(
+    url: str,
+    retries: int,
+    timings: Timings,
+    max_in_flight: int = MAX_CONNECTIONS,
+    finder: PrimaryFinder | None = None,
+) -> Connections:
     """A connection pool for a server. It opens a connection only when a command needs one.
+
+    Args:
+        finder: finds the server's host and port, each time a connection is opened; None if the URL has them.
 
     Raises:
         PoolUnavailable: the URL is not a Redis URL.
         OSError: a TLS file that the URL names cannot be read.
     """
-    with _redis_url(url):
+    with _redis_url(url, finder):
         options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
         options.pop("timeout", None)  # an option of redis-py's BlockingConnectionPool
-        options["connection_class"] = _hardened(options.get("connection_class"))
+        options["connection_class"] = _hardened(options.get("connection_class"), finds_primary=finder is not None)
         options["retry"] = _Retry(ExponentialBackoff(cap=0.5, base=0.02), retries)
+        if finder is not None:
+            options |= {"finder": finder, "redis_connect_func": _greet_primary}
         pool = Connections(**{"max_connections": max_in_flight, **options})
         pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; raises for unknown options
     return pool
 
 
-def pubsub_connection(url: str, timings: Timings) -> AbstractConnection:
+def pubsub_connection(url: str, timings: Timings, finder: PrimaryFinder | None = None) -> AbstractConnection:
     """A pub/sub connection, not opened yet, that does not retry. Raises the same errors as `connections`."""
-    pool = connections(url, 0, timings)
+    pool = connections(url, 0, timings, finder=finder)
     return cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]  # in redis-py 5
 
 
@@ -115,12 +139,14 @@ def arq_settings(url: str) -> ArqRedisSettings:
 
 
 @contextmanager
-def _redis_url(url: str) -> Iterator[None]:
+def _redis_url(url: str, finder: PrimaryFinder | None) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, redis_errors.RedisError) as error:
+        shown = masked_url(url) if finder is None else str(finder)
         raise PoolUnavailable(
-            f"{masked_url(url)!r} is not a Redis URL: use redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+            f"{shown!r} is not a Redis URL: use redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH or "
+            "redis+sentinel://HOST:PORT/SERVICE, with options that redis-py knows"
         ) from error
 
 
@@ -145,9 +171,13 @@ class Connections(ConnectionPool):
         """
         if connection.is_connected:
             try:
+                if has_moved(connection):
+                    raise Demoted
                 return await _ask(connection, parts)
-            except CONNECTION_ERRORS:
+            except CONNECTION_ERRORS as error:
                 await connection.disconnect()
+                if isinstance(error, Demoted):
+                    await self.disconnect(inuse_connections=False)
         return cast("Reply", await _retried(connection, partial(_ask, connection, parts)))
 
     async def get_connection(self, *_: object, **__: object) -> AbstractConnection:
@@ -265,8 +295,57 @@ class _HardenedConnection:
             raise redis_errors.ConnectionError(f"the transport failed: {type(error).__name__}") from error
 
 
+class _PrimaryConnection:
+    """A mixin for connection classes. It finds the primary each time it connects, and does not stay with a server that
+    has become a replica."""
+
+    def __init__(self, *, finder: PrimaryFinder, **options: Any) -> None:
+        super().__init__(**options)
+        self.finder = finder
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self.finder.find_primary()
+        await super()._connect()  # type: ignore[misc]  # of the other base
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the other base
+        except redis_errors.ResponseError as error:
+            code = refusal_code(error)
+            if code in ("READONLY", "NOREPLICAS"):  # without replicas, it may have been replaced and not know it yet
+                await self.disconnect()  # type: ignore[attr-defined]  # of the other base
+            if code == "READONLY":
+                raise Demoted from None
+            raise
+
+
+def has_moved(connection: AbstractConnection) -> bool:
+    """Whether the primary has been found at another address since the connection was opened."""
+    if not isinstance(connection, _PrimaryConnection):
+        return False
+    return connection.finder.address != (connection.host, connection.port)
+
+
+async def _greet_primary(connection: AbstractConnection) -> None:
+    """Do what redis-py does with a new connection. Then check that the server is a primary: the Sentinels may not know
+    yet that an old primary has come back as a replica."""
+    await connection.on_connect()
+    await connection.send_command("ROLE")
+    try:
+        role = await connection.read_response()
+    except redis_errors.ResponseError:
+        return  # an ACL forbids ROLE; the first write will tell
+    if isinstance(role, list) and role[:1] != [b"master"]:
+        raise Demoted
+
+
 @cache
-def _hardened(kind: type[AbstractConnection] | None) -> type[AbstractConnection]:
-    """A subclass of `kind` with the mixin `_HardenedConnection`. `kind`: by default, the class for plain TCP."""
+def _hardened(kind: type[AbstractConnection] | None, *, finds_primary: bool) -> type[AbstractConnection]:
+    """A subclass of `kind` with the mixins above.
+
+    Args:
+        kind: by default, the class for plain TCP.
+    """
     base = kind or Connection
-    return type(base.__name__, (_HardenedConnection, base), {})
+    mixins = (_PrimaryConnection, _HardenedConnection) if finds_primary else (_HardenedConnection,)
+    return type(base.__name__, (*mixins, base), {})

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from redis import exceptions as redis_errors
 
+from tokenlane.config.host.sentinel_urls import SentinelUrl, is_sentinel_url
 from tokenlane.config.settings.values import masked_url
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
 from .commands import Commands
 from .errors import translate_error
 from .pubsub import PubSub
 from .redis_py import MAX_CONNECTIONS, arq_settings, connections, database_of
+from .sentinel_errors import translate_sentinel_error
+from .sentinels import Sentinels
 from .timings import Timings
 
 if TYPE_CHECKING:  # agents have no ARQ
@@ -26,24 +29,37 @@ DEFAULT_TIMINGS = Timings()
 
 @dataclass(frozen=True, repr=False)
 class Server:
-    """One Redis server. Get it from `Server.of`.
+    """One Redis server, or the primary among the servers that Sentinels watch. Get it from `Server.of`.
 
-    `url` contains the password; `str(server)` does not. `max_in_flight`: how many commands may be in flight at once.
+    Attributes:
+        url: contains the password; `str(server)` does not.
+        max_in_flight: how many commands may be in flight at once.
+        sentinels: the Sentinels of the URL; None if the URL names the server itself.
     """
 
     url: str
     database: int
     timings: Timings
     max_in_flight: int = MAX_CONNECTIONS
+    sentinels: Sentinels | None = None
 
     @classmethod
     def of(cls, url: str, timings: Timings | None = None) -> Server:
-        """The server at a URL: `redis://`, `rediss://` or `unix://`.
+        """The server at a URL: `redis://`, `rediss://`, `unix://`, or with Sentinels `redis+sentinel://` and
+        `rediss+sentinel://`.
 
         Raises:
             PoolUnavailable: the URL is not a Redis URL.
         """
-        return cls(url, database_of(url), timings or DEFAULT_TIMINGS)
+        timings = timings or DEFAULT_TIMINGS
+        if not is_sentinel_url(url):
+            return cls(url, database_of(url), timings)
+        try:
+            parsed = SentinelUrl.parse(url)
+        except ValueError as error:
+            raise PoolUnavailable(f"{masked_url(url)!r} {error}") from error
+        sentinels = Sentinels(parsed, masked_url(url), timings)
+        return cls(url, database_of(sentinels.connection_url, sentinels), timings, sentinels=sentinels)
 
     def __repr__(self) -> str:
         return f"<Server {self}>"
@@ -51,9 +67,10 @@ class Server:
     def __str__(self) -> str:
         return masked_url(self.url)
 
-    async def primary_of(self, pool: str) -> Server:
-        """The server that accepts writes for a pool. For a single Redis server, that is the server itself."""
-        return self
+    @property
+    def connection_url(self) -> str:
+        """The URL for redis-py. A secret."""
+        return self.url if self.sentinels is None else self.sentinels.connection_url
 
     async def greet(self) -> None:
         """Check that a Redis server answers. This does not retry, so a wrong URL is reported at once.
@@ -73,7 +90,7 @@ class Server:
             PoolUnavailable: the URL has an unknown option, or names a file that cannot be read.
         """
         try:
-            opened = connections(self.url, retries, self.timings, self.max_in_flight)
+            opened = connections(self.connection_url, retries, self.timings, self.max_in_flight, self.sentinels)
         except OSError as error:
             raise self.translate_error(error) from error
         try:
@@ -91,6 +108,8 @@ class Server:
 
     def translate_error(self, error: redis_errors.RedisError | OSError) -> LlmError:
         """Translate an error from redis-py into one of tokenlane's errors."""
+        if self.sentinels is not None:
+            return translate_sentinel_error(error, self.sentinels)
         return translate_error(error, self.url)
 
     def error_from_reply(self, text: str) -> LlmError:

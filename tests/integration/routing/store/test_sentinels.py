@@ -1,0 +1,137 @@
+"""A pool whose server Sentinels name: real ones that fail over, and fakes that answer what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from tests.integration import life
+from tests.integration.farm import eventually
+from tests.integration.sentinels import PASSWORD, SENTINEL_PASSWORD, SERVICE, FakeSentinel, fake_sentinels, watched
+from tests.integration.servers import free_port, valkey
+
+from tokenlane.routing.contract.errors import PoolUnavailable
+from tokenlane.routing.store.hub import open_hub
+from tokenlane.routing.store.pool import connect
+from tokenlane.routing.store.server import Server, Timings
+
+QUICK = Timings(connect_s=1, command_s=2, sentinel_s=0.3, silence_s=0.1)
+
+
+def run(port: int, *command: str) -> object:
+    """Run a command at one server, past the Sentinels."""
+    with Redis(port=port) as redis:
+        return redis.execute_command(*command)
+
+
+async def test_a_pool_survives_a_failover(tmp_path: Path) -> None:
+    """Commands and subscriptions that are open when the primary is killed go on at the new primary."""
+    async with watched(tmp_path) as servers, connect(servers.url) as pool, open_hub(pool) as hub:
+        heard: list[bytes] = []
+        await hub.subscribe("news", heard.append)
+        accepted = await life.submit(pool)
+        assert await pool.commands.ask("WAIT", 1, 5000) == 1
+        await servers.fail_over()
+
+        async def survives() -> bool:
+            try:
+                await pool.publish([("news", b"x")])
+            except PoolUnavailable:
+                return False
+            return bool(heard)
+
+        await eventually(survives)
+        assert (await pool.beats.check("client", [accepted])).statuses[0].state == "waiting"
+
+
+async def test_the_newest_configuration_wins(tmp_path: Path) -> None:
+    """A Sentinel that was cut off still names the old primary; most of them know better."""
+    async with valkey(tmp_path) as old, valkey(tmp_path) as new:
+        fakes = FakeSentinel(old, epoch=9), FakeSentinel(new, epoch=10), FakeSentinel(new, epoch=10, silent=True)
+        async with fake_sentinels(*fakes) as url, Server.of(url, QUICK).commands() as commands:
+            await commands.ask("SET", "here", "1")
+        assert (run(old, "EXISTS", "here"), run(new, "EXISTS", "here")) == (0, 1)
+
+
+async def test_one_answer_serves_all_connections(tmp_path: Path) -> None:
+    """Connections that are opened at the same time do not each ask the Sentinels."""
+    async with valkey(tmp_path) as port:
+        fake = FakeSentinel(port)
+        async with fake_sentinels(fake) as url, Server.of(url, QUICK).commands() as commands:
+            await asyncio.gather(*(commands.ask("PING") for _ in range(32)))
+            assert fake.asked < 5
+
+
+async def test_a_demoted_primary_is_left(tmp_path: Path) -> None:
+    """A connection that gets READONLY asks the Sentinels again, and the write reaches the new primary."""
+    async with valkey(tmp_path) as old, valkey(tmp_path) as new:
+        fake = FakeSentinel(old)
+        async with fake_sentinels(fake) as url, Server.of(url, QUICK).commands() as commands:
+            await asyncio.gather(*(commands.ask("SET", "before", "1") for _ in range(4)))
+            run(old, "REPLICAOF", "127.0.0.1", str(new))
+            fake.primary = new
+            await commands.ask("SET", "after", "1")
+            assert run(new, "EXISTS", "after") == 1
+            assert await commands.ask("ROLE") == [b"master", *(await commands.ask("ROLE"))[1:]]  # type: ignore[index]
+
+
+async def test_a_script_is_refused_while_only_a_replica_is_named(tmp_path: Path) -> None:
+    """While the Sentinels still name a server that has become a replica, commands fail and may be tried again."""
+    async with valkey(tmp_path) as primary, valkey(tmp_path, "--replicaof", "127.0.0.1", str(primary)) as replica:
+        async with fake_sentinels(FakeSentinel(replica)) as url:
+            with pytest.raises(PoolUnavailable) as refused:
+                async with connect(url):
+                    pass
+        assert refused.value.retryable
+        assert f"127.0.0.1:{replica}" in str(refused.value)
+
+
+async def test_the_hub_follows_the_commands(tmp_path: Path) -> None:
+    """A hub whose old primary lives on, cut off from the Sentinels, moves once a command has found the new one."""
+    async with valkey(tmp_path) as old, valkey(tmp_path) as new:
+        fake = FakeSentinel(old)
+        async with fake_sentinels(fake) as url:
+            server = Server.of(url, QUICK)
+            async with connect(server) as pool, open_hub(pool) as hub:
+                heard: list[bytes] = []
+                await hub.subscribe("news", heard.append)
+                fake.primary = new
+                await asyncio.to_thread(run, old, "CLIENT", "KILL", "TYPE", "normal")
+
+                async def hears() -> bool:
+                    await pool.publish([("news", b"x")])
+                    return bool(heard)
+
+                await eventually(hears)
+                assert run(new, "PUBSUB", "NUMSUB", "news") == [b"news", 1]
+
+
+async def test_wrong_addresses_passwords_and_services_are_explained(tmp_path: Path) -> None:
+    """Each mistake has its own message, which names the Sentinel and no password."""
+    async with watched(tmp_path, sentinels=1) as servers, valkey(tmp_path) as plain:
+        (sentinel,) = servers.sentinels
+        here, user = f"127.0.0.1:{sentinel.port}", f"redis+sentinel://:{PASSWORD}@"
+        passwords = f"sentinel_password={SENTINEL_PASSWORD}"
+        nobody = free_port()
+        for url, names in (
+            (f"{user}{here}/{SERVICE}", (here, "sentinel_password=PASSWORD")),
+            (f"{user}{here}/{SERVICE}?sentinel_password=no", (here, "sentinel_username")),
+            (f"{user}{here}/nosuch?{passwords}", (here, "'nosuch'")),
+            (f"{user}127.0.0.1:{plain}/{SERVICE}", (f"127.0.0.1:{plain}", "26379")),
+            (f"{user}127.0.0.1:{nobody}/{SERVICE}?{passwords}", (f"no Sentinel answers at 127.0.0.1:{nobody}",)),
+            (
+                f"redis+sentinel://{here}/{SERVICE}?{passwords}",
+                (f"primary 127.0.0.1:{servers.primary.port}", "PASSWORD"),
+            ),
+            (f"redis+sentinel://:no@{here}/{SERVICE}?{passwords}", (f"primary 127.0.0.1:{servers.primary.port}",)),
+            (f"{user}{here}/{SERVICE}?{passwords}&nosuch=1", ("options",)),
+        ):
+            with pytest.raises(PoolUnavailable) as wrong:
+                async with connect(url):
+                    pass
+            for name in names:
+                assert name in str(wrong.value), url
+            assert PASSWORD not in str(wrong.value)
+            assert SENTINEL_PASSWORD not in str(wrong.value)
