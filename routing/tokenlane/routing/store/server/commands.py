@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import StepwiseTimeout, Urgency
-from .redis_py import CONNECTION_ERRORS, Connections, NoReply, accepted
+from .connection_classes import NoReply, accepted
+from .redis_py import CONNECTION_ERRORS, Connections
 
 if TYPE_CHECKING:
     from .server import Server

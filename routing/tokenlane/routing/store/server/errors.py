@@ -8,7 +8,8 @@ from tokenlane.config.host.connection_errors import why_unreached
 from tokenlane.config.settings.values import masked_url
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
-from .redis_py import CONNECTION_ERRORS, NoReply
+from .connection_classes import NoReply
+from .redis_py import CONNECTION_ERRORS
 from .refusals import find_refusal, translate_refusal
 from .tls import causes, tls_trouble
 

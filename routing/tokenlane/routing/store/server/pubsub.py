@@ -11,7 +11,8 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import StepwiseTimeout
-from .redis_py import Demoted, NoReply, accepted, has_moved, pubsub_connection
+from .connection_classes import Demoted, NoReply, accepted, has_moved
+from .redis_py import pubsub_connection
 from .refusals import find_refusal
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Redis connections that behave the same with redis-py 5 and with the newest redis-py.
 
 ARQ requires redis-py 5, so workers have that version; an agent's base install has the newest version. `make test-redis`
-tests both. Only this module uses private names of redis-py. It evens out these differences:
+tests both. Only this module and `connection_classes` use private names of redis-py. They even out these differences:
 
 - The newest version uses RESP3 by default, in which PING on a pub/sub connection has no message as its reply. Version 5
   uses RESP3 if the URL says so. Here both versions use RESP2.
@@ -16,15 +16,15 @@ tests both. Only this module uses private names of redis-py. It evens out these 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote
 
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -33,9 +33,8 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.replies.values import Reply
 
 from .command_limits import PrioritySemaphore
-from .refusals import refusal_code
+from .connection_classes import Demoted, PrimaryFinder, connection_class, greet_primary, has_moved
 from .timings import Timings
-from .tls import with_files_read
 
 if TYPE_CHECKING:
     from arq.connections import RedisSettings as ArqRedisSettings
@@ -67,18 +66,6 @@ _OURS: dict[str, Any] = {
 """Options that the URL cannot override."""
 
 
-class PrimaryFinder(Protocol):
-    """Finds the primary of a service. As text, it is a URL without secrets. `address`: where it was last found."""
-
-    address: tuple[str, int] | None
-
-    async def find_primary(self) -> tuple[str, int]: ...
-
-
-class Demoted(redis_errors.ConnectionError):
-    """The server has become a replica, so its connection was closed. The next one goes to the new primary."""
-
-
 def database_of(url: str, finder: PrimaryFinder | None = None) -> int:
     """The database number in a Redis URL.
 
@@ -108,10 +95,11 @@ def connections(
     with _redis_url(url, finder):
         options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
         options.pop("timeout", None)  # an option of redis-py's BlockingConnectionPool
-        options["connection_class"] = _hardened(options.get("connection_class"), finds_primary=finder is not None)
+        base = options.get("connection_class")
+        options["connection_class"] = connection_class(base, finds_primary=finder is not None)
         options["retry"] = _Retry(ExponentialBackoff(cap=0.5, base=0.02), retries)
         if finder is not None:
-            options |= {"finder": finder, "redis_connect_func": _greet_primary}
+            options |= {"finder": finder, "redis_connect_func": greet_primary}
         pool = Connections(**{"max_connections": max_in_flight, **options})
         pool.make_connection()  # type: ignore[no-untyped-call]  # in redis-py 5; raises for unknown options
     return pool
@@ -235,117 +223,3 @@ class _Retry(Retry):
         if isinstance(outcome, redis_errors.ConnectionError):
             raise outcome
         return outcome
-
-
-class NoReply(TimeoutError):
-    """The server accepted the connection, and did not reply within `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no reply within {seconds:g} s")
-        self.seconds = seconds
-
-
-def accepted(connection: AbstractConnection) -> bool:
-    """Whether the server accepted the connection when it was last opened."""
-    return isinstance(connection, _HardenedConnection) and connection.accepted
-
-
-class _HardenedConnection:
-    """A mixin for connection classes. It treats any error from the transport as a lost connection, and reads TLS files
-    with a size limit.
-
-    `accepted`: whether the server accepted the connection when it was last opened.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**with_files_read(options))
-        self.accepted = False
-
-    async def _connect(self) -> None:
-        self.accepted = False
-        await super()._connect()  # type: ignore[misc]  # of the other base
-        self.accepted = True
-
-    async def on_connect(self) -> None:  # for a Unix socket, `_connect` calls it
-        self.accepted = True
-        await super().on_connect()  # type: ignore[misc]  # of the other base
-
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        try:
-            await super().send_packed_command(*args, **options)  # type: ignore[misc]  # of the other base
-        except Exception as error:
-            await self._end(error)
-            raise
-
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the other base
-        except Exception as error:
-            await self._end(error)
-            raise
-
-    async def disconnect(self, *args: Any, **options: Any) -> None:
-        # redis-py forgets its streams before it closes them, so an error while closing does no harm.
-        with suppress(Exception):
-            await super().disconnect(*args, **options)  # type: ignore[misc]  # of the other base
-
-    async def _end(self, error: Exception) -> None:
-        if not isinstance(error, redis_errors.RedisError | OSError):
-            await self.disconnect(nowait=True)
-            raise redis_errors.ConnectionError(f"the transport failed: {type(error).__name__}") from error
-
-
-class _PrimaryConnection:
-    """A mixin for connection classes. It finds the primary each time it connects, and does not stay with a server that
-    has become a replica."""
-
-    def __init__(self, *, finder: PrimaryFinder, **options: Any) -> None:
-        super().__init__(**options)
-        self.finder = finder
-
-    async def _connect(self) -> None:
-        self.host, self.port = await self.finder.find_primary()
-        await super()._connect()  # type: ignore[misc]  # of the other base
-
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the other base
-        except redis_errors.ResponseError as error:
-            code = refusal_code(error)
-            if code in ("READONLY", "NOREPLICAS"):  # without replicas, it may have been replaced and not know it yet
-                await self.disconnect()  # type: ignore[attr-defined]  # of the other base
-            if code == "READONLY":
-                raise Demoted from None
-            raise
-
-
-def has_moved(connection: AbstractConnection) -> bool:
-    """Whether the primary has been found at another address since the connection was opened."""
-    if not isinstance(connection, _PrimaryConnection):
-        return False
-    return connection.finder.address != (connection.host, connection.port)
-
-
-async def _greet_primary(connection: AbstractConnection) -> None:
-    """Do what redis-py does with a new connection. Then check that the server is a primary: the Sentinels may not know
-    yet that an old primary has come back as a replica."""
-    await connection.on_connect()
-    await connection.send_command("ROLE")
-    try:
-        role = await connection.read_response()
-    except redis_errors.ResponseError:
-        return  # an ACL forbids ROLE; the first write will tell
-    if isinstance(role, list) and role[:1] != [b"master"]:
-        raise Demoted
-
-
-@cache
-def _hardened(kind: type[AbstractConnection] | None, *, finds_primary: bool) -> type[AbstractConnection]:
-    """A subclass of `kind` with the mixins above.
-
-    Args:
-        kind: by default, the class for plain TCP.
-    """
-    base = kind or Connection
-    mixins = (_PrimaryConnection, _HardenedConnection) if finds_primary else (_HardenedConnection,)
-    return type(base.__name__, (*mixins, base), {})

@@ -6,8 +6,8 @@ from redis import exceptions as redis_errors
 
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 
+from .connection_classes import Demoted
 from .errors import translate_error, why_unopened
-from .redis_py import Demoted
 from .refusals import find_refusal, refusal_code, translate_refusal
 from .sentinels import Address, NoPrimary, SentinelAnswer, Sentinels
 from .tls import causes, tls_trouble
@@ -31,8 +31,8 @@ def translate_sentinel_error(error: redis_errors.RedisError | OSError, sentinels
     where = f"{sentinels} (primary {address_text(sentinels.address)})" if sentinels.address else str(sentinels)
     if isinstance(error, Demoted):
         return PoolUnavailable(
-            f"the Redis server at {where} is a replica and accepts no writes: try again when the Sentinels name the new "
-            "primary",
+            f"the Redis server at {where} is a replica and accepts no writes: try again later, when the Sentinels name "
+            "the new primary",
             retryable=True,
             retry_after_s=1.0,
         )
