@@ -73,9 +73,15 @@ def show(
         of_pool = {"pool": pool_name(pool), "sealed_with": sealed_with, "not_asked": unavailable}
         show_json({**of_host, **of_pool, **({"keys": ring.reveal()} if reveal else {})})
         return
-    sealed = f"sealed with {_listed(sealed_with)}" if sealed_with else "not sealed"
+    sealed = _sealed(sealed_with) if sealed_with else "not sealed"
     typer.echo(f"host  {_listed(ring.ids)}, from {source}{'; prepared: ' if prepared else ''}{_listed(prepared)}")
     typer.echo(f"pool  {f'unknown: {unavailable}' if unavailable else f'{pool_name(pool)} is {sealed}'}")
+
+
+def _sealed(key_ids: Sequence[str]) -> str:
+    newest, *older = key_ids
+    opens = f"; {_listed(older)} still {'opens' if len(older) == 1 else 'open'} requests" if older else ""
+    return f"sealed with {newest}{opens}"
 
 
 @key.command()

@@ -74,7 +74,7 @@ def examine_endpoint(lane: LaneStatus, reached: Reached, host: str) -> Finding:
         advice = "start the model server; the lane's worker runs on this host and needs it"
         return Finding(Code.ENDPOINT, "fail", f"{lane.endpoint} refuses connections", advice, lane.name)
     results = {
-        "answers": "answers",
+        "accepts": "accepts connections",
         "refuses": "refuses connections from this host",
         "unreachable": "cannot be reached from this host",
     }

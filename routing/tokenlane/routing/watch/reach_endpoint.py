@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.host.socket_urls import socket_of
 
-Reached = Literal["answers", "refuses", "unreachable", "not a URL"]
+Reached = Literal["accepts", "refuses", "unreachable", "not a URL"]
 
 _CONNECT_S = 2.0
 
@@ -33,7 +33,7 @@ async def reach(endpoint: str) -> Reached:
             async with asyncio.timeout(_CONNECT_S):
                 _, writer = await connect()
             writer.close()
-            return "answers"
+            return "accepts"
         except (ConnectionRefusedError, FileNotFoundError):
             result = "refuses"
         except (OSError, ValueError, TimeoutError):  # ValueError: the host's name cannot be encoded for DNS

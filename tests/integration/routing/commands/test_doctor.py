@@ -85,7 +85,7 @@ async def test_a_model_server_of_this_host_that_is_down(pool: Pool) -> None:
         await pool.beats.register("w1", "gpu0", WorkerInfo(host))
         await pool.beats.renew("w1", lane, [], accepts_new_work=True)
         endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
-        assert (endpoint.severity, "answers" in endpoint.observed) == ("ok", True)
+        assert (endpoint.severity, "accepts connections" in endpoint.observed) == ("ok", True)
     endpoint = (await findings(pool, "gpu0"))[Code.ENDPOINT]
     assert (endpoint.severity, "refuses" in endpoint.observed) == ("fail", True)
 

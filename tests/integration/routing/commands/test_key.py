@@ -112,6 +112,9 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
             ended = await run(step)
             assert ended.code == 0, ended
             await both_answer()
+            sealed = (await run([part for part in show if part != "--reveal"])).out.splitlines()[-1]
+            assert f"sealed with {new.id}" in sealed
+            assert (f"{old.id} still opens" in sealed) == (step == rotate)
         assert await pool.key_agreement.key_ids() == (new.id,)
         assert read_key_file(server.key_file).all_ids == (new.id,)
 

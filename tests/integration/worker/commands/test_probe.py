@@ -140,6 +140,16 @@ async def test_found(home: Path) -> None:
     assert f"{url}  lmstudio  yes: openai/gpt-oss-20b" in ran.stdout
 
 
+async def test_an_openai_server_of_an_unknown_kind(home: Path) -> None:
+    """It counts as usable, and the table has the options with which to serve it."""
+    async with pages.serving(pages.OTHER_OPENAI) as url:
+        ran = await asyncio.to_thread(off_terminal, home, "--endpoint", url)
+        document = json.loads((await asyncio.to_thread(off_terminal, home, "--endpoint", url, "--json")).stdout)
+    assert (ran.returncode, document["found"], document["places"][0]["models"]) == (OK, True, ["m"])
+    assert f"{url}  openai    yes: m" in ran.stdout
+    assert f"--provider openai --endpoint {url}" in ran.stdout
+
+
 async def test_a_models_name_cannot_draw(home: Path, nowhere: str) -> None:
     """What would move the cursor or ring the bell is shown as a question mark, where models are chosen too."""
     async with Simulator(api="vllm", models=("\x1b[2Jm\x07\nn",)) as server:

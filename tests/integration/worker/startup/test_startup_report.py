@@ -84,7 +84,8 @@ async def test_a_check_announces_nothing(processes: Farm, pool: Pool, backend: S
     ended = await check(processes, backend.url, "--capacity", "7")
     assert (ended.code, ended.error) == (exits.OK, "")
     said = block(ended.out)
-    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles"]
+    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "checked", "unchecked"]
+    assert "no chat" in said["unchecked"]
     assert said["endpoint"].startswith(f"{backend.url}, answered in ")
     assert (said["lane"], said["models"]) == ("gpu0, provider llamacpp", "sim")
     assert (said["capacity"].startswith("7 "), "--capacity" in said["capacity"]) == (True, True)
@@ -335,7 +336,7 @@ async def test_a_check_of_the_built_in_model_only_looks(processes: Farm, pool: P
     ended = await run_in_thread(*checking, "--capacity", "2", TOKENLANE_HOME=str(home))
     assert (ended.code, ended.error) == (exits.OK, "")
     said = block(ended.out)
-    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles"]
+    assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "checked", "unchecked"]
     assert "http" not in said["endpoint"]
     assert (said["models"].startswith("smollm2-135m-instruct "), "93 MB" in said["models"]) == (True, True)
     assert said["capacity"].startswith("2 ")

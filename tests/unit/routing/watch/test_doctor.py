@@ -42,7 +42,7 @@ def test_unreadable_data() -> None:
 @pytest.mark.parametrize(
     ("reached", "host", "severity"),
     [
-        ("answers", "here", "ok"),
+        ("accepts", "here", "ok"),
         ("refuses", "here", "ok"),
         ("refuses", "gpuhost", "fail"),
         ("unreachable", "gpuhost", "ok"),

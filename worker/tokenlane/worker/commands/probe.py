@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -44,13 +45,15 @@ def probe(
 ) -> None:
     """Look for model servers that can chat. If there are none, offer help on a terminal, or exit with code 3."""
     named = [Target(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    servers = asyncio.run(probe_targets(named or search_targets(configured_model_servers())))
+    targets = named or search_targets(configured_model_servers())
+    servers = asyncio.run(probe_targets(replace(target, accepts_unknown=True) for target in targets))
+    configured = {server.endpoint for target, server in zip(targets, servers, strict=True) if target.provider}
     works = any(server.problem is None for server in servers)
     if as_json:
         facts = {"found": works, "places": [_facts(server) for server in servers]}
         typer.echo(json_text(facts if works else {**facts, "advice": _GET_A_MODEL}))
     else:
-        show(_table(servers))
+        show(_table(servers, configured))
     if works:
         return
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -60,16 +63,22 @@ def probe(
     raise typer.Exit(get_a_model())
 
 
-def _table(servers: list[ModelServer]) -> Table:
-    rows = [(server.endpoint, server.provider or "-", _verdict(server)) for server in servers]
+def _table(servers: list[ModelServer], configured: set[str]) -> Table:
+    rows = [
+        (server.endpoint, server.provider or "-", _verdict(server, is_configured=server.endpoint in configured))
+        for server in servers
+    ]
     return Table(("ENDPOINT", "PROVIDER", "CAN CHAT"), rows, {})
 
 
-def _verdict(server: ModelServer) -> str:
+def _verdict(server: ModelServer, *, is_configured: bool) -> str:
     if server.problem:
         return f"no: {server.problem}"
     more = f" and {len(server.models) - _SHOWN_MODELS} more" if len(server.models) > _SHOWN_MODELS else ""
-    return f"yes: {', '.join(server.models[:_SHOWN_MODELS])}{more}"
+    # `up` and `worker` do not choose a server whose kind they do not recognise.
+    must_be_named = server.provider == "openai" and not is_configured
+    use = f" (to serve it, name --provider openai --endpoint {server.endpoint})" if must_be_named else ""
+    return f"yes: {', '.join(server.models[:_SHOWN_MODELS])}{more}{use}"
 
 
 def _facts(server: ModelServer) -> dict[str, object]:

@@ -75,7 +75,7 @@ def worker(
     pool: PoolName = None,
     check: Annotated[
         bool,
-        typer.Option(help="Check the model server and the pool without serving. Exit code 1 if there are problems."),
+        typer.Option(help="Check the model server and the pool, but send no chat. Exit code 1 if there are problems."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report in JSON.")] = False,
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
@@ -121,7 +121,7 @@ def _log(level: int) -> None:
 
 
 def _report(event: str, startup: StartupReport, *, as_json: bool, **facts: object) -> None:
-    note(startup.json_line(event, **facts) if as_json else startup.text())
+    note(startup.json_line(event, **facts) if as_json else startup.text(checks_only=event == "checked"))
 
 
 def _options(redis: str | None, pool: str | None) -> str:

@@ -113,7 +113,8 @@ async def _receive_delta(provider: LlmProvider, question: ChatRequest, model: st
 async def _probe(target: Target, lane: LaneSettings) -> ModelServer:
     documents = await _documents(lane)
     kind = recognise(documents)
-    wrong = _why_unexpected(kind, target.provider)
+    expected = "openai" if target.accepts_unknown and kind == "openai" else target.provider
+    wrong = _why_unexpected(kind, expected)
     if wrong:
         return ModelServer(target.lane, kind, problem=_problem(Code.OTHER_SERVER, wrong, target))
     provider = target.provider or kind

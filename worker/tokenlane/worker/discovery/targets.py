@@ -16,11 +16,14 @@ class Target:
 
     Args:
         lane: the settings with the endpoint.
-        provider: the provider that the endpoint is configured for; None to accept any kind of server.
+        provider: the provider that the endpoint is configured for; None to detect the kind of server.
+        accepts_unknown: whether an OpenAI-compatible server whose kind is not recognised may be used, too. A server
+            on a usual port may be there for something else, so it is not chosen unasked.
     """
 
     lane: LaneSettings
     provider: str | None = None
+    accepts_unknown: bool = False
 
 
 def search_targets(configured: Iterable[LaneSettings]) -> list[Target]:

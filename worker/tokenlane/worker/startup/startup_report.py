@@ -15,6 +15,11 @@ from tokenlane.worker.builtin.server import needs_builtin_server
 
 from .probe_model_server import ServerProbe
 
+_CHECKED = (
+    "checked   that the pool answers and runs a worker's commands, its keys, the model server's health and its models",
+    "unchecked that a model answers: no chat was sent, so a model that does not load or a wrong API key may not show",
+)
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -112,8 +117,12 @@ class StartupReport:
             }
         )
 
-    def text(self) -> str:
-        """The report as a block of text."""
+    def text(self, *, checks_only: bool = False) -> str:
+        """The report as a block of text.
+
+        Args:
+            checks_only: whether nothing was started, so that the report names what was checked and what was not.
+        """
         lane, snapshot, settings = self.lane, self.snapshot, self.to.settings
         revision = f", policy revision {snapshot.revision}" if snapshot and snapshot.revision else ""
         capacity = f"{lane.offer.limit_of('chat')} at once, {self.to.capacity_source}" if lane else "unknown"
@@ -132,6 +141,7 @@ class StartupReport:
             *self._roles(),
             *(f"remark    {remark}" for remark in self.remarks),
             *(f"problem   {problem}" for problem in self.problems),
+            *(_CHECKED if checks_only else ()),
             *(["waits     for the model server to work; meanwhile the lane accepts no requests"] if self.waits else []),
         ]
         return "\n".join(map(one_line, lines))
