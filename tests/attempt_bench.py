@@ -11,15 +11,18 @@ from tests.lanes import chats
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.messages import ChannelMessage, Handover, Resume, channel_message
 from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.contract.sealing.messages import Opener
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import ClaimedAttempt
@@ -46,6 +49,9 @@ class FakePool:
     def __init__(self) -> None:
         self.keys = Keys()
         self.requests = self.policies = self.key_agreement = self
+        self.keychain = Keychain(KeyRing(), "pool 'main'")
+        self.key_id: str | None = None
+        self.unreadable = False
         self.internal_errors = InternalErrors()
         self.id = new_id()
         self.starts = 1
@@ -77,7 +83,7 @@ class FakePool:
         if self.gone:
             return None
         self.started_by.append(worker)
-        envelope = Envelope(id=self.id, client="c", agent="a", role="r")
+        envelope = Envelope(id=self.id, client="c", agent="a", role="r", key_id=self.key_id)
         return ClaimedAttempt(
             attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled, self.needs
         )
@@ -95,7 +101,7 @@ class FakePool:
         self.log.append(f"finished {self.id}")
         if self.stale:
             return False
-        self.endings.append((ending, end, code, channel_message(message)))
+        self.endings.append((ending, end, code, channel_message(self.opened(message))))
         return True
 
     async def requeue(
@@ -119,7 +125,15 @@ class FakePool:
         return "waiting"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        self.published.extend(channel_message(data) for _, data in messages)
+        self.published.extend(channel_message(self.opened(data)) for _, data in messages)
+
+    def opened(self, data: bytes) -> bytes:
+        """Open a message of the worker. Only a worker that cannot read a sealed request may send a plain message."""
+        if not self.keychain.ring.keys or (self.unreadable and data.startswith(b"{")):
+            return data
+        opened = Opener(lambda: self.keychain.ring.keys, self.id, "answer").open(data)
+        assert opened is not None
+        return opened
 
     async def read(self) -> Policy:
         if self.lawless:
@@ -204,6 +218,11 @@ class Bench:
         (queue,) = self.pool.queues
         assert queue is not None
         return queue.needs
+
+    def seal(self) -> None:
+        """Give the pool a key, with which the request is sealed."""
+        key = PoolKey.new()
+        self.pool.keychain.ring, self.pool.key_id = KeyRing((key,)), key.id
 
     async def run(self) -> None:
         """Run the request to its end."""

@@ -109,13 +109,18 @@ class KeyRing:
         return tuple(key.id for key in self.keys)
 
     @property
+    def all_keys(self) -> tuple[PoolKey, ...]:
+        """All keys: every key opens requests, and the prepared keys do nothing else."""
+        return (*self.keys, *self.prepared)
+
+    @property
     def all_ids(self) -> tuple[str, ...]:
-        """The ids of all keys: every key opens requests, and the prepared keys do nothing else."""
-        return tuple(key.id for key in (*self.keys, *self.prepared))
+        """The ids of all keys."""
+        return tuple(key.id for key in self.all_keys)
 
     def find(self, key_id: str) -> PoolKey | None:
         """Return the key with this id, or None."""
-        return next((key for key in (*self.keys, *self.prepared) if key.id == key_id), None)
+        return next((key for key in self.all_keys if key.id == key_id), None)
 
     def reread(self) -> KeyRing:
         """Read the file again; return this ring if it has no file, or if the file cannot be read."""
@@ -128,7 +133,7 @@ class KeyRing:
 
     def reveal(self) -> str:
         """Return all keys as text for TOKENLANE_POOL_KEY. A secret."""
-        return ",".join(key.reveal() for key in (*self.keys, *self.prepared))
+        return ",".join(key.reveal() for key in self.all_keys)
 
 
 def read_key_file(path: Path) -> KeyRing:

@@ -1,7 +1,9 @@
 """The messages between agent and worker while a request runs: deltas, endings, cancellation and replay.
 
 All messages are JSON with the version in `v`; readers ignore unknown fields. No `repr` contains prompts or output, and
-validation errors do not quote their input.
+validation errors do not quote their input. With a pool key, workers and agents seal these messages, as
+`sealing/messages.py` describes. The messages of scripts and routers stay plain: they contain ids, codes and
+tokenlane's own texts.
 """
 
 from __future__ import annotations
@@ -131,6 +133,14 @@ class Attached(_FromAttempt):
 
 
 ChannelMessage = Deltas | Resume | Progressed | Completed | Failed | Cancelled | Expired | Attached
+
+
+def may_be_plain(message: ChannelMessage) -> bool:
+    """Whether a sealed request accepts this message plain: scripts and routers, which have no pool key, send such
+    messages, and so does a worker that could not open the request."""
+    if isinstance(message, Failed):
+        return not message.deltas and not message.error.detail
+    return isinstance(message, Cancelled | Expired | Attached)
 
 
 # Messages on a worker's control channel, from a script or an agent to the worker.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import PoolKeyMismatch
-from tokenlane.routing.contract.seal import fingerprint, unseal
+from tokenlane.routing.contract.sealing.payloads import fingerprint, unseal
 
 
 class Keychain:
@@ -78,6 +78,10 @@ class Keychain:
             return True
         self.reread()
         return self.ring.find(key_id) is not None
+
+    def key_of(self, envelope: Envelope) -> PoolKey | None:
+        """The key that seals the request; None if the request is not sealed, or this process does not have the key."""
+        return None if envelope.key_id is None else self.ring.find(envelope.key_id)
 
     def unseal(self, envelope: Envelope, payload: bytes) -> bytes:
         """Unseal the payload of a request.

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import Failed
-from tokenlane.routing.contract.seal import seal
+from tokenlane.routing.contract.sealing.payloads import seal
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.role_fairness import Head
 

@@ -28,7 +28,7 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
     Unauthorized,
 )
-from tokenlane.routing.contract.messages import Completed, Deltas, Failed, Handover, Resume
+from tokenlane.routing.contract.messages import Completed, Deltas, Failed, Handover, Resume, may_be_plain
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
@@ -48,6 +48,29 @@ async def test_a_key_the_worker_lacks(others_may: bool) -> None:
     assert (bench.availability.state is LaneState.DRAINING) == others_may
     assert bench.pool.requeued == [(0, False)] * others_may
     assert [code for _, _, code, _ in bench.pool.endings] == ([] if others_may else [PoolKeyMismatch.code])
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed"])
+async def test_every_message_about_a_sealed_request_is_sealed(ending: str) -> None:
+    """With a pool key, the agent's question, the deltas and the ending are sealed with it."""
+    error = None if ending == "completed" else BadRequest(detail=SECRET)
+    bench = Bench(FakeProvider(error=error, fail_after=2))
+    bench.seal()
+    published = await bench.run_again(position=0)
+    assert [type(message) for message in published[:2]] == [Resume, Deltas]
+    assert bench.ending[0] == ending
+
+
+async def test_a_worker_that_cannot_open_a_request_sends_nothing_but_its_failure() -> None:
+    """The failure of a request that no worker can open is plain, and quotes nothing."""
+    bench = Bench()
+    bench.seal()
+    bench.pool.unreadable = True
+    bench.pool.unseals = [PoolKeyMismatch("lacking")]
+    await bench.run()
+    message = bench.ending[3]
+    assert may_be_plain(message)
+    assert bench.pool.published == []
 
 
 async def test_a_complete_answer_completes_the_request() -> None:

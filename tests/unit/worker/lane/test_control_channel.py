@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import Cancel, Handover, Replay
+from tokenlane.routing.contract.sealing.messages import Sealer, address
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
@@ -17,20 +19,24 @@ from tokenlane.worker.lane.control_channel import handle_control_message
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs
 
+KEY = PoolKey.new()
+
 
 class Workbench:
     """A control channel and one run that its messages can reach."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: PoolKey | None = None) -> None:
         self.runs = Runs()
         self.publisher = Publisher(cast("Pool", SimpleNamespace(keys=Keys())), "worker1", "lane1")
         self.replays: list[tuple[Any, ...]] = []
         self.publisher.replay = lambda *args: bool(self.replays.append(args))  # type: ignore[func-returns-value, method-assign]  # a spy
-        envelope = Envelope(id=new_id(), client="c", agent="a", role="r")
+        envelope = Envelope(id=new_id(), client="c", agent="a", role="r", key_id=key and key.id)
         started = ClaimedAttempt(
             5, envelope, b"", "m", starts=2, left_ms=60_000, waited_ms=0, cancelled=False, needs=envelope.needs
         )
-        self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m"))
+        self.run = Run(started, 5, self.publisher.open(envelope.id, 5, "m", is_sealed=key is not None))
+        if key is not None:
+            self.run.use_key(key)
 
     def receive(self, data: bytes) -> None:
         handle_control_message(data, self.runs, self.publisher)
@@ -69,6 +75,29 @@ async def test_a_message_about_another_attempt_changes_nothing() -> None:
         bench.receive(Cancel(id=new_id(), attempt=5).to_wire())
     assert bench.run.stop_reason is None
     assert not bench.run.handover.done()
+
+
+async def test_the_handover_of_a_sealed_request_must_be_sealed() -> None:
+    """A plain handover, one under another key, and a changed one are dropped and counted; the sealed one arrives."""
+    bench = Workbench(KEY)
+    handover = Handover(id=bench.run.id, attempt=5, position=4, text="marked").to_wire()
+    sealed = address(bench.run.id, Sealer(KEY, bench.run.id, "handover").seal(handover))
+    foreign = address(bench.run.id, Sealer(PoolKey.new(), bench.run.id, "handover").seal(handover))
+    with bench.runs.register(bench.run):
+        for data in (handover, foreign, sealed[:-1], sealed[:40]):
+            bench.receive(data)
+        assert not bench.run.handover.done()
+        bench.receive(sealed)
+    assert bench.run.handover.result().text == "marked"
+    assert bench.publisher.report().dropped == 4
+
+
+async def test_a_late_sealed_handover_is_ignored() -> None:
+    """A sealed handover for an attempt that has ended is no fault."""
+    bench = Workbench(KEY)
+    handover = Handover(id=bench.run.id, attempt=5, position=4).to_wire()
+    bench.receive(address(bench.run.id, Sealer(KEY, bench.run.id, "handover").seal(handover)))
+    assert bench.publisher.report().dropped == 0
 
 
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b'{"type":"cancel","secret":"xyzzy"}'))

@@ -146,7 +146,7 @@ async def _finish(
     Args:
         failed_on: the lane that failed, if it is not this lane; '' if it is unknown.
     """
-    wire = message.to_wire()
+    wire = run.outlet.write_ending(message)
     done = await _retry_until_recorded(
         lane,
         run,

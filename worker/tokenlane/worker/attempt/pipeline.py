@@ -44,7 +44,8 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
     started = await _claim(lane, request_id, attempt)
     if started is None:
         return
-    run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model))
+    is_sealed = started.envelope.key_id is not None
+    run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model, is_sealed=is_sealed))
     span_of = processing(started.envelope, lane.name, attempt, started.model)
     with lane.runs.register(run), span_of as span:
         try:
@@ -87,7 +88,7 @@ async def _run_steps(lane: Lane, run: Run) -> AttemptOutcome:
     """Run the steps `read`, `resume` and `perform`. The model server's stream is closed on return."""
     try:
         async with run.stoppable():
-            request = await read(lane, run.claim)
+            request = await read(lane, run)
             await resume(lane, run, request)
             return await perform(lane, run, request)
     except (Stopped, NotResumed) as unfinished:

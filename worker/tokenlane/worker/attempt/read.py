@@ -10,24 +10,28 @@ from pydantic import ValidationError
 from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import Request
-from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.running_attempts import Run
 
 
-async def read(lane: Lane, started: ClaimedAttempt) -> Request:
-    """Open and validate the payload. While the pool is unavailable, a payload with an unknown key id has to wait.
+async def read(lane: Lane, run: Run) -> Request:
+    """Open and validate the payload; messages about the attempt are sealed with the same key from then on. While the
+    pool is unavailable, a payload with an unknown key id has to wait.
 
     Raises:
         BadRequest: the payload is not a valid request of its kind, or was altered after it was sealed.
         PoolKeyMismatch: this worker lacks the key. The error is `retryable` if another worker may have the key.
     """
+    envelope = run.claim.envelope
     while True:
         with suppress(PoolUnavailable):
-            payload = await lane.pool.key_agreement.unseal(started.envelope, started.payload)
+            payload = await lane.pool.key_agreement.unseal(envelope, run.claim.payload)
             break
         await asyncio.sleep(lane.timings.retry_s)
+    if (key := lane.pool.keychain.key_of(envelope)) is not None:
+        run.use_key(key)
     try:
-        return KINDS[started.envelope.kind].request.model_validate_json(payload)
+        return KINDS[envelope.kind].request.model_validate_json(payload)
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
         raise BadRequest(f"the request is not valid: check {', '.join(fields) or 'its JSON'}") from None

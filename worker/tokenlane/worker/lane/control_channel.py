@@ -1,4 +1,7 @@
-"""Handles control messages from scripts and agents: stop an attempt, replay its output, resume an answer."""
+"""Handles control messages from scripts and agents: stop an attempt, replay its output, resume an answer.
+
+Scripts send plain messages. The agent of a sealed request seals its handovers, and sends each with the request's id.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.messages import Cancel, Handover, Replay, control_message
+from tokenlane.routing.contract.sealing.messages import split_address
 
 from .publisher import Publisher
 from .running_attempts import Runs
@@ -16,11 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> None:
-    """Pass a message to the attempt that it names. Invalid messages are logged: any client may write to the channel."""
+    """Pass a message to the attempt that it names. A message that cannot be read is logged and counted: any client may
+    write to the channel."""
+    request_id, sealed = split_address(data)
+    receivers = [run for run in runs if run.id == request_id]
+    if request_id is not None and not receivers:
+        return  # the attempt has ended
+    opened = data if request_id is None else next(filter(None, (run.open(sealed) for run in receivers)), b"")
     try:
-        message = control_message(data)
+        message = control_message(opened)
     except ValidationError:
-        logger.warning("ignored an invalid control message of %d bytes", len(data))
+        _drop(data, publisher)
         return
     match message:
         case Cancel():
@@ -29,7 +39,14 @@ def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> Non
             publisher.replay(message.id, message.attempt, message.after)
         case Handover():
             run = runs.get(message.id, message.attempt)
-            if run is not None:
+            if run is not None and run.is_sealed and request_id != run.id:
+                _drop(data, publisher)  # only someone without the pool key sends a plain one
+            elif run is not None:
                 run.receive_handover(message)
         case _:
             assert_never(message)
+
+
+def _drop(data: bytes, publisher: Publisher) -> None:
+    publisher.dropped_messages += 1
+    logger.warning("ignored an invalid control message of %d bytes", len(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,16 +32,27 @@ class Unpublished:
         return self.first + len(self.deltas)
 
 
-class Outlet:
-    """The output of one attempt, on its way to the request's `channel`. `Publisher.open` creates it."""
+def _plain(message: bytes) -> bytes:
+    return message
 
-    def __init__(self, publisher: Publisher, attempt: AttemptKey, channel: str, model: str) -> None:
+
+class Outlet:
+    """The output of one attempt, on its way to the request's `channel`. `Publisher.open` creates it.
+
+    Args:
+        is_sealed: whether the request is sealed. Then nothing can be put or sent before `seal_with`.
+    """
+
+    def __init__(
+        self, publisher: Publisher, attempt: AttemptKey, channel: str, model: str, *, is_sealed: bool = False
+    ) -> None:
         self.attempt = attempt
         self.channel = channel
         self.first_put_at: float | None = None
         self._publisher = publisher
         self.restarted = False
         self.start = 0
+        self._seal: Callable[[bytes], bytes] | None = None if is_sealed else _plain
         self._name_model(model)
         self._first = 0
         self._has_text = self._has_reasoning = self._has_calls = False
@@ -67,6 +79,10 @@ class Outlet:
         if self._has_calls:
             return "tool_call"
         return "reasoning" if self._has_reasoning and not self._has_text else ""
+
+    def seal_with(self, seal: Callable[[bytes], bytes]) -> None:
+        """Seal every message from now on with this function."""
+        self._seal = seal
 
     def put(self, delta: TokenDelta) -> None:
         """Publish the next delta of the answer soon. The caller must not use the delta afterwards.
@@ -99,12 +115,20 @@ class Outlet:
             await self._publisher.wait_for_flush()
 
     async def send(self, message: ChannelMessage) -> None:
-        """Publish a message that is not part of the answer, without waiting for a flush.
+        """Publish a message that is not part of the answer, without waiting for a flush. Nothing is published if the
+        request is sealed and the worker has not opened it.
 
         Raises:
             LlmError: the pool does not answer.
         """
-        await self._publisher.pool.publish([(self.channel, message.to_wire())])
+        if self._seal is not None:
+            await self._publisher.pool.publish([(self.channel, self._seal(message.to_wire()))])
+
+    def write_ending(self, message: ChannelMessage) -> bytes:
+        """Serialize and seal the message that ends the request. It stays plain if the worker could not open the
+        request: then nothing of an answer is in it."""
+        wire = message.to_wire()
+        return wire if self._seal is None else self._seal(wire)
 
     async def report_progress(self, progress: Progress) -> None:
         """Report progress to the agent. A report that cannot be published is dropped, since the next is newer."""
@@ -116,7 +140,8 @@ class Outlet:
 
     def take_message(self) -> bytes:
         """Return the waiting deltas as one message, and keep the message for replays."""
-        message = self._write(self._first, self._pieces)
+        assert self._seal is not None, "a delta of a sealed request that was not opened"
+        message = self._seal(self._write(self._first, self._pieces))
         self._first += len(self._pieces)
         for delta in self._waiting:
             self._has_text = self._has_text or bool(delta.text)

@@ -27,7 +27,10 @@ UNFLUSHED_BYTES = 256 * 1024
 
 
 class Publisher:
-    """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task."""
+    """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task.
+
+    `dropped_messages`: how many messages to the worker were dropped because it could not read them.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Publisher:
         self.pool = pool
         self.memory = ReplayMemory(timings.kept_s, kept_bytes)
         self.unflushed_bytes = unflushed_bytes
+        self.dropped_messages = 0
         self._batch_wait_s = timings.batch_wait_s
         self._streaming: set[Outlet] = set()
         self._waiting: dict[Outlet, None] = {}
@@ -54,10 +58,11 @@ class Publisher:
         self._failing = False
         self._flushes = self._messages = self._replays = 0
 
-    def open(self, request_id: str, attempt: int, model: str) -> Outlet:
-        """Create the outlet of an attempt."""
+    def open(self, request_id: str, attempt: int, model: str, *, is_sealed: bool = False) -> Outlet:
+        """Create the outlet of an attempt. `is_sealed`: whether the request is sealed."""
         self.memory.open((request_id, attempt))
-        return Outlet(self, (request_id, attempt), self.pool.keys.deltas(request_id), model)
+        channel = self.pool.keys.deltas(request_id)
+        return Outlet(self, (request_id, attempt), channel, model, is_sealed=is_sealed)
 
     def replay(self, request_id: str, attempt: int, after: int) -> bool:
         """Publish the attempt's kept messages from position `after` on again. Return False if none are kept."""
@@ -71,7 +76,11 @@ class Publisher:
     def report(self) -> DeliveryReport:
         """The counts since the worker started, and the size of the kept messages."""
         return DeliveryReport(
-            flushes=self._flushes, messages=self._messages, replays=self._replays, kept_bytes=self.memory.bytes
+            flushes=self._flushes,
+            messages=self._messages,
+            replays=self._replays,
+            kept_bytes=self.memory.bytes,
+            dropped=self.dropped_messages,
         )
 
     async def run(self) -> None:

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import Handover
+from tokenlane.routing.contract.sealing.messages import Opener, Sealer
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
 from tokenlane.routing.store.request_life import ClaimedAttempt
@@ -57,7 +59,22 @@ class Run:
         self.partial: Handover | None = None
         self.has_schema = self.restarts = False
         self._pieces: dict[int, Handover] = {}
+        self._opener: Opener | None = None
         self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the agent seals what it sends about the request."""
+        return self.claim.envelope.key_id is not None
+
+    def use_key(self, key: PoolKey) -> None:
+        """Seal the attempt's messages, and open those of the agent, with the key of the request."""
+        self.outlet.seal_with(Sealer(key, self.id, "answer").seal)
+        self._opener = Opener(lambda: (key,), self.id, "handover")
+
+    def open(self, sealed: bytes) -> bytes | None:
+        """Return a sealed message of the agent; None if it cannot be opened."""
+        return None if self._opener is None else self._opener.open(sealed)
 
     def stop(self, reason: StopReason) -> None:
         """Stop the attempt by cancelling its `stoppable` block. Only the first reason counts."""

@@ -33,6 +33,7 @@ from tokenlane.routing.telemetry import inject, sending
 from .pool_view import PoolView
 from .redis_request import RedisRequest
 from .request_state import RequestState
+from .sealed_requests import SealedRequests
 from .timings import Timings
 from .worker_messages import WorkerMessages
 
@@ -69,7 +70,8 @@ class RedisLink:
         self._clock = asyncio.get_running_loop().time
         self._requests: dict[str, list[RedisRequest]] = {}
         self._request_tasks: dict[RedisRequest, asyncio.Task[None]] = {}
-        self.worker_messages = WorkerMessages(pool, self, self._clock)
+        self._sealed = SealedRequests(pool.keychain)
+        self.worker_messages = WorkerMessages(pool, self, self._sealed, self._clock)
         self._semaphore = PrioritySemaphore(_MAX_BEING_SENT)
         self._closed = False
 
@@ -133,6 +135,7 @@ class RedisLink:
         if not readers:
             del self._requests[request.id]
             self._hub.unsubscribe(self._pool.keys.deltas(request.id))
+            self._sealed.forget(request.id)
         elif request.owned and not everywhere:
             request.owned = False
             readers[-1].owned = True
@@ -302,9 +305,13 @@ class RedisLink:
     # Messages from the pool.
 
     def _receive(self, request_id: str, data: bytes) -> None:
+        opened = self._sealed.open(request_id, data)
+        if opened is None:
+            self._report_gap(request_id)
+            return
         for request in tuple(self._requests.get(request_id, ())):
             try:
-                message = channel_message(data)  # once for each reader, since each request changes its deltas
+                message = channel_message(opened)  # once for each reader, since each request changes its deltas
             except ValidationError:  # not from a worker: every lost delta leaves a gap in the positions
                 logger.warning("cannot parse a message of %d bytes for request %s, ignored", len(data), request_id)
                 return

@@ -14,6 +14,7 @@ from tokenlane.routing.store.pool import Pool
 
 from .redis_request import RedisRequest
 from .request_state import ReplayRequest
+from .sealed_requests import SealedRequests
 
 _CHECK_EVERY_S = 0.25
 _MAX_QUEUED = 4096
@@ -26,11 +27,15 @@ class WorkerMessages:
 
     Args:
         requests: all open requests.
+        sealed: seals the handovers.
     """
 
-    def __init__(self, pool: Pool, requests: Iterable[RedisRequest], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: Pool, requests: Iterable[RedisRequest], sealed: SealedRequests, clock: Callable[[], float]
+    ) -> None:
         self._pool = pool
         self._requests = requests
+        self._sealed = sealed
         self._clock = clock
         self._handovers: dict[tuple[str, int], deque[MessageToWorker]] = {}
         self._woken = asyncio.Event()
@@ -59,10 +64,10 @@ class WorkerMessages:
                     await self._woken.wait()
             self._woken.clear()
             while batch := self._batch():
+                sealed = ((worker, self._sealed.seal(message)) for (worker, message), _ in batch)
+                outgoing = [(self._pool.keys.control(worker), data) for worker, data in sealed if data is not None]
                 with suppress(LlmError):
-                    await self._pool.publish(
-                        [(self._pool.keys.control(worker), message.to_wire()) for (worker, message), _ in batch]
-                    )
+                    await self._pool.publish(outgoing)
                     for _, replay in batch:
                         if replay is not None:
                             replay.mark_sent(self._clock())

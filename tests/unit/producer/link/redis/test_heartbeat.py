@@ -11,6 +11,7 @@ from typing import cast, get_args
 import pytest
 from tests.lanes import lane_view
 
+from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer.link.redis.heartbeat import ClientHeartbeat
 from tokenlane.producer.link.redis.redis_link import RedisLink
 from tokenlane.producer.link.redis.redis_request import RedisRequest
@@ -25,6 +26,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import CheckReply
 from tokenlane.routing.store.hub import Hub
+from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import RequestStatus, State
@@ -39,6 +41,7 @@ class LatePool:
 
     def __init__(self) -> None:
         self.keys = Keys()
+        self.keychain = Keychain(KeyRing(), "pool 'main'")
         self.internal_errors = InternalErrors()
         self.requests = self.beats = self.policies = self
         self.state: State = "waiting"

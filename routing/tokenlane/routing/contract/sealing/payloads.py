@@ -17,8 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tokenlane.config.host.pool_key_files import PoolKey
-
-from .errors import BadRequest
+from tokenlane.routing.contract.errors import BadRequest
 
 _VERSION = b"\x01"
 _NONCE_BYTES = 12

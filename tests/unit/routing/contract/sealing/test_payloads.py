@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.routing.contract.errors import BadRequest
-from tokenlane.routing.contract.seal import fingerprint, seal, unseal
+from tokenlane.routing.contract.sealing.payloads import fingerprint, seal, unseal
 from tokenlane.routing.contract.wire import new_id
 
 KEY = PoolKey.new()

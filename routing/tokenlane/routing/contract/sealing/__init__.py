@@ -1,0 +1,1 @@
+"""Encrypts (seals) what agents and workers send each other, with the key of the pool."""
