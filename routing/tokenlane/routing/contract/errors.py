@@ -291,6 +291,7 @@ class QueueFull(LlmError):
 
     The message says which limit is reached: the policy's `depth` for the role, its `in_flight` for the agent, or the
     memory of the Redis server. Busy lanes do not cause this error: a request waits for them, and `waiting` says why.
+    `retry_after_s` is the mean time between the latest ends of the role's requests; 1 s while none has ended.
     """
 
     code = "queue_full"
