@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import ssl
+from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from socket import gaierror
@@ -371,3 +374,44 @@ def test_an_unknown_provider_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"'nosuch'.*builtin, llamacpp, lmstudio, ollama, openai, tgi, vllm"):
         default_registry().create(LaneSettings("gpu0", "nosuch", "http://h"))
     assert ProviderRegistry().names() == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_idle_connections_that_the_server_has_closed(kept: bool) -> None:
+    """A request is sent again over each of them that proves to be closed; over a new connection it is sent once."""
+    received = Counter[str]()
+    warmed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests = 0
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+                received[path] += 1
+                requests += 1
+                if path == "/warm":
+                    await warmed.wait()
+                elif requests > 1 or not kept:
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client = LaneClient(LaneSettings("gpu0", "openai"), endpoint)
+    try:
+        warming = asyncio.gather(*(client.send("POST", "/warm", b"") for _ in range(5)))
+        while received["/warm"] < 5:
+            await asyncio.sleep(0)
+        warmed.set()
+        for response in await warming:
+            await response.read()
+        if kept:
+            assert (await client.send("POST", "/chat", b"")).status == 200
+        else:
+            with pytest.raises(aiohttp.ClientError):
+                await client.send("POST", "/chat", b"")
+        assert received["/chat"] == 6
+    finally:
+        await client.aclose()
+        server.close()

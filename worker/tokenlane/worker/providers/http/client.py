@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -67,6 +69,13 @@ _NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ai
 """Errors before the connection to the model server is established."""
 
 
+@dataclass
+class _Sent:
+    """How a request was sent. aiohttp fills it in."""
+
+    over_idle_connection: bool = False
+
+
 class LaneClient:
     """Sends the requests of one lane. It follows no redirects, so credentials go only to the lane's host.
 
@@ -110,7 +119,7 @@ class LaneClient:
         """Send a request, and return the response before its body is read.
 
         A failed connect is retried for `CONNECT_RETRY_S`. A request that was sent just when the server closed an idle
-        connection is sent once more.
+        connection is sent again, until it has an answer or goes over a new connection.
 
         Args:
             connects_again: whether to retry a failed connect.
@@ -123,17 +132,28 @@ class LaneClient:
         url, proxy = f"{self._base}{path}", self._proxy
 
         async def ask() -> aiohttp.ClientResponse:
-            return await session.request(method, url, data=content, headers=headers, allow_redirects=False, proxy=proxy)
+            while True:
+                sent = _Sent()
+                try:
+                    return await session.request(
+                        method,
+                        url,
+                        data=content,
+                        headers=headers,
+                        allow_redirects=False,
+                        proxy=proxy,
+                        trace_request_ctx=sent,
+                    )
+                except aiohttp.ClientError as error:
+                    if not (sent.over_idle_connection and _closed_without_answer(error)):
+                        raise
 
         try:
             response = await ask()
         except aiohttp.ClientError as error:
-            if _closed_without_answer(error):
-                response = await ask()
-            elif connects_again and _never_connected(error):
-                response = await _connecting(ask)
-            else:
+            if not (connects_again and _never_connected(error)):
                 raise
+            response = await _connecting(ask)
         if response.headers.get("content-encoding", "").strip().lower() not in _CODINGS:
             response.close()
             raise ProviderDown(
@@ -196,7 +216,19 @@ def _session(
     )
     timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s)
     jar = aiohttp.DummyCookieJar()
-    return aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, cookie_jar=jar)
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(_note_reuse)
+    return aiohttp.ClientSession(
+        connector=connector, headers=headers, timeout=timeout, cookie_jar=jar, trace_configs=[tracing]
+    )
+
+
+async def _note_reuse(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _reuse: aiohttp.TraceConnectionReuseconnParams
+) -> None:
+    sent = context.trace_request_ctx
+    if isinstance(sent, _Sent):
+        sent.over_idle_connection = True
 
 
 def _what_is_wrong(endpoint: str) -> str:

@@ -221,7 +221,7 @@ class OllamaProvider(OllamaModels):
         error = super()._refused(response, body)
         if response.status == 403 and not body:
             return ProviderDown(
-                "Ollama refuses_long_prompts the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST on its host.",
+                "Ollama refuses the endpoint's host name: use 127.0.0.1, or set OLLAMA_HOST on its host.",
                 retryable=False,
             )
         if isinstance(error, ModelNotFound):
