@@ -1,0 +1,56 @@
+"""An answer of 64 tokens, cut after any of its tokens, goes on where it broke off, whatever servers the lanes have."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import product
+
+import pytest
+from tests.integration.lanes import lane_of
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import FaultScript
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.producer import Client
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.pool import connect
+
+TOKENS = 64
+WHOLE = "".join(f"w{number} " for number in range(TOKENS))
+APIS = ("ollama", "vllm", "llamacpp", "lmstudio", "tgi", "openai")
+PAIRS = [pair for pair in product(APIS, APIS) if pair != ("openai", "openai")]
+"""OpenAI's dialect cannot continue an answer, so one of the two lanes must speak another."""
+ROUTE = RolePolicy(route=(Candidate(lane="first"), Candidate(lane="second")))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+async def test_an_answer_cut_after_any_token_is_whole(redis_url: str, first: str, second: str) -> None:
+    """The text is byte for byte the undisturbed text, positions have no gap, and only delivered tokens count."""
+    async with connect(redis_url) as pool:
+        await pool.policies.write(Policy(roles={"planner": ROUTE}))
+    async with (
+        Simulator(api=first, tokens=TOKENS, loaded=["sim"], capacity=2 * TOKENS) as one,
+        Simulator(api=second, tokens=TOKENS, loaded=["sim"], capacity=2 * TOKENS) as two,
+        lane_of(redis_url, LaneSettings("first", first, one.url, capacity=2 * TOKENS)),
+        lane_of(redis_url, LaneSettings("second", second, two.url, capacity=2 * TOKENS)),
+        Client(redis_url) as client,
+    ):
+        one.faults += [FaultScript(cut_after=tokens) for tokens in range(TOKENS + 1)]
+        await asyncio.gather(*(_ask(client, None if second == "openai" else "second") for _ in range(TOKENS + 1)))
+        assert not one.faults
+
+
+async def _ask(client: Client, lane: str | None) -> None:
+    """Ask, and check the answer. `lane`: the lane that must end it, if only one can."""
+    text, positions = "", []
+    async with client.chat("hi", role="planner") as stream:
+        async for delta in stream:
+            text += delta.text
+            positions.append(delta.position)
+        answer = await stream.answer()
+    assert (text, answer.text) == (WHOLE, WHOLE)
+    assert positions == list(range(len(positions)))
+    assert (answer.usage.attempts, answer.lane, answer.finish_reason) == (2, lane or answer.lane, "stop")
+    # A server may count the space after the last delivered word as a token of its own.
+    assert answer.usage.completion_tokens in (TOKENS, TOKENS + 1)
