@@ -153,6 +153,12 @@ def _names(lanes: Sequence[LaneView]) -> str:
 def _announced(lane: LaneView) -> tuple[ModelInfo, ...]:
     """The models that the lane has announced: their names and capabilities, without digests and sizes."""
     return tuple(
-        ModelInfo(name=model, provider=lane.provider, lane=lane.name, capabilities=lane.offer.abilities.get(model, ()))
+        ModelInfo(
+            name=model,
+            provider=lane.provider,
+            lane=lane.name,
+            capabilities=lane.offer.abilities.get(model, ()),
+            offered=True,
+        )
         for model in lane.models
     )

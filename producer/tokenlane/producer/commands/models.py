@@ -26,6 +26,7 @@ from .client_session import client_session
 _PRINT_BYTES_EVERY_S = 2.0
 _PRINT_WAITING_EVERY_S = 60.0
 """How often to repeat a line in which only numbers have changed, such as a lane's age."""
+_YES_OR_NO = {True: "yes", False: "no", None: "-"}
 _NUMBERS = re.compile(r"\d+")
 
 models = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -160,14 +161,15 @@ def _with_speed(progress: Progress, began_at: float, bytes_before: int, now: flo
 
 
 def _table(listed: list[ModelInfo]) -> Table:
-    headings = ("MODEL", "LANE", "PROVIDER", "LOADED", "SIZE", "QUANT", "CONTEXT", "CAN", "DIGEST")
+    headings = ("MODEL", "LANE", "PROVIDER", "LOADED", "OFFERED", "SIZE", "QUANT", "CONTEXT", "CAN", "DIGEST")
     any_pinned = any(info.pinned_by for info in listed)
     rows = [
         (
             info.name,
             info.lane,
             info.provider,
-            {True: "yes", False: "no", None: "-"}[info.loaded],
+            _YES_OR_NO[info.loaded],
+            f"no: {info.not_offered_because}" if info.not_offered_because else _YES_OR_NO[info.offered],
             "-" if info.size_bytes is None else format_bytes(info.size_bytes),
             info.quantisation or "-",
             "-" if info.context_length is None else str(info.context_length),

@@ -15,6 +15,8 @@ class ModelInfo(Value):
     """A model as its model server lists it. A field that the server omits is None. `context_length` is in tokens.
 
     `pinned_by` is the file and line that pin the model's digest, on the host of the lane's worker; None: not pinned.
+    `offered` is whether the lane offers the model to requests; None outside lists. `not_offered_because` is the reason
+    if the lane does not, as far as it knows.
     """
 
     name: str
@@ -27,6 +29,8 @@ class ModelInfo(Value):
     loaded: bool | None = None
     capabilities: tuple[str, ...] = ()
     pinned_by: str | None = None
+    offered: bool | None = None
+    not_offered_because: str = ""
 
     @property
     def chats(self) -> bool:

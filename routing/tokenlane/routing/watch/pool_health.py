@@ -47,6 +47,7 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
     yield from examine_queues(snapshot)
     yield from map(_lane, snapshot.lanes)
     yield from _failing(snapshot)
+    yield from _pins(snapshot)
     yield from _keys(snapshot)
     yield from _toy(snapshot)
     yield from _routes(snapshot)
@@ -114,6 +115,14 @@ def _failing(snapshot: Snapshot) -> Iterator[Finding]:
                 severity = "warn"
                 advice = f"{advice}. If that is done, send a request: this line goes once one completes"
             yield Finding(Code.LANE_FAILS, severity, observed, advice, lane.name)
+
+
+def _pins(snapshot: Snapshot) -> Iterator[Finding]:
+    """The pinned models that connected lanes do not serve."""
+    for lane in snapshot.lanes:
+        for model, why in lane.offer.not_as_pinned.items() if not lane.state.is_away else ():
+            observed = f"lane {lane.name!r} does not serve model {model!r}, which is pinned: {why}"
+            yield Finding(Code.MODEL_NOT_PINNED, "warn", observed, subject=lane.name)
 
 
 def _hosts(lane: LaneStatus) -> str:

@@ -38,7 +38,9 @@ from tokenlane.producer.models import Models
 from tokenlane.producer.sync import Client as SyncClient
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import Slots
 from tokenlane.worker.lane.timings import Timings
 from tokenlane.worker.providers import Loads, Pulls, default_registry
@@ -222,6 +224,10 @@ async def test_a_model_that_is_not_as_pinned_is_not_served(redis_url: str, pool:
         with pytest.raises(ModelNotFound):
             await client.complete("hi", role="planner", model="phi:4b")
         assert [name for name, _ in shelf.served] == ["free:1b"]
+        assert {info.name: info.offered for info in await client.models()} == {"phi:4b": False, "free:1b": True}
+        (problem,) = find_problems(await take_snapshot(pool), max_wait_s=60)
+        assert (problem.code, problem.severity, problem.subject) == (Code.MODEL_NOT_PINNED, "warn", "gpu0")
+        assert all(digest_of(content) in problem.observed for content in ("changed", "as pinned"))
 
 
 async def test_one_load_at_a_time_that_can_be_cancelled(redis_url: str) -> None:

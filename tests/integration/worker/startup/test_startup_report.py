@@ -16,6 +16,7 @@ import pytest
 from pydantic import JsonValue
 from tests.integration import life
 from tests.integration.farm import Child, Ended, Farm, Server, eventually, farm
+from tests.integration.lanes import lane_of
 from tests.integration.life import raw
 from tests.integration.servers import free_port
 from tests.lanes import chats
@@ -32,7 +33,7 @@ from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.startup.make_report import dry_run
+from tokenlane.worker.startup.make_report import dry_run, report_on_lane
 from tokenlane.worker.startup.startup_report import Destination, StartupReport
 
 ELSEWHERE = Policy(roles={"coder": RolePolicy(route=(Candidate(provider="vllm", model="m9"),))})
@@ -271,23 +272,30 @@ async def test_the_report_names_the_effect_of_another_server(pool: Pool) -> None
 
 
 async def test_pins_are_shown_with_their_file(processes: Farm, backend: Simulator, tmp_path: Path) -> None:
-    """The report names each pinned model and the line of the file that pins it, in text and in JSON."""
+    """The report names each pinned model that concerns the lane and the line of the file that pins it, in text and in
+    JSON."""
     file = tmp_path / "pins.toml"
-    file.write_text(f'[models.other]\ndigest = "sha256:{"0" * 64}"\n')
+    file.write_text("".join(f'[models.{name}]\ndigest = "sha256:{"0" * 64}"\n' for name in ("sim", "other")))
     told_as_text = await check(processes, backend.url, "--config", str(file))
     told_as_json = await check(processes, backend.url, "--config", str(file), "--json")
-    assert block(told_as_text.out)["pins"] == f"other, by {file}:2"
-    assert json.loads(told_as_json.out)["pins"] == {"other": f"{file}:2"}
+    assert block(told_as_text.out)["pins"] == f"sim, by {file}:2"
+    assert json.loads(told_as_json.out)["pins"] == {"sim": f"{file}:2"}
 
 
 @pytest.mark.parametrize("pinned", ["sim", "other"])
 async def test_a_model_that_is_not_as_pinned(pool: Pool, pinned: str) -> None:
-    """A pinned model that the lane leaves out is a problem; a pin on what is not there is none."""
+    """A pinned model that the lane leaves out is a problem, with both digests, for a check and for a running worker. A
+    pin on a model that the server does not have is no problem."""
     async with Simulator(api="ollama") as ollama:
         settings = LaneSettings("gpu0", "ollama", endpoint=ollama.url, digests={pinned: f"sha256:{'0' * 64}"})
         arrival = await arrive(settings, pool)
-    expected = [(Code.MODEL_NOT_PINNED, "sim")] if pinned == "sim" else []
-    assert [(problem.code, problem.subject) for problem in arrival.problems] == expected
+        async with lane_of(pool.server.url, settings) as lane:
+            running = await report_on_lane(lane, arrival.to)
+    expected = [(Code.MODEL_NOT_PINNED, "sim:latest")] if pinned == "sim" else []
+    for problems in (arrival.problems, running.problems):
+        assert [(problem.code, problem.subject) for problem in problems] == expected
+        digests = [set(re.findall(r"sha256:[0-9a-f]{64}", problem.observed)) for problem in problems]
+        assert all(len(each) == 2 for each in digests)
 
 
 async def test_a_name_that_is_taken(pool: Pool, backend: Simulator) -> None:

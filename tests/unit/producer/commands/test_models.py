@@ -81,6 +81,29 @@ async def test_a_list_says_where_its_models_are() -> None:
     assert (found.name, found.provider, found.lane, found.pinned_by) == ("m", "parrot", "gpu0", "llm.toml:2")
 
 
+@pytest.mark.parametrize(
+    ("models", "name", "not_as_pinned", "offered"),
+    [((), "a", (), True), ((), "b", ("b",), False), (("a",), "b", (), False), (("a:latest",), "a", (), True)],
+)
+async def test_a_list_says_which_models_the_lane_offers(
+    models: tuple[str, ...], name: str, not_as_pinned: tuple[str, ...], offered: bool
+) -> None:
+    """A model that is not in the settings, or not as pinned, is listed with the reason."""
+
+    class Lists:
+        async def models(self) -> list[ModelInfo]:
+            return [ModelInfo(name=name)]
+
+    offer = chats(1, not_as_pinned=dict.fromkeys(not_as_pinned, "why"))
+    announced = Announcement("gpu0", "parrot", "http://gpu0", models or ("a",), offer)
+    settings = LaneSettings("gpu0", "parrot", "http://gpu0", models=models)
+    lane = LaneModels(settings, Lists(), announced, None, lambda _: None)  # type: ignore[arg-type]  # all a list needs
+    (info,) = (await lane.carry_out(ModelCommand(action="list"), None)).models  # type: ignore[arg-type]  # unused
+    assert (info.offered, bool(info.not_offered_because)) == (offered, not offered)
+    (row,) = _table([info]).rows
+    assert row[4].startswith("yes" if offered else "no: ")
+
+
 async def test_what_a_lane_has_is_looked_at_in_turn() -> None:
     """Of two looks, the one that was begun first does not say the last word."""
     announced = Announcement("gpu0", "parrot", "http://gpu0", ("m",), chats(1))

@@ -53,8 +53,9 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
     listed = answer or []
     knows_missing = answer is not None and lists_all_models(settings.provider)
     models, chats = _models_to_serve(settings, listed, only_listed=knows_missing), settings.capacity or 0
+    not_as_pinned: dict[str, str] = {}
     if reachable:
-        models = await _without_wrong_digests(settings, provider, models, listed)
+        models, not_as_pinned = await _without_wrong_digests(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):
             raise ModelNotFound(
                 f"the model server does not have {', '.join(map(repr, settings.models))}: start it with that model"
@@ -64,7 +65,7 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
                 lane=settings.name,
             )
         chats = settings.capacity or await provider.capacity()
-    offer = _offer(settings, provider, models, listed, chats)
+    offer = _offer(settings, provider, models, listed, chats).model_copy(update={"not_as_pinned": not_as_pinned})
     return Announcement(settings.name, settings.provider, _unique_endpoint(provider.endpoint), models, offer)
 
 
@@ -87,13 +88,14 @@ def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo], *, onl
 
 async def _without_wrong_digests(
     settings: LaneSettings, provider: LlmProvider, models: tuple[str, ...], listed: Sequence[ModelInfo]
-) -> tuple[str, ...]:
-    """The models without those whose digest differs from their pinned digest.
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The models without those whose digest differs from their pinned digest; and the models that are left out although
+    the model server has them, each with the reason.
 
     If the model server can pull models while it runs, pinned models that it does not have are left out too: their
     digests can only be checked after the pull.
     """
-    kept = []
+    kept, not_as_pinned = [], {}
     may_come = _may_start_empty(provider)
     for model in models:
         if pin_of(settings, model) is not None and (may_come or _is_listed(listed, model)):
@@ -101,9 +103,11 @@ async def _without_wrong_digests(
                 await check_pin(settings, provider, model, listed)
             except LlmError as error:
                 logger.warning("lane %r does not serve model %r: %s", settings.name, model, error)
+                if _is_listed(listed, model):
+                    not_as_pinned[model] = error.message
                 continue
         kept.append(model)
-    return tuple(kept)
+    return tuple(kept), not_as_pinned
 
 
 def _offer(

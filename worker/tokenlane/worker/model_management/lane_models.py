@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import NoReturn, assert_never
@@ -116,14 +116,7 @@ class LaneModels:
         model = command.model or ""
         match command.action:
             case "list":
-                here = {"provider": self._settings.provider, "lane": self._settings.name}
-                models = await self._provider.models()
-                return ModelReport(
-                    models=tuple(
-                        info.model_copy(update={**here, "pinned_by": pin_source(self._settings, info.name)})
-                        for info in models
-                    )
-                )
+                return ModelReport(models=tuple(map(self._describe_model, await self._provider.models())))
             case "verify":
                 return ModelReport(models=await self._verify(model))
             case "pull":
@@ -135,6 +128,29 @@ class LaneModels:
             case _:
                 assert_never(command.action)
         return ModelReport(models=tuple(await self._listed(model)))
+
+    def _describe_model(self, info: ModelInfo) -> ModelInfo:
+        """Add the lane, the pin, and whether the lane offers the model."""
+        settings, lane = self._settings, self._announcement
+        offered = any(served_name(name, (info.name,)) is not None for name in lane.models)
+        facts = {
+            "provider": settings.provider,
+            "lane": settings.name,
+            "pinned_by": pin_source(settings, info.name),
+            "offered": offered,
+            "not_offered_because": "" if offered else self._why_not_offered(info),
+        }
+        return info.model_copy(update=facts)
+
+    def _why_not_offered(self, info: ModelInfo) -> str:
+        def is_among(names: Iterable[str]) -> bool:
+            return any(served_name(name, (info.name,)) is not None for name in names)
+
+        if self._settings.models and not is_among(self._settings.models):
+            return "not in the lane's models (--model)"
+        if is_among(self._announcement.offer.not_as_pinned):
+            return "not as pinned (`tokenlane status --check` says why)"
+        return "" if info.chats or info.embeds else "can neither chat nor embed"
 
     async def _pull(self, model: str, report: ReportProgress) -> None:
         """Pull the model, or wait for its running pull. A pull stops when no command and no request waits for it."""
@@ -174,7 +190,7 @@ class LaneModels:
             async for progress in pulling:
                 yield progress
         try:
-            await check_pin(self._settings, self._provider, model)
+            await check_pin(self._settings, self._provider, model, was_pulled=True)
         finally:
             await self._try_announce_again()
 

@@ -24,12 +24,18 @@ def pin_source(settings: LaneSettings, model: str) -> str | None:
 
 
 async def check_pin(
-    settings: LaneSettings, provider: LlmProvider, model: str, listed: Sequence[ModelInfo] = ()
+    settings: LaneSettings,
+    provider: LlmProvider,
+    model: str,
+    listed: Sequence[ModelInfo] = (),
+    *,
+    was_pulled: bool = False,
 ) -> None:
     """Return if the model is not pinned, or has the pinned digest.
 
     Args:
         listed: the models that the model server lists. A digest in this list is not read again.
+        was_pulled: whether the model was just pulled, for the advice in the error.
 
     Raises:
         DigestMismatch: the model has a different digest.
@@ -51,9 +57,16 @@ async def check_pin(
             )
         digest = await provider.verify(model)
     if digest != pinned:
+        pin_name, source = served_name(model, tuple(settings.digests)), pin_source(settings, model)
+        where = f'digest in [models."{pin_name}"]{f" ({source})" if source else ""}'
+        advice = (
+            f"the pull brought other content, so the lane does not offer the model: pull a version that has the pinned "
+            f"digest or, to serve this content, correct {where} and restart the worker"
+            if was_pulled
+            else f"pull the model with `tokenlane models pull`, or correct {where} and restart the worker"
+        )
         raise DigestMismatch(
-            f"the model's digest is {digest}, but {pinned} is pinned: pull the pinned model again, or change digest in "
-            f'[models."{model}"]',
+            f"the model's digest is {digest}, but {pinned} is pinned: {advice}",
             provider=settings.provider,
             lane=settings.name,
             model=model,

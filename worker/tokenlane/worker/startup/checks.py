@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
-from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
@@ -25,19 +24,18 @@ _PUBLISH_S = 10.0
 _NAME_IS_FREE = ("draining", "left", "gone")
 
 
-def check_lane(
-    settings: LaneSettings, probe: ServerProbe, lane: Announcement | None, snapshot: Snapshot
-) -> Iterator[Finding]:
-    """Check the lane's pinned models, and that no lane elsewhere has its name."""
+def check_pins(lane: Announcement | None) -> list[Finding]:
+    """Check that the lane serves its pinned models."""
+    return [
+        Finding(Code.MODEL_NOT_PINNED, "fail", f"model {model!r} is pinned and is not served: {why}", subject=model)
+        for model, why in (lane.offer.not_as_pinned.items() if lane is not None else ())
+    ]
+
+
+def check_name(lane: Announcement | None, snapshot: Snapshot) -> Iterator[Finding]:
+    """Check that no lane elsewhere has this lane's name."""
     if lane is None:
         return
-    for name in settings.digests:
-        wanted = not settings.models or served_name(name, settings.models)
-        if wanted and probe.has(name) and not served_name(name, lane.models):
-            observed = (
-                f"model {name!r} is pinned and is not served: its digest differs from the pin, or cannot be checked"
-            )
-            yield Finding(Code.MODEL_NOT_PINNED, "fail", observed, "read this worker's log for the reason", name)
     for other in snapshot.lanes:
         if other.name == lane.lane and other.endpoint != lane.endpoint and other.state not in _NAME_IS_FREE:
             observed = f"the lane's name is in use for {other.endpoint}"

@@ -19,7 +19,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.readiness import check_condition
 from tokenlane.worker.providers import default_registry
 
-from .checks import check_lane, check_pool, check_server, check_shared_model_server
+from .checks import check_name, check_pins, check_pool, check_server, check_shared_model_server
 from .probe_model_server import ServerProbe, probe_model_server
 from .startup_report import Destination, StartupReport
 
@@ -29,7 +29,7 @@ async def report_on_lane(lane: Lane, to: Destination) -> StartupReport:
     condition = lane.availability.condition
     announced = lane.availability.announcement if condition == UP else None
     probe = await probe_model_server(to.settings, lane.provider, condition)
-    findings = list(probe.findings(to.settings))
+    findings = [*probe.findings(to.settings), *check_pins(announced)]
     try:
         snapshot = await take_snapshot(lane.pool)
         findings += check_shared_model_server(announced, snapshot)
@@ -54,7 +54,8 @@ async def dry_run(to: Destination) -> StartupReport:
         probe, lane, findings = await _try_model_server(to.settings)
         snapshot = await take_snapshot(pool)
         findings += [
-            *check_lane(to.settings, probe, lane, snapshot),
+            *check_pins(lane),
+            *check_name(lane, snapshot),
             *check_shared_model_server(lane, snapshot),
             *await check_pool(pool, ring, snapshot),
         ]

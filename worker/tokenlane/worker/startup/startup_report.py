@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.watch.finding import Finding
 from tokenlane.routing.watch.route_coverage import RouteCoverage, lines_to_add, route_coverage
@@ -67,6 +68,14 @@ class StartupReport:
         return tuple(finding for finding in self.findings if finding.severity == "warn")
 
     @property
+    def pins(self) -> dict[str, str]:
+        """The file and line of each pin, by model. Omits pins on models that the lane cannot serve."""
+        settings = self.to.settings
+        models = settings.models or self.probe.models
+        pins = settings.pinned_by.items()
+        return {model: source for model, source in pins if not models or served_name(model, models) is not None}
+
+    @property
     def coverage(self) -> RouteCoverage | None:
         """The roles that are routed to the lane; None if that is not known."""
         if self.snapshot is None or self.lane is None:
@@ -102,7 +111,7 @@ class StartupReport:
                 "provider": settings.provider,
                 "endpoint": (lane.endpoint or None) if lane else self.probe.endpoint,
                 "models": lane.models if lane else (),
-                "pins": dict(settings.pinned_by),
+                "pins": self.pins,
                 "capacity": lane.offer.limit_of("chat") if lane else None,
                 "capacity_source": self.to.capacity_source,
                 "server": self.probe.server,
@@ -136,7 +145,7 @@ class StartupReport:
             f"lane      {settings.name}, provider {settings.provider}",
             f"endpoint  {self.probe}",
             f"models    {', '.join(lane.models) if lane else 'unknown'}{built_in}",
-            *(f"pins      {model}, by {source}" for model, source in settings.pinned_by.items()),
+            *(f"pins      {model}, by {source}" for model, source in self.pins.items()),
             f"capacity  {capacity}",
             *self._roles(),
             *(f"remark    {remark}" for remark in self.remarks),

@@ -24,6 +24,7 @@ class Offer(BaseModel):
     `max_input_tokens`: the size of the longest prompt that the lane accepts; None: no limit. `pulls`: whether the lane
     pulls missing models that requests need. `lacks`: the missing models that it may pull; None: any model. `pulling`:
     the progress of current pulls, by model. `unpulled`: the error code of recent pulls that failed, by model.
+    `not_as_pinned`: the pinned models that the model server has and the lane does not serve, each with the reason.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -35,6 +36,7 @@ class Offer(BaseModel):
     lacks: tuple[str, ...] | None = None
     pulling: dict[str, Progress] = {}
     unpulled: dict[str, str] = {}
+    not_as_pinned: dict[str, str] = {}
 
     def can(self, model: str, ability: str) -> bool:
         """Whether this model of the lane has this ability."""
