@@ -431,6 +431,7 @@ async def test_a_worker_says_that_it_serves_and_drains(processes: Farm, backend:
         backend.release()
         ended = await worker.ended()
     (line,) = (line for line in ended.out.splitlines() if line.startswith("draining "))
+    assert ended.out.splitlines()[-1].startswith("stopped ")
     count, noun, verb = line.partition(";")[0].split()[1:]
     assert (count, noun, verb) == (str(running), *(("request", "runs") if running == 1 else ("requests", "run")))
     assert ended.code == exits.OK

@@ -167,9 +167,12 @@ async def _work(
 
     try:
         lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)
-        return await run_worker(
+        code = await run_worker(
             lane, fallback=True, drain_s=drain_s, on_ready=ready, on_draining=draining, stopping=stopping
         )
+        if is_ready and not as_json:
+            note("stopped   no request runs on this worker any more")
+        return code
     except CONFIGURATION_ERRORS:
         raise
     except LlmError as error:
