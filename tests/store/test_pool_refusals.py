@@ -69,14 +69,6 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
         lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL),
         False,
     ),
-    ("interrupt", ("running", "flagged", *ENDED), lambda pool, it: _interrupt(pool, it), False),
-    ("interrupt old", _STATES[1:], lambda pool, it: _interrupt(pool, Asked(it.id, outdated(it))), False),
-    (
-        "interrupt another's",
-        _STATES,
-        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, owner="w2", end=1),
-        False,
-    ),
     ("renew old", _STATES[1:], lambda pool, it: _renew(pool, WORKER, Asked(it.id, outdated(it))), ("stale",)),
     ("renew another's", _STATES[1:], lambda pool, it: _renew(pool, "w2", it), ("stale",)),
     ("renew", ("waiting", "requeued", "delayed", "dispatched", *ENDED), lambda pool, it: _renew(pool, WORKER, it),
@@ -118,10 +110,6 @@ async def _check(pool: Pool, asked: Asked) -> object:
     """What the client is told of the request; how long its lease lasts is another time each time."""
     (status,) = (await pool.beats.check(CLIENT, [asked.id], held=1)).statuses
     return replace(status, lapses_ms=None)
-
-
-async def _interrupt(pool: Pool, asked: Asked) -> object:
-    return await pool.requests.fail(asked.id, asked.attempt, life.REFUSAL, owner=CLIENT, end=1)
 
 
 async def _submit_again(pool: Pool, asked: Asked) -> object:
@@ -179,7 +167,6 @@ async def test_dispatch_is_refused(pool: Pool, why: str) -> None:
         lambda pool, it: life.finish(pool, it),
         lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL),
         lambda pool, it: pool.requests.cancel(it.id, "client2"),
-        lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, owner=CLIENT, end=1),
         lambda pool, it: pool.beats.check(CLIENT, [it.id]),
         lambda pool, it: pool.requests.attach(CLIENT, it.id),
     ],
@@ -253,7 +240,6 @@ TWICE: list[tuple[str, str, Call]] = [
     ("check", "running", lambda pool, it: _check(pool, it)),
     ("check of what has lapsed", "lapsed", lambda pool, it: _check(pool, it)),
     ("cancel what is not known", "running", lambda pool, it: pool.requests.cancel("0" * 32)),
-    *((f"interrupt {state}", state, lambda pool, it: _interrupt(pool, it)) for state in _STATES),
     *((f"cancel leaving {state}", state, lambda pool, it: pool.requests.cancel(it.id, CLIENT)) for state in _STATES),
     *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),
     ("leave", "running", lambda pool, it: pool.beats.leave(CLIENT)),

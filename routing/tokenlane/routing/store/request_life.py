@@ -215,29 +215,22 @@ class Requests:
         Raises:
             RequestLost: the server has lost the request. The worker's next beat restores it.
         """
-        args = (request_id, attempt, worker, ending, end, code, message, "", *(() if lane is None else (lane,)))
+        args = (request_id, attempt, worker, ending, end, code, message, *(() if lane is None else (lane,)))
         reply = as_text(await self._scripts.run("finish", *args))
         if reply == "unknown":
             raise RequestLost("the Redis server lost its data while the request was running")
         return reply == "done"
 
-    async def fail(
-        self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False, owner: str = "", end: int = 0
-    ) -> bool:
+    async def fail(self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False) -> bool:
         """Fail a request that waits, or whose lease has lapsed. Returns False if the request is in another state, was
         cancelled, or has passed its deadline.
 
         Args:
             attempt: the request's newest attempt.
             lapsed: whether the lease of that attempt has lapsed.
-            owner: the client that owns the request, if it fails the request because part of a lost answer has arrived;
-                '' if a router fails it, or a client in place of a router.
-            end: how many deltas the owner has received.
         """
-        named = attempt if lapsed or owner else ""
         message = Failed(attempt=attempt, error=error.report()).to_wire()
-        failed_on = (error.lane or "",) if owner else ()  # another lane may have the request now
-        args = (request_id, named, "", "failed", end, error.code, message, owner, *failed_on)
+        args = (request_id, attempt if lapsed else "", "", "failed", 0, error.code, message)
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:

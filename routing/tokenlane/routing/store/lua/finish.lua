@@ -2,7 +2,6 @@
 -- running -> completed, failed, cancelled, expired: the worker that runs the newest attempt, once it has closed the model
 --   server's stream.
 -- waiting, delayed -> failed: a router, without worker and attempt, if no lane can run the request.
--- waiting, delayed, dispatched -> failed: the client that owns the request, if the client has part of an answer that was lost.
 -- dispatched, running -> failed: a router or client, if the lease has lapsed. If the request was cancelled or its deadline has
 --   passed, it becomes cancelled or expired instead, and the reply is 'stale'.
 --
@@ -10,8 +9,7 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 'completed', 'failed', 'cancelled' or 'expired'
 --       5 end position: how many deltas the answer has  6 error code or ''  7 last message to the agent, JSON
---       8 client that owns the request and fails it, or ''
---       9 optional: lane that failed, '' if that is not known; without it, the request's lane
+--       8 optional: lane that failed, '' if that is not known; without it, the request's lane
 -- reply 'done' | 'stale': the worker no longer runs the attempt, or the caller may not end a request in this state
 --       | 'unknown', for a worker only: the server has lost the request; the worker's next beat restores it
 
@@ -21,10 +19,8 @@ local request = read_request(id)
 if not request then return worker == '' and 'stale' or 'unknown' end
 if worker == '' then
   if request.state == ending and request.code == ARGV[6] then return 'done' end
-  local owns = ARGV[8] ~= '' and request.client == ARGV[8] and request.attempt == attempt
-  if ARGV[8] ~= '' and not owns then return 'stale' end
   local lapsed = request.attempt == attempt and has_lapsed(id, request)
-  local waits = request.state == 'waiting' or request.state == 'delayed' or (owns and request.state == 'dispatched')
+  local waits = request.state == 'waiting' or request.state == 'delayed'
   if not (waits or lapsed) then return 'stale' end
   if lapsed and ended_after_lapse(id, request) then return 'stale' end
   if lapsed then record_lapse(id, request) end
@@ -36,7 +32,7 @@ end
 if ending == 'cancelled' and (request.code or '') ~= '' then
   end_early(id, request, ending) -- with the code that `cancel_request` stored, which the worker does not know
 else
-  end_request(id, request, ending, ARGV[7], ARGV[6], ARGV[9])
+  end_request(id, request, ending, ARGV[7], ARGV[6], ARGV[8])
 end
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
 return 'done'
