@@ -51,5 +51,5 @@ def test_a_queue_has_a_name_of_its_own(one: Queue, other: Queue) -> None:
 @pytest.mark.parametrize("name", ["", "r:chat", "r:chat:urgent:1::", "r:dance:low:1::", "r:chat:low:big::"])
 def test_other_text_is_not_the_name_of_a_queue(name: str) -> None:
     """A name that another version or program wrote is refused."""
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         Queue.parse(name)
