@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import escaped, json_text, running_text
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
@@ -18,7 +18,16 @@ from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import ChatOptions, Message
 
-from .client_session import Model, Priority, Role, Timeout, client_session, explaining_wait, time_to_live_ms
+from .client_session import (
+    Model,
+    Priority,
+    Role,
+    Timeout,
+    client_session,
+    explain_start,
+    explaining_wait,
+    time_to_live_ms,
+)
 
 
 def chat(
@@ -36,7 +45,10 @@ def chat(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Ask a question and stream the answer."""
+    """Ask a question and stream the answer.
+
+    If the answer breaks off, another lane continues it. On a terminal, an answer that no lane can continue begins anew.
+    """
     messages = [Message(role="system", content=_utf8(system))] if system is not None else []
     messages.append(Message(role="user", content=_question(question)))
     provider, other_model = provider_and_model()
@@ -49,16 +61,19 @@ def chat(
         "time_to_live_ms": time_to_live_ms(timeout),
     }
 
+    is_terminal = sys.stdout.isatty() and not as_json
+    if is_terminal:
+        options["on_interrupt"] = "restart"  # a person can read two answers; a file would hold both
+
     async def ask(client: Client) -> None:
-        show = _delta_shower(as_json=as_json)
+        answer = _PrintedAnswer(as_json=as_json, is_terminal=is_terminal)
         async with client.chat(messages, role=role, **options) as stream:
             try:
-                async with explaining_wait(stream):
+                async with explaining_wait(stream, answer.explain):
                     async for delta in stream:
-                        show(delta)
+                        answer.show(delta)
             except LlmError:
-                if stream.text and not stream.text.endswith("\n") and not as_json and sys.stdout.isatty():
-                    _write("\n")  # so that the error begins on a new line
+                answer.end_line()
                 raise
             if as_json:
                 usage = stream.usage.model_dump() if stream.usage else None
@@ -69,17 +84,51 @@ def chat(
     client_session(ask, redis, pool, has_timeout=True)
 
 
-def _delta_shower(*, as_json: bool) -> Callable[[TokenDelta], None]:
-    if as_json:
-        return _show_json
-    if sys.stdout.isatty():
-        return lambda delta: _write(running_text(delta.text))
-    return lambda delta: _write(delta.text)
+class _PrintedAnswer:
+    """Prints an answer to standard output, and to standard error what happens to it."""
+
+    def __init__(self, *, as_json: bool, is_terminal: bool) -> None:
+        self._as_json = as_json
+        self._is_terminal = is_terminal
+        self._last: TokenDelta | None = None
+        self._line_is_open = False
+
+    def show(self, delta: TokenDelta) -> None:
+        """Print a delta. If it is the first one of another attempt, explain that to a person at a terminal."""
+        if self._last is not None and self._last.attempt != delta.attempt and sys.stderr.isatty():
+            self._note(_explain_failover(self._last, delta))
+        self._last = delta
+        if self._as_json:
+            empty = set[str]() if delta.logprobs else {"logprobs"}
+            _write(escaped(delta.model_dump_json(exclude_none=True, exclude=empty)) + "\n")
+            return
+        _write(running_text(delta.text) if self._is_terminal else delta.text)
+        if delta.text:
+            self._line_is_open = not delta.text.endswith("\n")
+
+    def explain(self, why: str) -> None:
+        """Print why the request waits."""
+        if self._last is None:
+            explain_start(why)
+        else:
+            self._note(why)
+
+    def end_line(self) -> None:
+        """On a terminal, begin a new line unless the text ends with one, so that a message does not follow the text."""
+        if self._line_is_open and self._is_terminal:
+            _write("\n")
+            self._line_is_open = False
+
+    def _note(self, text: str) -> None:
+        self.end_line()
+        note(f"tokenlane: {text}", err=True)
 
 
-def _show_json(delta: TokenDelta) -> None:
-    empty = set[str]() if delta.logprobs else {"logprobs"}
-    _write(escaped(delta.model_dump_json(exclude_none=True, exclude=empty)) + "\n")
+def _explain_failover(last: TokenDelta, delta: TokenDelta) -> str:
+    broke_off = f"the answer broke off on lane {last.lane!r}"
+    if delta.restarted:
+        return f"{broke_off}; it begins anew on lane {delta.lane!r}"
+    return f"{broke_off}; lane {delta.lane!r} continues it"
 
 
 def _write(text: str) -> None:

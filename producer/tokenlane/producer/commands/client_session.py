@@ -36,7 +36,7 @@ _CHECK_EVERY_S = 0.5
 
 
 class Waiting(Protocol):
-    """An open request. `waiting`: why it has not started; None after the start."""
+    """An open request. `waiting`: why it has not started, or why its answer does not go on; None while it runs."""
 
     @property
     def waiting(self) -> str | None: ...
@@ -107,20 +107,25 @@ def time_to_live_ms(timeout: float | None) -> int:
     return DEFAULT_TIME_TO_LIVE_MS if timeout is None else int(1000 * timeout)
 
 
+def explain_start(why: str) -> None:
+    """Print why a request has not started."""
+    note(f"tokenlane: not started yet: {why}", err=True)
+
+
 @asynccontextmanager
-async def explaining_wait(request: Waiting) -> AsyncIterator[None]:
-    """Print why the request has not started, for as long as the block runs."""
+async def explaining_wait(request: Waiting, explain: Callable[[str], None] = explain_start) -> AsyncIterator[None]:
+    """Explain why the request waits, for as long as the block runs."""
     async with background() as tasks:
-        tasks.create_task(explain_wait(request))
+        tasks.create_task(explain_wait(request, explain))
         yield
 
 
-async def explain_wait(request: Waiting) -> None:
-    """Print why the request has not started: after two seconds, and again whenever the reason changes."""
+async def explain_wait(request: Waiting, explain: Callable[[str], None] = explain_start) -> None:
+    """Explain why the request waits: after two seconds, and again whenever the reason changes."""
     printed = None
     await asyncio.sleep(_EXPLAIN_AFTER_S)
     while True:
         if request.waiting is not None and without_last_seen(request.waiting) != printed:
             printed = without_last_seen(request.waiting)
-            note(f"tokenlane: not started yet: {request.waiting}", err=True)
+            explain(request.waiting)
         await asyncio.sleep(_CHECK_EVERY_S)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from tests.integration.life import raw, state_of
-from tests.integration.stand_in import StandIn
+from tests.integration.stand_in import Run, StandIn
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.config.host.embedded_server import EmbeddedServer
-from tokenlane.producer import ProviderDown
+from tokenlane.producer import ProviderDown, TokenDelta
+from tokenlane.routing.contract.messages import Deltas
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 
@@ -27,7 +28,11 @@ ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b1m\x7f[/bold]\n\tend"
 
 @asynccontextmanager
 async def chat(
-    *arguments: str | bytes, stdout: int = asyncio.subprocess.PIPE, verb: str = "chat", **more: str
+    *arguments: str | bytes,
+    stdout: int = asyncio.subprocess.PIPE,
+    stderr: int = asyncio.subprocess.PIPE,
+    verb: str = "chat",
+    **more: str,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `tokenlane chat`, or another verb; it is killed if it outlives the test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}
@@ -35,7 +40,7 @@ async def chat(
         *(sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", verb, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=stdout,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
         env=environment | {"NO_COLOR": "1", "TERMINAL_WIDTH": "200"} | more,
     )
     try:
@@ -50,7 +55,7 @@ async def ended(process: asyncio.subprocess.Process, typed: bytes | None = None)
     """Exit code, standard output and error."""
     async with asyncio.timeout(30):
         out, error = await process.communicate(typed)
-    return process.returncode, (out or b"").decode(), error.decode()
+    return process.returncode, (out or b"").decode(), (error or b"").decode()
 
 
 async def line(stream: asyncio.StreamReader | None) -> str:
@@ -323,3 +328,69 @@ async def test_an_error_on_a_terminal_has_its_own_line(text: str, redis_url: str
         os.close(theirs)
         os.close(ours)
     assert shown.decode() == f"{text.strip()}\r\nerror"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_person_sees_what_happens_to_an_answer(
+    restarted: bool, redis_url: str, worker: StandIn, pool: Pool
+) -> None:
+    """On a terminal, an answer that another lane continues or begins anew says so on a line of its own."""
+    ours, theirs = pty.openpty()
+    try:
+        async with chat("hi", "--redis", redis_url, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            first = await worker.next_run()
+            assert first.request.on_interrupt == "restart"
+            await first.say("one ")
+            again = await next_attempt(worker, pool, first)
+            again.first = (await again.ask_resume()).position
+            shown = await read_until(ours, b"one ")
+            delta = TokenDelta(text="two\n", finish_reason="stop")
+            await again.publish(
+                Deltas(
+                    attempt=again.attempt,
+                    worker=again.worker,
+                    lane="lane2",
+                    model="m1",
+                    first=0 if restarted else again.first,
+                    deltas=[delta],
+                    restarted=restarted,
+                )
+            )
+            shown += await read_until(ours, b"two")
+            process.terminate()
+            await ended(process)
+    finally:
+        os.close(ours)
+    one, what, two = shown.decode().split("\r\n")
+    assert (one, two) == ("one ", "two")
+    assert "'lane1'" in what
+    assert "'lane2'" in what
+    assert ("anew" in what) == restarted
+
+
+async def test_a_file_has_one_answer(redis_url: str, worker: StandIn, pool: Pool) -> None:
+    """Where no person reads, an answer that another lane continues is just its text, and none begins anew."""
+    async with chat("hi", "--redis", redis_url) as process:
+        first = await worker.next_run()
+        assert first.request.on_interrupt == "error"
+        await first.say("one ")
+        again = await next_attempt(worker, pool, first)
+        again.first = (await again.ask_resume()).position
+        await again.complete("two")
+        assert await ended(process) == (exits.OK, "one two\n", "")
+
+
+async def next_attempt(worker: StandIn, pool: Pool, run: Run) -> Run:
+    """Put a request whose answer has begun back into its queue."""
+    await pool.requests.requeue(run.id, run.attempt, run.worker)
+    return await worker.next_run()
+
+
+async def read_until(terminal: int, end: bytes) -> bytes:
+    """What a terminal shows, up to this text."""
+    shown = b""
+    async with asyncio.timeout(20):
+        while end not in shown:
+            shown += await asyncio.to_thread(os.read, terminal, 1000)
+    return shown[: shown.index(end) + len(end)]
