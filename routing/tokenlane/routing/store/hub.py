@@ -117,15 +117,19 @@ class Hub:
             self._wake = None
 
     async def _run(self) -> None:
-        failures, pause_s = 0, 0.0
+        failures, pause_s, is_away = 0, 0.0, False
         while True:
             connection, self._heard = self._server.pubsub(), False
             try:
                 await self._open(connection)
+                if is_away:
+                    logger.warning("connected to the Redis server at %s again", self._server)
+                is_away = False
                 self.connected.set()
                 await self._read(connection)
             except PubSubLost as lost:
                 failures = 0 if self._heard else failures
+                is_away |= failures == 0  # `_pause_after` logs the loss
                 pause_s = self._pause_after(lost, failures)
             finally:
                 self.connected.clear()

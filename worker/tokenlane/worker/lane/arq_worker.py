@@ -129,9 +129,13 @@ class LaneWorker(arq.worker.Worker):
                     await self._read_queue()
                 await self.record_health()
             self._failing = False
+            self._lane.unread_queues.discard(self.kind)
         except (*_REDIS_ERRORS, LlmError) as error:
             self._more_queued = self._limit_changed = True
-            self._warn_once("the lane's queue cannot be read", error)
+            if self._lane.unread_queues:  # an outage concerns the queues of all kinds, and one line is enough
+                self._failing = True
+            self._lane.unread_queues.add(self.kind)
+            self._warn_once("its queues cannot be read", error)
         with suppress(TimeoutError):
             # Twice in the interval of ARQ's health record, which expires a second after the next one is due.
             async with asyncio.timeout(POLL_S if self._failing else _HEALTH_S / 2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
@@ -23,7 +23,7 @@ class Lane:
     """What all attempts on a lane share.
 
     `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `observers`: called
-    at the end of each attempt.
+    at the end of each attempt. `unread_queues`: the kinds of work whose queue could not be read at the last try.
     """
 
     pool: Pool
@@ -40,6 +40,7 @@ class Lane:
     transcripts: bool = False
     observers: tuple[Observer, ...] = ()
     timings: Timings = TIMINGS
+    unread_queues: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
