@@ -13,8 +13,10 @@ from tests.integration.clients import quick_client
 from tests.integration.farm import eventually
 from tests.integration.lanes import lane_of
 from tests.integration.life import PREFIX, raw
+from tests.integration.servers import free_port
 from tests.waiting import until
 
+from tokenlane.benches.simulator import Simulator
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import DeadlineExceeded, ModelNotFound, ProviderDown
@@ -221,3 +223,17 @@ async def test_a_request_that_kills_its_server_is_given_up(pool: Pool, client: C
             with pytest.raises(ProviderDown):
                 await client.complete("q", role="r")
             assert len(server.asked) == 2
+
+
+async def test_a_lane_whose_model_server_never_answered_has_no_limit(pool: Pool, redis_url: str) -> None:
+    """The limit depends on the model server: it is 0 until the server answers, and then what the server says."""
+    server = LaneSettings("gpu0", "vllm", f"http://127.0.0.1:{free_port()}")
+
+    async def limit() -> int:
+        return (await pool.survey()).lanes[0].offer.limit_of("chat")
+
+    async with lane_of(redis_url, server), Client(redis_url) as client:
+        assert await limit() == 0
+        async with Simulator(api="vllm", port=int((server.endpoint or "").rpartition(":")[2])):
+            assert (await client.complete("q", role="r")).text
+            assert await limit() == 64

@@ -173,6 +173,7 @@ async def test_a_model_server_that_is_not_there(processes: Farm, pool: Pool) -> 
     said = block(ended.out)
     assert said["endpoint"].endswith("did not answer")
     assert "provider_down" in said["problem"]
+    assert "waits" in said["problem"]
     assert await life.dump(raw(pool)) == {}
 
 

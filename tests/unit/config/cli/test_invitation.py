@@ -38,3 +38,14 @@ def test_agent_and_worker_are_invited_everywhere(host: str, others: bool) -> Non
     assert all("tokenlane up --listen" in comment and "6390" in comment for comment in comments)
     assert "secret" in lines[0]
     assert ":p@" not in lines[0]
+
+
+def test_the_lines_for_a_worker_can_be_pasted() -> None:
+    """They look for model servers, check the lane and start the worker, without anything to fill in."""
+    lines = Invitation("redis://:p@gpu-hub:6390/0", "main", KeyRing()).text().splitlines()
+    end = lines.index(WORKER)
+    export, *commands = lines[end - 3 : end + 1]
+    assert export.startswith("export TOKENLANE_REDIS_URL=")
+    assert commands == ["tokenlane probe", WORKER.replace("worker", "worker --check", 1), WORKER]
+    explanation = " ".join(lines[end + 1 :])
+    assert all(name in explanation for name in ("ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"))

@@ -179,6 +179,20 @@ async def test_a_model_server_that_comes_is_seen_and_says_first_what_it_serves()
         await until(lambda: ward.said.condition == UP)
 
 
+@pytest.mark.parametrize("was_up", [True, False])
+async def test_only_a_recovery_is_a_warning(was_up: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A model server that comes back is logged as a warning, as its failure was; one that the lane waited for from the
+    start is not."""
+    async with watched(UP if was_up else DOWN, Timings(check_s=0.01)) as ward:
+        if was_up:
+            ward.provider.ill = ProviderDown("refused")
+            await until(lambda: ward.said.condition.state == "down")
+            ward.provider.ill = None
+        await until(lambda: ward.said.condition == UP)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (2 if was_up else 0)
+
+
 async def test_an_idle_model_server_is_asked_now_and_then() -> None:
     """That it went away is seen without a request; one that has just answered need not be asked."""
     async with watched(timings=Timings(check_s=0.01, describe_s=3600)) as ward:

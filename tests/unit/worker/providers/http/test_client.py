@@ -353,6 +353,20 @@ def test_an_unusable_endpoint_is_refused_at_once(endpoint: str | None) -> None:
         default_registry().create(LaneSettings("gpu0", "openai", endpoint))
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "part"),
+    [("localhost:8000", "http://"), ("http://user:hidden@h:PORT", "port"), ("http://h:0", "port"), ("http://a..b", "host")],
+)
+def test_the_error_says_what_is_wrong_with_an_endpoint(endpoint: str, part: str) -> None:
+    """It quotes the endpoint without a password, and names the part that is wrong."""
+    with pytest.raises(ConfigError) as refused:
+        default_registry().create(LaneSettings("gpu0", "openai", endpoint))
+    quoted, reason = str(refused.value).split("' ", 1)
+    assert quoted.endswith(endpoint.replace("user:hidden", "user:***"))
+    assert part in reason
+    assert "hidden" not in quoted
+
+
 def test_an_unusable_key_is_refused_without_being_quoted() -> None:
     """A key with a line break would be two headers; the error does not show it."""
     with pytest.raises(ConfigError) as refused:
