@@ -355,7 +355,12 @@ def test_an_unusable_endpoint_is_refused_at_once(endpoint: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "part"),
-    [("localhost:8000", "http://"), ("http://user:hidden@h:PORT", "port"), ("http://h:0", "port"), ("http://a..b", "host")],
+    [
+        ("localhost:8000", "http://"),
+        ("http://user:hidden@h:PORT", "port"),
+        ("http://h:0", "port"),
+        ("http://a..b", "host"),
+    ],
 )
 def test_the_error_says_what_is_wrong_with_an_endpoint(endpoint: str, part: str) -> None:
     """It quotes the endpoint without a password, and names the part that is wrong."""
