@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from unittest.mock import AsyncMock
@@ -13,7 +14,7 @@ from tests.waiting import until
 from tests.workshop import Asker, FakeProvider, ask, serving
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
-from tokenlane.routing.contract.errors import LaneConflict
+from tokenlane.routing.contract.errors import LaneConflict, PoolUnavailable
 from tokenlane.routing.contract.messages import Cancelled, Expired, Failed, Replay
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy
@@ -21,6 +22,8 @@ from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import ClaimedAttempt
 from tokenlane.worker.assembly import open_lane
+from tokenlane.worker.attempt.pipeline import run_request
+from tokenlane.worker.lane.arq_worker import LaneWorker
 from tokenlane.worker.run_and_drain import drain
 
 
@@ -463,3 +466,21 @@ async def test_an_abandoned_worker_starts_nothing_more(redis_url: str, pool: Poo
         await worker.abandon()
         worker.on_doorbell(f"{pool.keys.tag}{new_id()}:1".encode())
         assert worker.tasks == {}
+
+
+async def test_an_outage_is_one_line_for_all_queues_of_a_lane(
+    redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queues of all kinds of work fail alike."""
+
+    async def away(*_: object, **__: object) -> dict[str, bool]:
+        raise PoolUnavailable("away")
+
+    async with serving(redis_url, FakeProvider()) as (lane, worker):
+        others = [LaneWorker(lane, run_request, "embed"), LaneWorker(lane, run_request, "command")]
+        with caplog.at_level(logging.WARNING, "tokenlane.worker.lane.arq_worker"):
+            monkeypatch.setattr(lane.pool.arq_queues, "jobs", away)
+            worker._more_queued = True
+            worker.wake()
+            await asyncio.gather(*(each._poll_iteration() for each in others))
+    assert [record.levelname for record in caplog.records if "away" in record.getMessage()] == ["WARNING"]
