@@ -22,6 +22,7 @@ from tokenlane.producer import Client
 from tokenlane.routing.store.pool import connect
 
 _ANSWERS: Final = 20
+_ARQ: Final = "from arq.cli import cli; cli()"
 _PIECES: Final = tuple(f"{number} " for number in range(40))
 
 
@@ -110,3 +111,23 @@ async def test_a_failover_that_loses_writes(running: int, tmp_path: Path) -> Non
         assert len(kept) == running < len(asked.tasks)
         await asked.servers.fail_over()
         await asked.completed()
+
+
+async def test_arqs_own_command_survives_a_failover(tmp_path: Path) -> None:
+    """It serves its lane before and after, is healthy by ARQ's own check, and stops in order."""
+    async with watched(tmp_path) as servers, Simulator() as backend, farm(tmp_path, servers.url) as commands:
+        settings = "tokenlane.worker.settings.WorkerSettings"
+        variables = {
+            "TOKENLANE_REDIS_URL": servers.url,
+            "TOKENLANE_LANE": "gpu0",
+            "TOKENLANE_PROVIDER": "openai",
+            "TOKENLANE_ENDPOINT": backend.url,
+        }
+        worker = await commands.python(_ARQ, settings, **variables)
+        async with Client(servers.url) as client:
+            await client.complete("hi", role="planner")
+            await servers.fail_over()
+            await client.complete("hi", role="planner")
+            checked = await commands.python(_ARQ, settings, "--check", **variables)
+            assert (await checked.ended()).code == 0
+        assert (await worker.end()).code == 0

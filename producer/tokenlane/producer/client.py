@@ -43,7 +43,8 @@ class Client:
     All requests of a client share one pub/sub connection.
 
     Args:
-        url: the URL of the pool's Redis server, `redis://`, `rediss://` or `unix://`. Without a URL the client looks
+        url: the URL of the pool's Redis server: `redis://`, `rediss://`, `unix://`, or with Sentinels
+            `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE` or `rediss+sentinel://`. Without a URL the client looks
             for the pool as the command line does: in TOKENLANE_REDIS_URL, in llm.toml, and in this user's running
             `tokenlane up`, in this order. With a URL it reads nothing from the environment.
         pool: the pool's name. Default: the name in the settings that gave the URL, or `main`.

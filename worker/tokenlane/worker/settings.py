@@ -49,8 +49,8 @@ def _exiting_on_error() -> Iterator[None]:
 
 def _worker_settings() -> type:
     redis, settings, pool = find_pool(), lane_settings(), pool_name()
-    asyncio.run(_check_pool(redis, pool))
     server = Server.of(redis.url)
+    asyncio.run(_check_pool(server, redis, pool))
 
     async def serve(_: dict[Any, Any]) -> None:
         with _exiting_on_error():
@@ -64,11 +64,13 @@ def _worker_settings() -> type:
         "handle_signals": False,
         "on_startup": serve,
     }
+    if server.sentinels is not None:  # ARQ cannot send a password to Sentinels
+        options["redis_pool"] = Server.of(redis.url).arq_client()
     return type("WorkerSettings", (), options)
 
 
-async def _check_pool(redis: RedisSettings, pool: str) -> None:
-    async with connect(redis.url, pool, keys=redis.keys, unseals=True):
+async def _check_pool(server: Server, redis: RedisSettings, pool: str) -> None:
+    async with connect(server, pool, keys=redis.keys, unseals=True):
         pass
 
 

@@ -16,10 +16,11 @@ from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.watch.finding import Finding
+from tokenlane.routing.store.server.sentinel_errors import address_text
+from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import find_problems
-from tokenlane.routing.watch.redis_health import examine_memory
+from tokenlane.routing.watch.redis_health import examine_memory, examine_sentinels
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 from tokenlane.routing.watch.unused_pool import examine_use, is_unused, other_pools
 from tokenlane.routing.watch.wait_cause import oldest_queue, wait_cause
@@ -52,34 +53,41 @@ def status(
     pool: PoolName = None,
 ) -> None:
     """Show waiting and running requests, and the lanes, workers and routers that serve them."""
-    snapshot, more = pool_session(redis, pool, _look)
+    snapshot, more, primary = pool_session(redis, pool, _look)
     problems = (*(finding for finding in more if finding.is_problem), *find_problems(snapshot, max_wait))
     fails = any(problem.severity == "fail" for problem in problems)
     if as_json:
-        show_json(as_document(snapshot, problems))
+        show_json(as_document(snapshot, problems, primary))
     elif check:
         show("\n".join([*([] if fails else [_ok_line(snapshot)]), *([_problem_lines(problems)] if problems else [])]))
     else:
-        show(*_parts(snapshot, problems))
+        sentinels = next((finding.observed for finding in more if finding.code is Code.SENTINELS), "")
+        show(*_parts(snapshot, problems, sentinels))
     raise typer.Exit(FAILED if check and fails else OK)
 
 
-async def _look(pool: Pool) -> tuple[Snapshot, tuple[Finding, ...]]:
-    """A snapshot of the pool, and the findings that need more than the snapshot."""
+async def _look(pool: Pool) -> tuple[Snapshot, tuple[Finding, ...], str | None]:
+    """A snapshot of the pool, the findings that need more than the snapshot, and the primary that Sentinels name."""
     snapshot = await take_snapshot(pool)
     others = await other_pools(pool) if is_unused(snapshot) else ()
-    return snapshot, (await examine_memory(pool), *examine_use(snapshot, others))
+    findings = (*await examine_sentinels(pool), await examine_memory(pool), *examine_use(snapshot, others))
+    address = pool.server.sentinels.address if pool.server.sentinels else None
+    return snapshot, findings, address_text(address) if address else None
 
 
-def as_document(snapshot: Snapshot, problems: tuple[Finding, ...]) -> dict[str, Any]:
-    """The snapshot and its problems as JSON, without the policy and the lanes as routers see them."""
+def as_document(snapshot: Snapshot, problems: tuple[Finding, ...], primary: str | None = None) -> dict[str, Any]:
+    """The snapshot and its problems as JSON, without the policy and the lanes as routers see them.
+
+    Args:
+        primary: the address of the primary, as Sentinels name it; None if the pool's URL names no Sentinels.
+    """
     tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "views"})
     causes = [wait_cause(snapshot, queue) for queue in snapshot.queues]
     queues = [
         {**queue.pop("needs"), **queue, "waits_for": cause.brief, "why": cause.explanation}
         for queue, cause in zip(tree["queues"], causes, strict=True)
     ]
-    return {**tree, "queues": queues, "problems": [problem.document() for problem in problems]}
+    return {**tree, "primary": primary, "queues": queues, "problems": [problem.document() for problem in problems]}
 
 
 def _ok_line(snapshot: Snapshot) -> str:
@@ -96,8 +104,8 @@ def _problem_lines(problems: tuple[Finding, ...]) -> str:
     )
 
 
-def _parts(snapshot: Snapshot, problems: tuple[Finding, ...]) -> list[str | Table]:
-    parts: list[str | Table] = [_summary(snapshot)]
+def _parts(snapshot: Snapshot, problems: tuple[Finding, ...], sentinels: str = "") -> list[str | Table]:
+    parts: list[str | Table] = [_summary(snapshot, sentinels)]
     if snapshot.roles:
         columns = {**_ROLE_COLUMNS, "WAITS FOR": lambda role: _waits_for(snapshot, role)}
         parts.append(_table(columns, snapshot.roles))
@@ -113,7 +121,7 @@ def _parts(snapshot: Snapshot, problems: tuple[Finding, ...]) -> list[str | Tabl
     return [*parts, _problem_lines(problems)] if problems else parts
 
 
-def _summary(snapshot: Snapshot) -> str:
+def _summary(snapshot: Snapshot, sentinels: str) -> str:
     lags = f", not read yet by {', '.join(snapshot.lagging)}" if snapshot.lagging else ""
     deciding = sum(router.revision is not None for router in snapshot.routers)
     silent = f", {snapshot.clients.silent} silent" if snapshot.clients.silent else ""
@@ -124,6 +132,7 @@ def _summary(snapshot: Snapshot) -> str:
     return "\n".join(
         (
             f"pool     {snapshot.pool}{' (unused)' if is_empty else ''}",
+            *([f"redis    {sentinels}"] if sentinels else []),
             f"policy   {f'revision {snapshot.revision}' if snapshot.revision else 'the built-in default'}{lags}",
             f"key      {snapshot.key_id or 'none: requests are not sealed'}",
             f"routers  {len(snapshot.routers)}, {deciding} active",

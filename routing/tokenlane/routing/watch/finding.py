@@ -28,6 +28,10 @@ class Code(StrEnum):
     # The Redis server.
     SERVER_VERSION = "server_version", "the scripts need Redis 6.2 and are tested with Redis 7 and Valkey"
     SERVER_ROLE = "server_role", "a pool lives on one primary, which must accept writes"
+    SENTINELS = (
+        "sentinels",
+        "if the primary fails, most of the Sentinels must agree on the replica that takes its place",
+    )
     EVICTION = (
         "maxmemory_policy",
         "a full server that evicts keys loses accepted requests; with noeviction it refuses new ones instead",

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.server.sentinel_errors import address_text, sentinel_trouble
+from tokenlane.routing.store.server.sentinels import SentinelAnswer, Sentinels
 
 from .finding import Code, Finding, Severity
 
@@ -87,6 +89,42 @@ def slow_commands(log: Sequence[object], now_s: float) -> tuple[SlowCommand, ...
                 name = command.split(b" ", 1)[0].decode("ascii", "replace").upper()
                 slow.append(SlowCommand(name, us / 1000))
     return tuple(slow)
+
+
+async def examine_sentinels(pool: Pool) -> tuple[Finding, ...]:
+    """Ask each Sentinel for the pool's primary: a finding about all Sentinels, and one for each with a problem. Empty
+    if the pool's URL names no Sentinels."""
+    sentinels = pool.server.sentinels
+    return () if sentinels is None else tuple(judge_sentinels(sentinels, await sentinels.ask_all()))
+
+
+def judge_sentinels(sentinels: Sentinels, answers: Sequence[SentinelAnswer]) -> Iterator[Finding]:
+    """Judge the answers of Sentinels, which were asked for a service's primary."""
+    code, primary = Code.SENTINELS, sentinels.address
+    agreeing = [answer for answer in answers if answer.primary == primary and primary is not None]
+    of_all = f"{len(agreeing)} of {counted(len(answers), 'Sentinel', 'Sentinels')}"
+    where = address_text(primary) if primary else "unknown"
+    observed = f"the primary of {sentinels.url.service!r} is {where}, named by {of_all}"
+    if 2 * len(agreeing) <= len(answers):
+        yield Finding(code, "fail", observed, "start the Sentinels that do not answer: most of them must agree")
+    elif any({"s_down", "o_down"} & set(answer.flags) for answer in agreeing):
+        yield Finding(code, "fail", f"{observed}, and considered down", "check the primary and its network")
+    elif not any(answer.replicas for answer in agreeing):
+        yield Finding(code, "warn", f"{observed}, without a replica", "start a replica, which can take its place")
+    elif len(answers) < 3:
+        advice = "run at least three Sentinels on different hosts, and name all of them in the URL"
+        yield Finding(code, "warn", observed, advice)
+    else:
+        yield Finding(code, "ok", observed)
+    for answer in answers:
+        subject = address_text(answer.sentinel)
+        if trouble := sentinel_trouble(answer, sentinels):
+            yield Finding(code, "warn", trouble, subject=subject)
+        elif answer.primary is not None and answer not in agreeing:
+            other = f"it names another primary, {address_text(answer.primary)}"
+            yield Finding(
+                code, "warn", other, "check again in 10 s; if it stays, check this Sentinel's network", subject
+            )
 
 
 async def examine_memory(pool: Pool) -> Finding:

@@ -82,7 +82,7 @@ async def test_json(at_work: Pool) -> None:
     document = json.loads(out)
     assert (code, document["v"], document["pool"], document["problems"]) == (exits.OK, SCHEMA_VERSION, "main", [])
     assert document["lanes"][0]["workers"][0]["versions"] == life.FACTS.versions
-    assert document.keys() == {field.name for field in fields(Snapshot)} - UNWRITTEN | {"problems"}
+    assert document.keys() == {field.name for field in fields(Snapshot)} - UNWRITTEN | {"primary", "problems"}
 
 
 async def test_lanes_that_left_long_ago_take_one_line(pool: Pool) -> None:

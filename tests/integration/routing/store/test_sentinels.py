@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from tests.integration import life
-from tests.integration.farm import eventually
+from tests.integration.farm import eventually, farm
 from tests.integration.sentinels import PASSWORD, SENTINEL_PASSWORD, SERVICE, FakeSentinel, fake_sentinels, watched
 from tests.integration.servers import free_port, valkey
 
@@ -16,6 +17,7 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server, Timings
+from tokenlane.routing.watch.redis_health import examine_sentinels
 
 QUICK = Timings(connect_s=1, command_s=2, sentinel_s=0.3, silence_s=0.1)
 
@@ -135,3 +137,42 @@ async def test_wrong_addresses_passwords_and_services_are_explained(tmp_path: Pa
                 assert name in str(wrong.value), url
             assert PASSWORD not in str(wrong.value)
             assert SENTINEL_PASSWORD not in str(wrong.value)
+
+
+async def test_doctor_and_status_show_the_sentinels(tmp_path: Path) -> None:
+    """Both name the primary and how many Sentinels agree. One that is down is a warning, two of three are a failure."""
+    async with watched(tmp_path) as servers, connect(servers.url) as pool:
+        where = f"127.0.0.1:{servers.primary.port}"
+        (found,) = await examine_sentinels(pool)
+        assert (found.severity, where in found.observed, "3 of 3" in found.observed) == ("ok", True, True)
+        async with farm(tmp_path, servers.url) as commands:
+            ended = await (await commands.tokenlane("status", "--json")).ended()
+            assert json.loads(ended.out)["primary"] == where
+            for verb in ("doctor", "status"):
+                ended = await (await commands.tokenlane(verb)).ended()
+                assert where in ended.out
+                assert "3 of 3" in ended.out
+                assert PASSWORD not in ended.out + ended.error
+                assert SENTINEL_PASSWORD not in ended.out + ended.error
+        for down, severity in enumerate(("ok", "fail"), 1):
+            await servers.sentinels[-down].kill()
+            whole, *each = await examine_sentinels(pool)
+            assert whole.severity == severity
+            assert {finding.subject for finding in each} == {
+                f"127.0.0.1:{sentinel.port}" for sentinel in servers.sentinels[-down:]
+            }
+            assert {finding.severity for finding in each} == {"warn"}
+
+
+async def test_a_sentinel_that_disagrees_is_named(tmp_path: Path) -> None:
+    """So is a pool without a replica, which no failover can save."""
+    async with valkey(tmp_path) as port:
+        fakes = FakeSentinel(port, epoch=2), FakeSentinel(port, epoch=2), FakeSentinel(1, epoch=1)
+        async with fake_sentinels(*fakes) as url, connect(Server.of(url, QUICK)) as pool:
+            whole, other = await examine_sentinels(pool)
+    assert (whole.severity, "replica" in whole.observed) == ("warn", True)
+    assert (other.severity, other.subject, "127.0.0.1:1" in other.observed) == (
+        "warn",
+        f"127.0.0.1:{fakes[2].port}",
+        True,
+    )

@@ -37,6 +37,7 @@ from .connection_classes import Demoted, PrimaryFinder, connection_class, greet_
 from .timings import Timings
 
 if TYPE_CHECKING:
+    from arq.connections import ArqRedis
     from arq.connections import RedisSettings as ArqRedisSettings
 
 try:
@@ -124,6 +125,13 @@ def arq_settings(url: str) -> ArqRedisSettings:
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _ARQ_RETRIES),
         retry_on_error=list(CONNECTION_ERRORS),
     )
+
+
+def arq_client(pool: Connections) -> ArqRedis:
+    """ARQ's Redis client with a connection pool of ours."""
+    from arq.connections import ArqRedis
+
+    return ArqRedis(pool)
 
 
 @contextmanager

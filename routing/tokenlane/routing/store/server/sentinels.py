@@ -42,7 +42,8 @@ class SentinelAnswer:
         sentinel: the Sentinel's own address.
         primary: the address of the service's primary; None if the Sentinel does not know the service, or failed.
         epoch: the number of the configuration, which each failover raises.
-        flags: what the Sentinel says of the primary, such as `master` and `o_down`.
+        flags: the primary's state, such as `master`, `s_down` or `o_down`.
+        replicas: how many replicas of the primary the Sentinel knows.
         error: why there is no answer; None if the Sentinel has answered.
     """
 
@@ -50,6 +51,7 @@ class SentinelAnswer:
     primary: Address | None = None
     epoch: int = 0
     flags: tuple[str, ...] = ()
+    replicas: int = 0
     error: redis_errors.RedisError | OSError | None = None
 
 
@@ -132,20 +134,26 @@ class Sentinels:
                     return _parse_answer(sentinel, address, await connection.read_response())
             finally:
                 await connection.disconnect(nowait=True)
+        except ValueError as error:
+            return SentinelAnswer(sentinel, error=redis_errors.InvalidResponse(str(error)))
         except (redis_errors.RedisError, OSError) as error:
             return SentinelAnswer(sentinel, error=error)
 
 
 def _parse_answer(sentinel: Address, address: Reply, details: Reply) -> SentinelAnswer:
-    """Parse the replies to `SENTINEL GET-MASTER-ADDR-BY-NAME` and `SENTINEL MASTER`."""
+    """Parse the replies to `SENTINEL GET-MASTER-ADDR-BY-NAME` and `SENTINEL MASTER`.
+
+    Raises:
+        ValueError: they are not a Sentinel's.
+    """
     match address, details:
         case [bytes(host), bytes(port)], [*texts] if port.isdigit():
-            named = dict(zip(texts[::2], texts[1::2], strict=False))
-            epoch, flags = named.get(b"config-epoch", b""), named.get(b"flags", b"")
-            return SentinelAnswer(
-                sentinel,
-                (host.decode(errors="replace"), int(port)),
-                int(epoch) if isinstance(epoch, bytes) and epoch.isdigit() else 0,
-                tuple(flags.decode(errors="replace").split(",")) if isinstance(flags, bytes) else (),
-            )
-    return SentinelAnswer(sentinel, error=redis_errors.InvalidResponse("not the answer of a Sentinel"))
+            named = {
+                str(name, "utf-8", "replace"): str(value, "utf-8", "replace")
+                for name, value in zip(texts[::2], texts[1::2], strict=False)
+                if isinstance(name, bytes) and isinstance(value, bytes)
+            }
+            epoch, replicas = (int(named.get(name, "0")) for name in ("config-epoch", "num-slaves"))
+            flags = tuple(named.get("flags", "").split(","))
+            return SentinelAnswer(sentinel, (host.decode("utf-8", "replace"), int(port)), epoch, flags, replicas)
+    raise ValueError("not the answer of a Sentinel")

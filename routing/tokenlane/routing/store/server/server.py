@@ -16,12 +16,13 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from .commands import Commands
 from .errors import translate_error
 from .pubsub import PubSub
-from .redis_py import MAX_CONNECTIONS, arq_settings, connections, database_of
+from .redis_py import MAX_CONNECTIONS, arq_client, arq_settings, connections, database_of
 from .sentinel_errors import translate_sentinel_error
 from .sentinels import Sentinels
 from .timings import Timings
 
 if TYPE_CHECKING:  # agents have no ARQ
+    from arq.connections import ArqRedis
     from arq.connections import RedisSettings as ArqRedisSettings
 
 DEFAULT_TIMINGS = Timings()
@@ -103,8 +104,15 @@ class Server:
         return PubSub(self)
 
     def arq(self) -> ArqRedisSettings:
-        """The settings for ARQ's Redis client."""
-        return arq_settings(self.url)
+        """The settings for ARQ's Redis client. With Sentinels they have the primary's address, so first connect."""
+        if self.sentinels is None:
+            return arq_settings(self.url)
+        assert self.sentinels.address is not None
+        return arq_settings(self.sentinels.url.server_url(*self.sentinels.address))
+
+    def arq_client(self) -> ArqRedis:
+        """ARQ's Redis client, which follows the primary that Sentinels name. ARQ closes it."""
+        return arq_client(connections(self.connection_url, 5, self.timings, finder=self.sentinels))
 
     def translate_error(self, error: redis_errors.RedisError | OSError) -> LlmError:
         """Translate an error from redis-py into one of tokenlane's errors."""
