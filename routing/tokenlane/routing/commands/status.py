@@ -121,7 +121,7 @@ def _parts(snapshot: Snapshot, problems: tuple[Finding, ...], sentinels: str = "
     return [*parts, _problem_lines(problems)] if problems else parts
 
 
-def _summary(snapshot: Snapshot, sentinels: str) -> str:
+def _summary(snapshot: Snapshot, sentinels: str = "") -> str:
     lags = f", not read yet by {', '.join(snapshot.lagging)}" if snapshot.lagging else ""
     deciding = sum(router.revision is not None for router in snapshot.routers)
     silent = f", {snapshot.clients.silent} silent" if snapshot.clients.silent else ""
