@@ -40,6 +40,13 @@ def test_a_stop_leaves_time_to_drain() -> None:
     assert int(service()["TimeoutStopSec"]) > int(arguments[arguments.index("--drain") + 1])
 
 
+def test_a_worker_without_its_pool_starts_again() -> None:
+    """However often it fails: a pool that does not answer ends a worker with the exit code of wrong settings."""
+    assert "StartLimitIntervalSec=0" in UNIT.read_text(encoding="utf-8").splitlines()
+    assert service()["Restart"] == "on-failure"
+    assert "RestartPreventExitStatus" not in service()
+
+
 def test_secrets_are_only_in_the_environment_file() -> None:
     """The environment file sets variables that tokenlane reads, and the unit, which every user can read, has none."""
     lines = [line for line in ENVIRONMENT.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]

@@ -65,7 +65,8 @@ def up(
     provider: Annotated[
         str | None,
         typer.Option(
-            help="The kind of model server. Default: the first server found, otherwise builtin.",
+            help="The kind of model server. Default: as configured in llm.toml, otherwise the first server found, or "
+            "the built-in toy model if there is none.",
             autocompletion=completion.providers,
         ),
     ] = None,
