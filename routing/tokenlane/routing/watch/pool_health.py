@@ -57,7 +57,7 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
 _UNREADY = {
     "down": (Code.LANE_DOWN, "is down"),
     "loading": (Code.LANE_LOADING, "is loading its model"),
-    "degraded": (Code.LANE_DEGRADED, "is served by some of its workers only"),
+    "degraded": (Code.LANE_DEGRADED, "has a worker whose model server cannot work"),
 }
 
 
@@ -74,7 +74,8 @@ def _lane(lane: LaneStatus) -> Finding:
         return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
-        advice = f"the lane accepts work again as soon as the model server works, for its worker on {_hosts(lane)}"
+        meanwhile = "its other workers serve it meanwhile" if lane.state.accepts_work else "it accepts no work until then"
+        advice = f"the lane is up again as soon as the model server on {_hosts(lane)} works; {meanwhile}"
         return Finding(code, "fail", f"{title} {state}: {lane.why.rstrip('.')}", advice, lane.name)
     if lane.state == "down":
         observed = f"{title}: its worker is alive but did not start the requests that routers gave it{error}"
