@@ -74,7 +74,9 @@ def _lane(lane: LaneStatus) -> Finding:
         return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
-        meanwhile = "its other workers serve it meanwhile" if lane.state.accepts_work else "it accepts no work until then"
+        meanwhile = (
+            "its other workers serve it meanwhile" if lane.state.accepts_work else "it accepts no work until then"
+        )
         advice = f"the lane is up again as soon as the model server on {_hosts(lane)} works; {meanwhile}"
         return Finding(code, "fail", f"{title} {state}: {lane.why.rstrip('.')}", advice, lane.name)
     if lane.state == "down":
