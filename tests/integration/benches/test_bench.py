@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from tests.processes import until_gone
 
+from tokenlane.benches.measure import sealing
 from tokenlane.benches.measure.figures import Overhead, table
+from tokenlane.benches.measure.sealing import SealingCost
 from tokenlane.config import exit_codes as exits
 
-COMMAND = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "bench", "overhead")
+BENCH = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "bench")
+COMMAND = (*BENCH, "overhead")
 LEVELS = [1, 16, 64, 256]
 
 
@@ -40,6 +43,21 @@ async def test_overhead_measures_all_it_promises() -> None:
     assert [bar.limit for bar in found.bars] == [7, 10, 2.4, 1.58, 1.95, 40, 1, 0.5]
     assert len({bar.name for bar in found.bars}) == len(found.bars)
     assert table(found).count("\n| ") == 1 + len(LEVELS)
+
+
+async def test_sealing_measures_all_it_promises() -> None:
+    """Each message has its costs, and `--check` fails exactly when a bar is not held."""
+    command = (*BENCH, "sealing", "--quick", "--json", "--check")
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    out, error = await process.communicate()
+    assert error == b""
+    report = SealingCost.model_validate_json(out)
+    assert process.returncode == (0 if all(bar.held for bar in report.bars) else 1)
+    assert [bar.limit for bar in report.bars] == [5, 5]
+    for cost in report.messages:
+        assert cost.plain_bytes < cost.sealed_bytes < cost.plain_bytes + 128
+        assert min(cost.seal_us, cost.open_us) > 0
+    assert sealing.table(report).count("\n| ") == 1 + len(report.messages)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

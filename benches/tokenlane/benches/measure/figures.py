@@ -123,6 +123,11 @@ def bars_of(levels: Sequence[AtStreams], idle: Idle) -> Iterator[Bar]:
     yield Bar(name="the server's, meanwhile", measured=idle.server, limit=0.5)
 
 
+def line_of(bar: Bar) -> str:
+    """Return a bar as a line of Markdown."""
+    return f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {'held' if bar.held else 'FALLS SHORT'}"
+
+
 def table(overhead: Overhead) -> str:
     """Return the report as Markdown, for benches/README.md."""
     lines = [
@@ -146,7 +151,4 @@ def table(overhead: Overhead) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    for bar in overhead.bars:
-        verdict = "held" if bar.held else "FALLS SHORT"
-        lines.append(f"- {bar.name}: {bar.measured:.2f}, bar {bar.limit:g}: {verdict}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(line_of, overhead.bars)])

