@@ -259,7 +259,7 @@ class DeltaBuffer:
     def _add(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
         # An attempt that failed before its first delta leaves the earlier answer as it is.
-        has_answer = bool(deltas) or (not isinstance(message, Deltas) and message.end > 0)
+        has_answer = bool(deltas) or isinstance(message, Completed) or (isinstance(message, Failed) and message.end > 0)
         if message.restarted and message.attempt > self._restarted_by and has_answer:
             self._begin_anew(message.attempt)
         if deltas and message.first < self._handed_over:
@@ -294,6 +294,8 @@ class DeltaBuffer:
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):
+            if self._begins_anew:  # the new answer is empty, and has no delta that could say so
+                self._accept(TokenDelta(request_id=self.request_id, attempt=self.attempt, lane=ending.lane))
             self.answer.model, self.answer.lane = ending.model, ending.lane
             self.result = ending.result
             if (beyond := self.error_beyond(ending.end)) is not None:
