@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,10 @@ SERVICE = "tokenlane-tests"
 PASSWORD = secrets.token_hex(8)
 """The servers' password."""
 SENTINEL_PASSWORD = secrets.token_hex(8)
+USER = "tokenlane"
+"""The user of Sentinels that may do what docs/security.md says tokenlane needs."""
+
+CREDENTIALS = f"sentinel_username={USER}&sentinel_password={SENTINEL_PASSWORD}"
 
 
 class Sentinel:
@@ -29,6 +34,7 @@ class Sentinel:
         self._file.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\nloglevel warning\nrequirepass {SENTINEL_PASSWORD}\n"
             f"sentinel sentinel-pass {SENTINEL_PASSWORD}\n"
+            f"user {USER} on >{SENTINEL_PASSWORD} -@all +sentinel|get-master-addr-by-name +sentinel|master\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary} {quorum}\n"
             f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
             f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
@@ -85,7 +91,7 @@ class Watched:
     def url(self) -> str:
         """The URL of the service. Its database is 0."""
         hosts = ",".join(f"127.0.0.1:{it.port}" for it in self.sentinels)
-        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?sentinel_password={SENTINEL_PASSWORD}"
+        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?{CREDENTIALS}"
 
     async def named(self, port: int) -> None:
         """Wait until every Sentinel names the server with this port as the primary."""
@@ -167,10 +173,10 @@ def _array(*texts: str) -> bytes:
 
 
 @asynccontextmanager
-async def fake_sentinels(*fakes: FakeSentinel) -> AsyncIterator[str]:
+async def fake_sentinels(*fakes: FakeSentinel, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serve them; the URL that names them all."""
     async with AsyncExitStack() as stack:
         for fake in fakes:
-            server = await stack.enter_async_context(await asyncio.start_server(fake.serve, "127.0.0.1"))
+            server = await stack.enter_async_context(await asyncio.start_server(fake.serve, "127.0.0.1", ssl=tls))
             fake.port = server.sockets[0].getsockname()[1]
-        yield f"redis+sentinel://{','.join(f'127.0.0.1:{fake.port}' for fake in fakes)}/{SERVICE}"
+        yield f"redis{'s' if tls else ''}+sentinel://{','.join(f'127.0.0.1:{fake.port}' for fake in fakes)}/{SERVICE}"

@@ -17,7 +17,7 @@ LINES_OF_A_PAGE = 60
 
 NAME = re.compile(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?|[a-z]+_\w+)(?:\([^`]*\))?`")
 """A class, perhaps with an attribute, or a name of several words."""
-GONE = {"SpaceMismatch"}
+GONE = {"SpaceMismatch", "primary_of"}
 """Names that were removed: the decisions that introduced and removed them name them."""
 
 

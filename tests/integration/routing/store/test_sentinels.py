@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import trustme
 from redis import Redis
 from tests.integration import life
 from tests.integration.farm import eventually, farm
@@ -88,6 +92,53 @@ async def test_a_script_is_refused_while_only_a_replica_is_named(tmp_path: Path)
                     pass
         assert refused.value.retryable
         assert f"127.0.0.1:{replica}" in str(refused.value)
+
+
+async def test_a_primary_without_replicas_is_asked_about(tmp_path: Path) -> None:
+    """A server that refuses writes because its replicas are gone may have been replaced: the next command finds out."""
+    async with valkey(tmp_path, "--min-replicas-to-write", "1") as old, valkey(tmp_path) as new:
+        fake = FakeSentinel(old)
+        async with fake_sentinels(fake) as url, Server.of(url, QUICK).commands() as commands:
+            with pytest.raises(PoolUnavailable) as refused:
+                await commands.ask("SET", "here", "1")
+            assert refused.value.retryable
+            fake.primary = new
+            await commands.ask("SET", "here", "1")
+        assert run(new, "EXISTS", "here") == 1
+
+
+async def test_tls_to_sentinels_and_primary(tmp_path: Path) -> None:
+    """One option names the certificate authority for both; without it, the message says what is missing."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    async with valkey(tmp_path) as plain, tls_proxy(plain, tls) as port:
+        async with fake_sentinels(FakeSentinel(port), tls=tls) as url:
+            async with Server.of(f"{url}?ssl_ca_certs={tmp_path}/ca", QUICK).commands() as commands:
+                await commands.ask("SET", "here", "1")
+            with pytest.raises(PoolUnavailable) as refused:
+                await Server.of(url, QUICK).greet()
+            assert "?ssl_ca_certs=PATH" in str(refused.value)
+        assert run(plain, "EXISTS", "here") == 1
+
+
+@asynccontextmanager
+async def tls_proxy(port: int, tls: ssl.SSLContext) -> AsyncIterator[int]:
+    """A server that ends TLS and passes all on to a port, since the tests' Redis server has no TLS; its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, forth), copy(back, writer))
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while part := await reader.read(65536):
+                writer.write(part)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", ssl=tls) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def test_the_hub_follows_the_commands(tmp_path: Path) -> None:
