@@ -20,11 +20,11 @@ from tokenlane.producer import Client, PoolUnavailable
 from tokenlane.worker.providers import default_registry
 
 RUN_ELSEWHERE = {
-    "agents": ("One process, many agents",),
+    "agents": ("Answers that another lane continues", "One process, many agents"),
     "conversations": ("Conversations", "Continue an answer", "Pictures", "Tools", "Structured answers"),
     "errors": ("Send again",),
     "failures": ("A whole agent",),
-    "testing": ("Test an agent", "Embeddings"),
+    "testing": ("Test an agent", "Handlers", "Embeddings"),
 }
 PAGES_OF_AGENTS = ("agents", "embeddings", "failures", "models")
 RUN_HERE = {

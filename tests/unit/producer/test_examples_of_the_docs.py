@@ -24,7 +24,7 @@ from tokenlane.producer import (
     TokenDelta,
     ToolCallDelta,
 )
-from tokenlane.producer.testing import MockPool
+from tokenlane.producer.testing import Failover, MockPool, Restart
 from tokenlane.routing.contract.requests import ChatRequest
 
 QUESTION = {"role": "user", "content": "Primes?"}
@@ -47,6 +47,15 @@ async def test_a_begun_answer_is_continued() -> None:
             question=QUESTION,
         )
         assert pool.requests[0].continue_final
+
+
+async def test_the_text_of_an_answer_begun_anew() -> None:
+    """The example's text is that of the stream, whichever lane gave it."""
+    pieces: list[str | Failover | Restart] = ["1, 2", Failover(), ", 3", Restart(), "2, 3", Failover(), ", 5"]
+    async with MockPool(lambda _: pieces) as pool, pool.client() as client:
+        (code,) = examples_of("agents")["Answers that another lane continues"]
+        await run_example(code + "    assert text == stream.text == '2, 3, 5'\n", client=client)
+    assert pool.requests[0].on_interrupt == "restart"
 
 
 async def test_a_picture_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +137,12 @@ async def test_sending_again() -> None:
 
 async def test_the_tests_of_an_agent(capsys: pytest.CaptureFixture[str]) -> None:
     """Each passes, and the pool holds the texts to embed."""
-    (code,) = examples_of("testing")["Test an agent"]
     names: dict[str, Any] = {}
-    exec(code, names)
+    for heading in ("Test an agent", "Handlers"):
+        (code,) = examples_of("testing")[heading]
+        exec(code, names)
     tests = [name for name in names if name.startswith("test_")]
-    assert len(tests) == 3
+    assert len(tests) == 5
     for name in tests:
         await names[name]()
     await run_example(examples_of("testing")["Embeddings"][0], MockPool=MockPool)
