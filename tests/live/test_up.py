@@ -39,11 +39,44 @@ def test_demo_answers_two_roles_and_leaves_nothing(home: Path) -> None:
         assert not left_running(home)
 
 
+def test_demo_kills_a_worker_in_mid_answer(home: Path) -> None:
+    """The other worker continues the answer; the demo names both lanes, the pause and the lease, and leaves nothing."""
+    with running("demo", "--kill", home=home) as demo:
+        assert demo.ends() == 0, demo.output
+    text, lines = demo.output, demo.output.splitlines()
+    assert text.index("SIGKILL") < text.index("builtin1 continues") < text.index("Attempts: 2"), text
+    assert any(line.startswith("Attempts: 2") and "builtin0" in line and "builtin1" in line for line in lines), text
+    assert any(line.startswith("Pause: ") and "lease is 2 s" in line for line in lines), text
+    assert any(line.startswith("Nothing lost or repeated") for line in lines), text
+    assert "\x1b" not in text
+    assert "Traceback" not in text
+
+
+def test_demo_kill_in_a_terminal_colors_the_lanes(home: Path) -> None:
+    """On a terminal each lane's part of the answer has a color of its own."""
+    text = _on_a_terminal(home, "demo", "--kill")
+    assert text.index("\x1b[36m") < text.index("SIGKILL") < text.index("\x1b[32m") < text.index("Attempts: 2"), text
+
+
+def test_demo_kill_needs_a_pool_of_its_own(home: Path) -> None:
+    """It would change the policy of a given server's pool, so it refuses to use one."""
+    with running("demo", "--kill", "--redis", "redis://127.0.0.1:1", home=home) as demo:
+        assert demo.ends() == 2, demo.output
+        assert "--redis" in demo.output
+
+
 def test_demo_in_a_terminal_draws_both_answers(home: Path) -> None:
     """On a terminal the answers are drawn live, each in a panel of its own."""
+    text = _on_a_terminal(home, "demo")
+    assert "planner: Name three primes." in text
+    assert "╭" in text
+
+
+def _on_a_terminal(home: Path, *arguments: str) -> str:
+    """Run a command on a terminal; it must end with 0. Returns all that it wrote."""
     main, side = pty.openpty()
     demo = subprocess.Popen(
-        [sys.executable, "-m", "tokenlane.config", "demo"],
+        [sys.executable, "-m", "tokenlane.config", *arguments],
         env=surroundings(home, TERM="xterm-256color", COLUMNS="120", LINES="40"),
         stdin=side,
         stdout=side,
@@ -61,8 +94,7 @@ def test_demo_in_a_terminal_draws_both_answers(home: Path) -> None:
         if demo.poll() is None:
             os.killpg(demo.pid, signal.SIGKILL)
             demo.wait()
-    assert "planner: Name three primes." in seen.decode()
-    assert "╭" in seen.decode()
+    return seen.decode()
 
 
 def _read(terminal: int) -> bytes:

@@ -1,17 +1,15 @@
 """`tokenlane demo`: starts a temporary pool with a real model, and streams two answers.
 
-The pool is a `tokenlane up` in a child process, which ends when this process ends.
+`demo_kill` is the demo with `--kill`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console, Group
@@ -23,16 +21,17 @@ from rich.text import Text
 from tokenlane.config.cli.output import console as new_console
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import one_line, running_text
-from tokenlane.config.exit_codes import FAILED, OK
-from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
+from tokenlane.config.exit_codes import FAILED, OK, ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.settings.load import pool_keys
+from tokenlane.config.settings.load import configured_redis, pool_keys
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.producer.client import Client
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 
 from .client_session import run_until_signal
+from .demo_kill import demo_kill
+from .temporary_pool import temporary_pool
 
 _QUESTIONS = {
     "planner": "Name three primes.",
@@ -40,7 +39,6 @@ _QUESTIONS = {
 }
 _MAX_TOKENS = 120
 _TIME_TO_LIVE_MS = 120_000
-_STOP_TIMEOUT_S = 60.0
 _FRAMES_PER_S = 12
 _TITLES = ("role", "lane", "model", "queued", "first token", "tokens/s", "prompt", "answer")
 _WIDEST = 1000
@@ -63,15 +61,23 @@ class _Turn:
 
 def demo(
     redis: Annotated[str | None, typer.Option(help="A Redis server to use instead of an embedded one.")] = None,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Kill a worker in mid-answer; another worker continues the answer.")
+    ] = False,
 ) -> None:
-    """Start a temporary pool with the model that `up` would serve, stream two answers, and show their timing."""
-    raise typer.Exit(run_until_signal(_demo(redis)))
+    """Start a temporary pool with the model that `up` would serve, stream two answers, and show their timing.
+
+    With `--kill`, two workers serve the built-in model, and one answer outlives the worker that began it.
+    """
+    if kill and configured_redis(redis, only_command_line=True) is not None:
+        raise ConfigError("--kill changes the pool's policy, so it needs an embedded server: leave out --redis.")
+    raise typer.Exit(run_until_signal(demo_kill() if kill else _demo(redis)))
 
 
 async def _demo(redis: str | None) -> int:
     console = new_console()
     turns = [_Turn(role, question) for role, question in _QUESTIONS.items()]
-    async with _pool(redis) as (process, facts):
+    async with temporary_pool(*(("--redis", redis) if redis else ())) as (process, facts):
         if facts is None:
             return await process.wait() or FAILED
         model = facts.get("model", f"as configured: {facts['provider']} at {facts['endpoint']}")
@@ -103,38 +109,6 @@ def _next_steps(provider: str) -> tuple[str, str]:
     if provider == TOY_PROVIDER:
         return keep, "      `tokenlane probe` shows how to get a real model in place of this toy."
     return keep, "      `tokenlane up --listen HOST`, then `tokenlane invite`, let other hosts add their model servers."
-
-
-@asynccontextmanager
-async def _pool(redis: str | None) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, Any] | None]]:
-    """Run a pool in a child process. Yields the process and the facts that it reports, or None if it does not start."""
-    command = [sys.executable, "-m", "tokenlane.config", "up", "--json", "--private", "--supervised"]
-    process = await start_or_kill(
-        asyncio.create_subprocess_exec(
-            *command,
-            *(("--redis", redis) if redis else ()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # so that Ctrl-C in the terminal interrupts only this process
-        )
-    )
-    try:
-        yield process, await _until_ready(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await wait_or_kill(process, _STOP_TIMEOUT_S)
-
-
-async def _until_ready(process: asyncio.subprocess.Process) -> dict[str, Any] | None:
-    assert process.stdout is not None
-    facts: dict[str, Any] = {}
-    async for line in process.stdout:
-        event = json.loads(line)
-        facts |= event
-        if event.get("event") in ("ready", "waiting"):
-            return facts
-    return None
 
 
 async def _ask(client: Client, turn: _Turn, console: Console) -> None:
