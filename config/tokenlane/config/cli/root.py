@@ -59,6 +59,7 @@ VERBS = {
     "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker"),
     "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
+    "requests": Verb("List, explain and cancel the pool's requests.", "cli"),
     "config": Verb("Show the settings in force and their sources; `init` writes an llm.toml.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),

@@ -142,6 +142,11 @@ class Keys:
         """The sorted set of all requests that have not ended."""
         return f"{self.prefix}deadlines"
 
+    @property
+    def leases(self) -> str:
+        """The sorted set of all requests that are dispatched or run."""
+        return f"{self.prefix}leases"
+
     def request(self, request_id: str) -> str:
         return f"{self.prefix}request:{request_id}"
 

@@ -17,6 +17,7 @@ from .keys import Keys
 from .policies import Policies
 from .replies.values import Reply
 from .request_life import Requests
+from .request_records import RequestRecords
 from .scripts import Scripts
 from .server import Commands, Server
 from .survey import parse_survey
@@ -39,6 +40,7 @@ class Pool:
         self.keychain = Keychain(KeyRing(), str(self))
         self.scripts = Scripts(commands, keys)
         self.requests = Requests(self.scripts, self.keychain)
+        self.records = RequestRecords(self.scripts, keys)
         self.beats = Beats(self.scripts, self.keychain, self.internal_errors)
         self.arq_queues = ArqQueues(self.scripts, keys)
         self.policies = Policies(self.scripts, keys)

@@ -1,0 +1,123 @@
+"""What operators are shown of single requests: their states, and their places in the queues."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration import life
+from tests.integration.life import AGENT, LANE, PREFIX, ROLE, WORKER, raw
+
+from tokenlane.routing.decide.queue_place import QueuePlace
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.request_records import RequestRecord
+
+
+async def record(pool: Pool, request_id: str) -> RequestRecord:
+    """The record of one request."""
+    (found,) = await pool.records.read([request_id])
+    return found
+
+
+async def positions(pool: Pool, *ids: str) -> list[int]:
+    """The positions of waiting requests in their queues."""
+    places = [each.place for each in await pool.records.read(ids)]
+    return [place.position for place in places if place is not None]
+
+
+@pytest.mark.parametrize("state", life.LIVE)
+async def test_a_live_request_is_listed(pool: Pool, state: str) -> None:
+    """It has its state and its needs, and its lane only while a lane has it."""
+    asked = await life.bring(pool, state)
+    (found,) = await pool.records.live()
+    assert (found.id, found.state, found.role, found.agent) == (asked.id, state, ROLE, AGENT)
+    assert found.queue is not None
+    assert found.lane == (LANE.lane if state in ("dispatched", "running") else "")
+    assert found.worker == (WORKER if state == "running" else "")
+    assert (found.due_ms > 0) == (state == "delayed")
+    assert (found.place is not None) == (state == "waiting")
+    assert found.ended_ms is None
+    assert 0 < found.left_ms <= 600_000
+
+
+@pytest.mark.parametrize("state", life.ENDED)
+async def test_an_ended_request_can_still_be_read(pool: Pool, state: str) -> None:
+    """It is no longer listed."""
+    asked = await life.bring(pool, state)
+    assert await pool.records.live() == ()
+    found = await record(pool, asked.id)
+    assert found.state == state
+    assert found.ended_ms is not None
+    assert found.place is None
+
+
+async def test_a_running_request_that_must_end(pool: Pool) -> None:
+    """It says how; one whose deadline has passed is still listed."""
+    cancelled = await life.bring(pool, "flagged")
+    expired = await life.running(pool)
+    await life.pass_deadline(pool, expired.id)
+    await life.sweep(pool)
+    assert {each.id: each.stops for each in await pool.records.live()} == {
+        cancelled.id: "cancelled",
+        expired.id: "expired",
+    }
+
+
+async def test_unknown_requests_are_left_out(pool: Pool) -> None:
+    """Looking at them makes no key."""
+    assert await pool.records.read(["0" * 32]) == ()
+    assert await pool.records.live() == ()
+    assert await life.dump(raw(pool)) == {}
+
+
+async def test_agents_take_turns(pool: Pool) -> None:
+    """The position counts the turns of other agents: a later request of a second agent comes before the second request
+    of the first."""
+    first = [await life.submit(pool, life.envelope(agent="a")) for _ in range(3)]
+    second = [await life.submit(pool, life.envelope(agent="b")) for _ in range(2)]
+    assert await positions(pool, *first) == [1, 3, 5]
+    assert await positions(pool, *second) == [2, 4]
+    await life.open_lane(pool)
+    await life.dispatch(pool, first[0])
+    assert await positions(pool, second[0], first[1], second[1], first[2]) == [1, 2, 3, 4]
+
+
+async def test_positions_are_the_order_in_which_a_router_dispatches(pool: Pool) -> None:
+    """With many agents and requests, the positions of the heads are their places in a survey."""
+    for number in range(24):
+        await life.submit(pool, life.envelope(agent=f"agent{number * number % 7}"))
+        if number in (5, 11):
+            await life.open_lane(pool)
+            await life.dispatch(pool, (await pool.survey()).heads[0].id)
+    heads = (await pool.survey()).heads
+    assert await positions(pool, *(head.id for head in heads)) == [head.place + 1 for head in heads]
+    live = [each for each in await pool.records.live() if each.place is not None]
+    assert sorted(each.place.position for each in live if each.place) == list(range(1, 23))
+    assert {each.place.waiting for each in live if each.place} == {22}
+
+
+async def test_positions_among_very_many_agents(pool: Pool) -> None:
+    """Agents beyond the first 64 count, too."""
+    ids = [await life.submit(pool, life.envelope(agent=f"agent{number:03}")) for number in range(100)]
+    assert await positions(pool, *ids) == list(range(1, 101))
+    second = await life.submit(pool, life.envelope(agent="agent000"))
+    assert await positions(pool, second) == [101]
+    last = (await record(pool, ids[-1])).place
+    assert last is not None
+    assert last.waiting == 101
+
+
+async def test_the_pace_is_measured(pool: Pool) -> None:
+    """Without requests that ended there is no estimate."""
+    waiting = await life.submit(pool)
+    assert (await record(pool, waiting)).place == QueuePlace(1, 1)
+    await raw(pool).hset(f"{PREFIX}drain:{ROLE}", mapping={"at": 1, "mean": 20_000})
+    place = (await record(pool, waiting)).place
+    assert place is not None
+    assert place.estimate_ms == 20_000
+
+
+async def test_fields_of_another_version(pool: Pool) -> None:
+    """Fields that this version cannot read are empty."""
+    asked = await life.bring(pool, "delayed")
+    await raw(pool).hset(f"{PREFIX}request:{asked.id}", mapping={"queue": "?", "starts": "many", "created": "-"})
+    found = await record(pool, asked.id)
+    assert (found.queue, found.starts) == (None, 0)
