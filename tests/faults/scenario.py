@@ -51,10 +51,12 @@ class Site:
     backends: dict[str, Simulator]
     workers: dict[Child, str] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
+    provider: str = "openai"
 
     async def open(self, lane: str) -> Child:
         """One more worker of that lane."""
-        child = await self.farm.worker(lane, self.backends[lane], "--capacity", str(CAPACITY))
+        options = ("--capacity", str(CAPACITY))
+        child = await self.farm.worker(lane, self.backends[lane], *options, provider=self.provider)
         self.workers[child] = lane
         return child
 
@@ -65,14 +67,16 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path, policy: Policy = POLICY, lanes: tuple[str, ...] = LANES) -> AsyncIterator[Site]:
-    """A server that keeps its data, and a ready worker for each lane named."""
+async def site(
+    directory: Path, policy: Policy = POLICY, lanes: tuple[str, ...] = LANES, provider: str = "openai"
+) -> AsyncIterator[Site]:
+    """A server that keeps its data, and a ready worker for each lane named. Provider `llamacpp` continues answers."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(directory))
         pool = await stack.enter_async_context(connect(server.url))
         await pool.policies.write(policy)
         backends = {lane: await stack.enter_async_context(Simulator(capacity=64)) for lane in set(lanes)}
-        opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends)
+        opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends, provider=provider)
         await asyncio.gather(*(opened.open(lane) for lane in lanes))
         yield opened
 

@@ -202,9 +202,11 @@ class Farm:
         self._directory = directory
         self._count = count()
 
-    async def worker(self, lane: str, backend: Simulator, *options: str, shim: str = "", **variables: str) -> Child:
-        """A worker of that lane, ready to work."""
-        serving = ("--lane", lane, "--provider", "openai", "--endpoint", backend.url)
+    async def worker(
+        self, lane: str, backend: Simulator, *options: str, provider: str = "openai", shim: str = "", **variables: str
+    ) -> Child:
+        """A worker of that lane, ready to work. Its lane continues answers if the provider is `llamacpp`."""
+        serving = ("--lane", lane, "--provider", provider, "--endpoint", backend.url)
         child = await self.tokenlane(
             *("worker", "--json", "--supervised", "--drain", "5", *serving, *options), shim=shim, **variables
         )

@@ -230,7 +230,9 @@ class Requests:
             lapsed: whether the lease of that attempt has lapsed.
         """
         message = Failed(attempt=attempt, error=error.report()).to_wire()
-        args = (request_id, attempt if lapsed else "", "", "failed", 0, error.code, message)
+        # If no lane can serve a request, the lane that tried it last is not to blame.
+        named, failed_on = (attempt, ()) if lapsed else ("", ("",))
+        args = (request_id, named, "", "failed", 0, error.code, message, *failed_on)
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:
