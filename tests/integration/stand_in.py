@@ -23,6 +23,7 @@ from tokenlane.routing.contract.messages import (
     control_message,
 )
 from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.contract.sealing.messages import Sealer
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running
 from tokenlane.routing.decide.role_fairness import fair_order
@@ -52,6 +53,8 @@ class Run:
         self.cancelled = asyncio.Event()
         self.handover: asyncio.Future[Handover] = asyncio.get_running_loop().create_future()
         self._pool = pool
+        key = pool.keychain.key
+        self._seal = Sealer(key, self.id, "answer").seal if key is not None else bytes
 
     @property
     def end(self) -> int:
@@ -100,7 +103,7 @@ class Run:
         return self.handover.result()
 
     async def publish(self, message: ChannelMessage) -> None:
-        await self._pool.publish([(self._pool.keys.deltas(self.id), message.to_wire())])
+        await self._pool.publish([(self._pool.keys.deltas(self.id), self._seal(message.to_wire()))])
 
     def running(self) -> Running:
         of = self.envelope
@@ -111,7 +114,7 @@ class Run:
         if self.forgetful:
             return []
         rest = self.sent[after - self.first :]
-        again = [self._deltas(after, rest).to_wire()] if rest else []
+        again = [self._seal(self._deltas(after, rest).to_wire())] if rest else []
         return again if self.ending is None else [*again, self.ending]
 
     def _deltas(self, first: int, deltas: Sequence[TokenDelta]) -> Deltas:
@@ -120,7 +123,7 @@ class Run:
         )
 
     async def _finish(self, ending: Ending, code: str, message: Completed | Failed, *, lost: bool) -> bool:
-        self.ending = message.to_wire()
+        self.ending = self._seal(message.to_wire())
         told = b"{}" if lost else self.ending
         return await self._pool.requests.finish(self.id, self.attempt, self.worker, ending, self.end, code, told)
 
