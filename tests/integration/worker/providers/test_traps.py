@@ -356,6 +356,13 @@ async def test_what_lm_studio_refuses_is_said_first() -> None:
     ] == PICTURE
 
 
+async def test_white_space_alone_is_no_answer_to_continue() -> None:
+    """vLLM would continue the user's message. It begins the answer, and its white space at the beginning is dropped."""
+    deltas, body = await asked("vllm", sse(chunk({"content": "\n\nParis"}), chunk({}, "stop")), resume="\n\n")
+    assert "continue_final_message" not in body
+    assert "".join(delta.text for delta in deltas) == "Paris"
+
+
 @pytest.mark.parametrize("pieces", [("The capital", " of France"), ("The capital of Fr", "ance"), (" Fr", "ance")])
 async def test_lm_studio_may_repeat_what_it_continues(pieces: tuple[str, ...]) -> None:
     """Some versions do; what is new comes alone, once."""

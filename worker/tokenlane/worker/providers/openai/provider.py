@@ -105,8 +105,9 @@ class OpenAiChatProvider(HttpProvider):
         if resume is not None:
             if self.continuing is None:
                 raise self._cannot_continue()
-            more = self.continuing
             request, begun = continue_answer(request, resume)
+            if request.messages[-1].role == "assistant":  # a text of white space is no message to continue
+                more = self.continuing
             filters = [ContinuationFilter(begun, echoed=self.echoes)]
         body = chat_body(request, model, self.option_names, more)
         return "/v1/chat/completions", body, self._reader(request, model, filters)
