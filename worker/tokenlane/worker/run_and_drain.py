@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 30.0
 """How long running requests may continue after the worker is asked to stop."""
 _CLOSE_S = 10.0
-"""How long interrupted requests may take to end."""
+"""How long it may take to hand running requests over."""
 
 
 async def run_worker(
@@ -42,7 +42,8 @@ async def run_worker(
     """Serve a lane and run a router until a signal arrives or `stopping` is set. Return the exit code.
 
     SIGTERM, SIGINT or SIGHUP drains the worker: it accepts no new work, and running requests have `drain_s` seconds to
-    complete. A second SIGINT interrupts them at once.
+    complete. What still runs then goes back to the pool, and other lanes continue the answers. A second SIGINT does
+    that at once.
 
     Args:
         opening: the lane, from `open_lane`.
@@ -113,13 +114,14 @@ async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker
 
 
 async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
-    """Stop accepting work, and wait for running requests. After `drain_s`, requeue or interrupt those that remain."""
+    """Stop accepting work, and wait for running requests. After `drain_s`, give those that remain back to the pool, for
+    other lanes to continue."""
     lane.availability.draining = True
     await lane.heartbeat.beat()
     await asyncio.gather(*(worker.stop_starting() for worker in workers))
     if not await _wait_for_jobs(workers, drain_s):
-        running = counted(len(lane.runs), "request is", "requests are")
-        logger.warning("lane %r: %s interrupted after a drain of %g s", lane.name, running, drain_s)
+        running = counted(len(lane.runs), "request goes", "requests go")
+        logger.warning("lane %r: %s to another lane after a drain of %g s", lane.name, running, drain_s)
         lane.runs.close()
         await _wait_for_jobs(workers, _CLOSE_S)
 
