@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 from tests.faults.history import Accepted, Event, Got, check_history
-from tests.faults.scenario import ask
+from tests.faults.scenario import POLICY, ask
 from tests.integration.farm import eventually, farm
 from tests.integration.life import ENDED, audit, raw
 from tests.integration.sentinels import Watched, watched
@@ -76,17 +76,20 @@ async def answers(directory: Path) -> AsyncIterator[Answers]:
         Simulator(capacity=64) as backend,
         farm(directory, servers.url) as workers,
     ):
+        async with connect(servers.url) as pool:
+            await pool.policies.write(POLICY)
         await asyncio.gather(*(workers.worker(lane, backend, "--capacity", "10") for lane in ("gpu0", "gpu1")))
         async with Client(servers.url) as client:
             yield Answers(servers, backend, client)
 
 
 async def test_a_failover_in_the_middle_of_answers(tmp_path: Path) -> None:
-    """Of 20 answers that stream when the primary is killed, all are whole, numbered and of one attempt each."""
+    """Of 20 answers that stream when the primary and a Sentinel are killed, all are whole and of one attempt each."""
     async with answers(tmp_path) as asked:
         await asked.ask(_ANSWERS, hold_after=10)
         await asked.backend.held(_ANSWERS)
         await asked.all_read(10 * _ANSWERS)
+        await asked.servers.sentinels[0].kill()
         failover = asyncio.create_task(asked.servers.fail_over())
         asked.backend.release()
         await failover

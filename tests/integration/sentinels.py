@@ -51,6 +51,10 @@ class Sentinel:
             while not await listens(self.port):
                 assert self._process.returncode is None, "the Sentinel did not start"
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     async def kill(self) -> None:
         """Kill it."""
         if self._process is not None and self._process.returncode is None:
@@ -94,16 +98,16 @@ class Watched:
         return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?{CREDENTIALS}"
 
     async def named(self, port: int) -> None:
-        """Wait until every Sentinel names the server with this port as the primary."""
+        """Wait until every Sentinel that runs names the server with this port as the primary."""
 
         async def all_name() -> bool:
-            answers = [await it.ask("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE) for it in self.sentinels]
+            answers = [await it.ask("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE) for it in self.sentinels if it.running]
             return all(answer is not None and int(tuple(answer)[1]) == port for answer in answers)  # type: ignore[arg-type]
 
         await eventually(all_name, 30)
 
     async def fail_over(self) -> None:
-        """Kill the primary, and wait until every Sentinel names the replica in its place."""
+        """Kill the primary, and wait until every Sentinel that runs names the replica in its place."""
         await self.primary.kill()
         self.primary, self.replica = self.replica, self.primary
         await self.named(self.primary.port)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.extras import install_command
 from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.config.host.sentinel_urls import SentinelUrl, is_sentinel_url
 
 AGENT = 'tokenlane chat "Name three primes." --role planner'
 """The command of an agent."""
@@ -46,11 +47,7 @@ class Invitation:
         if self._on_loopback:
             host, agent = "this host", "an agent of another user"
             # No backquotes: an interactive zsh does not know comments, and would run the command between them.
-            note = (
-                "# The pool listens on a loopback address, which other hosts cannot reach. To let them in, start the "
-                "pool with tokenlane up --listen ADDRESS, or open an SSH tunnel to port "
-                f"{urlsplit(self.url).port or _REDIS_PORT} of this host.\n\n"
-            )
+            note = f"# {self._note_on_loopback()}\n\n"
         install_agent, install_worker = install_command("cli"), install_command("worker")
         return (
             f"These commands contain secrets: whoever has them can use the pool.\n\n{note}"
@@ -60,10 +57,27 @@ class Invitation:
             f"{_WORKER_OPTIONS}\n"
         )
 
+    def _note_on_loopback(self) -> str:
+        if is_sentinel_url(self.url):
+            return (
+                "The URL names a Sentinel by a loopback address, which other hosts cannot reach. To let them in, use "
+                "addresses that they reach, for the Sentinels and for the servers that the Sentinels watch."
+            )
+        return (
+            "The pool listens on a loopback address, which other hosts cannot reach. To let them in, start the pool "
+            "with tokenlane up --listen ADDRESS, or open an SSH tunnel to port "
+            f"{urlsplit(self.url).port or _REDIS_PORT} of this host."
+        )
+
     @property
     def _on_loopback(self) -> bool:
-        host = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        if is_sentinel_url(self.url):
+            return any(_is_loopback(host) for host, _ in SentinelUrl.parse(self.url).addresses)
+        return _is_loopback(urlsplit(self.url).hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

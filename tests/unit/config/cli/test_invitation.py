@@ -49,3 +49,12 @@ def test_the_lines_for_a_worker_can_be_pasted() -> None:
     assert commands == ["tokenlane probe", WORKER.replace("worker", "worker --check", 1), WORKER]
     explanation = " ".join(lines[end + 1 :])
     assert all(name in explanation for name in ("ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"))
+
+
+@pytest.mark.parametrize(("hosts", "others"), [("gpu-hub:1,[2001:db8::1]:2", True), ("gpu-hub,127.0.0.1:2", False)])
+def test_sentinels_are_named_by_addresses_of_this_host_or_not(hosts: str, others: bool) -> None:
+    """A loopback address among those of Sentinels is of no use elsewhere, and no tunnel helps."""
+    invitation = Invitation(f"redis+sentinel://:p@{hosts}/main", "main", KeyRing())
+    comments = [line for line in invitation.text().splitlines() if line.startswith("#")]
+    assert (not comments) is others
+    assert all("Sentinel" in comment and "SSH" not in comment for comment in comments)

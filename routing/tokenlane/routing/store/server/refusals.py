@@ -81,7 +81,7 @@ REFUSALS: Mapping[str, ServerRefusal] = {
         "refused a transaction because of one of its commands: check the server's log and ACL LOG", pause_s=5.0
     ),
     "UNKNOWN": ServerRefusal(
-        "does not know {}: use the URL of a Redis server, because a Sentinel or a proxy cannot hold a pool"
+        "does not know {}: use the URL of a Redis server, or for a Sentinel redis+sentinel://HOST:PORT/SERVICE"
     ),
     "SELECT": ServerRefusal(
         "does not have the database in the URL: use a lower number (a cluster has only database 0)"
