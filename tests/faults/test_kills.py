@@ -122,7 +122,27 @@ async def test_a_worker_killed_before_the_first_token(lanes: tuple[str, ...], tm
         await town.backends["gpu0"].wait_for(lambda: town.backends["gpu0"].log[0].ended == "disconnected")
 
 
-async def test_a_worker_killed_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lanes", [("gpu0", "gpu0"), ("gpu0", "gpu1")])
+async def test_a_worker_killed_in_the_middle_of_an_answer(lanes: tuple[str, ...], tmp_path: Path) -> None:
+    """The lane's other worker, or the next lane of the route, continues the answer: the text has no gap and no repeat,
+    and no lane is in the list of failures."""
+    async with site(tmp_path, lanes=lanes, provider="llamacpp") as town, Client(town.server.url) as client:
+        town.backends["gpu0"].faults.append(FaultScript(hold_after=5))
+        async with client.chat("hi", role="planner") as stream:
+            deltas = [await anext(stream) for _ in range(5)]
+            await kill_who_runs(town, stream.request_id)
+            deltas += [delta async for delta in stream]
+            answer = await stream.answer()
+        assert (answer.text, answer.usage.attempts, answer.lane) == (TEXT, 2, lanes[1])
+        assert "".join(delta.text for delta in deltas) == TEXT
+        assert [delta.position for delta in deltas] == [*range(len(deltas))]
+        assert len({delta.attempt for delta in deltas}) == 2
+        async with connect(town.server.url) as pool:
+            assert await raw(pool).xlen(f"{PREFIX}failed") == 0
+        assert "disconnected" in [received.ended for received in town.backends["gpu0"].log]
+
+
+async def test_a_worker_killed_in_the_middle_of_an_answer_that_no_lane_can_continue(tmp_path: Path) -> None:
     """The agent gets what was delivered, as the error's partial, and not a word of another attempt."""
     async with site(tmp_path, lanes=("gpu0", "gpu0")) as town, Client(town.server.url) as client:
         async with client.chat("hi", role="planner", extra=extra(hold_after=5)) as stream:
