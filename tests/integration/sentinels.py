@@ -139,12 +139,12 @@ class FakeSentinel:
     Attributes:
         primary: the port of the server that it names; None if it knows no service.
         epoch: its configuration's number.
-        refuses: an error that it answers with instead.
+        answers: what it answers with instead, as it stands on the wire.
         silent: whether it reads and never answers.
     """
 
-    def __init__(self, primary: int | None, epoch: int = 0, refuses: str = "", *, silent: bool = False) -> None:
-        self.primary, self.epoch, self.refuses, self.silent = primary, epoch, refuses, silent
+    def __init__(self, primary: int | None, epoch: int = 0, answers: bytes = b"", *, silent: bool = False) -> None:
+        self.primary, self.epoch, self.answers, self.silent = primary, epoch, answers, silent
         self.asked = 0
         self.port = 0
 
@@ -164,8 +164,8 @@ class FakeSentinel:
     def _reply(self, command: list[bytes]) -> bytes:
         if command[0] != b"SENTINEL":
             return b"-ERR unknown command\r\n"
-        if self.refuses:
-            return f"-{self.refuses}\r\n".encode()
+        if self.answers:
+            return self.answers
         if command[1] == b"GET-MASTER-ADDR-BY-NAME":
             self.asked += 1
             return b"*-1\r\n" if self.primary is None else _array("127.0.0.1", str(self.primary))

@@ -161,6 +161,49 @@ async def test_the_hub_follows_the_commands(tmp_path: Path) -> None:
                 assert run(new, "PUBSUB", "NUMSUB", "news") == [b"news", 1]
 
 
+async def test_a_frozen_primary_that_wakes_is_left(tmp_path: Path) -> None:
+    """While it sleeps, commands move to the new primary; they stay there when it wakes, before it knows better."""
+    async with watched(tmp_path) as servers:
+        async with connect(Server.of(servers.url, QUICK)) as pool:
+            await life.submit(pool)
+            old, new = servers.primary, servers.replica
+            old.freeze()
+            try:
+                await servers.named(new.port)
+
+                async def answers() -> bool:
+                    try:
+                        return bool(await life.submit(pool))
+                    except PoolUnavailable:
+                        return False
+
+                await eventually(answers)
+            finally:
+                old.thaw()
+            accepted = await life.submit(pool)
+            assert await new.ask("EXISTS", f"{life.PREFIX}request:{accepted}") == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"+OK\r\n",
+        b":1\r\n",
+        b"*2\r\n$1\r\nh\r\n$1\r\nx\r\n",
+        b"*2\r\n*-1\r\n*-1\r\n",
+        b"HTTP/1.1 400\r\n\r\n",
+        b"-ERR odd\r\n",
+    ],
+)
+async def test_a_malformed_reply_names_no_primary(reply: bytes) -> None:
+    """Whatever listens at a Sentinel's address, the message says where and shows nothing of the reply's form."""
+    fake = FakeSentinel(1, answers=reply)
+    async with fake_sentinels(fake) as url:
+        with pytest.raises(PoolUnavailable) as wrong:
+            await Server.of(url, QUICK).greet()
+        assert f"127.0.0.1:{fake.port}" in str(wrong.value)
+
+
 async def test_wrong_addresses_passwords_and_services_are_explained(tmp_path: Path) -> None:
     """Each mistake has its own message, which names the Sentinel and no password."""
     async with watched(tmp_path, sentinels=1) as servers, valkey(tmp_path) as plain:
@@ -176,9 +219,9 @@ async def test_wrong_addresses_passwords_and_services_are_explained(tmp_path: Pa
             (f"{user}127.0.0.1:{nobody}/{SERVICE}?{passwords}", (f"no Sentinel answers at 127.0.0.1:{nobody}",)),
             (
                 f"redis+sentinel://{here}/{SERVICE}?{passwords}",
-                (f"primary 127.0.0.1:{servers.primary.port}", "PASSWORD"),
+                (f"127.0.0.1:{servers.primary.port}", "PASSWORD"),
             ),
-            (f"redis+sentinel://:no@{here}/{SERVICE}?{passwords}", (f"primary 127.0.0.1:{servers.primary.port}",)),
+            (f"redis+sentinel://:no@{here}/{SERVICE}?{passwords}", (f"127.0.0.1:{servers.primary.port}",)),
             (f"{user}{here}/{SERVICE}?{passwords}&nosuch=1", ("options",)),
         ):
             with pytest.raises(PoolUnavailable) as wrong:

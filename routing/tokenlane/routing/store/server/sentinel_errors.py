@@ -27,8 +27,10 @@ def translate_sentinel_error(error: redis_errors.RedisError | OSError, sentinels
     if unnamed := next((it for it in causes(error) if isinstance(it, NoPrimary)), None):
         # All may have failed in different ways: a reply says more than no reply.
         telling = max(unnamed.answers, key=_has_replied)
-        return PoolUnavailable(f"{sentinels} names no primary: {sentinel_trouble(telling, sentinels)}")
-    where = f"{sentinels} (primary {address_text(sentinels.address)})" if sentinels.address else str(sentinels)
+        return PoolUnavailable(f"the Sentinels name no primary: {sentinel_trouble(telling, sentinels)}")
+    where = str(sentinels)
+    if sentinels.address is not None:
+        where = f"{address_text(sentinels.address)} (the primary of {sentinels.url.service!r})"
     if isinstance(error, Demoted):
         return PoolUnavailable(
             f"the Redis server at {where} is a replica and accepts no writes: try again later, when the Sentinels name "
