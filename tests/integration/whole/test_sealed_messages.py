@@ -109,8 +109,7 @@ async def every_kind_of_answer(server: EmbeddedServer, opened: Farm, backend: Si
             await text_so_far(stream, "".join(WORDS[:2]))
             await worker.end()
             await opened.worker("gpu0", backend, *SERVING)
-            while len(backend.log) < 2 or not backend.log[-1].prefill:
-                await asyncio.sleep(0.01)
+            await backend.wait_for(lambda: bool(backend.log[-1].prefill) and backend.log[-1].held)
             backend.release()
             answer = await stream.answer()
     assert (answer.text, answer.usage.attempts) == ("".join(WORDS), 2)
@@ -149,8 +148,7 @@ async def test_a_sealed_answer_outlives_its_key_its_worker_and_its_reader(
                 await text_so_far(joined, "".join(WORDS[:2]))
                 await worker.end()
                 await opened.worker("gpu0", backend, *SERVING)
-                while not backend.log[-1].prefill:
-                    await asyncio.sleep(0.01)
+                await backend.wait_for(lambda: bool(backend.log[-1].prefill) and backend.log[-1].held)
                 backend.release()
                 answers = [await each.answer() for each in (stream, joined)]
         assert [answer.text for answer in answers] == ["".join(WORDS)] * 2

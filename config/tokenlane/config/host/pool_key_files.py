@@ -1,4 +1,4 @@
-"""Pool keys, which seal (encrypt) the payloads of requests, and the files with these keys.
+"""Pool keys, which seal (encrypt) requests and their answers, and the files with these keys.
 
 As text, a key is `tlk1-` followed by 32 bytes in URL-safe base64. Only its owner may read a key file. It has one key in
 each line, the newest first. The keys below the line `# Prepared` only open requests, until `tokenlane key rotate` lets
@@ -29,7 +29,7 @@ FILE_NAME = "pool.key"
 _PREFIX = "tlk1-"
 _SIZE = 32
 _MOST_BYTES = 65536
-_HEADER = "# The keys of a tokenlane pool, the newest first. Whoever has one can read the prompts sealed under it.\n"
+_HEADER = "# The keys of a tokenlane pool, the newest first. Whoever has one can read what it seals.\n"
 _PREPARED = "# Prepared: what follows only opens, until `tokenlane key rotate`.\n"
 
 

@@ -24,13 +24,16 @@ def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> Non
     write to the channel."""
     request_id, sealed = split_address(data)
     receivers = [run for run in runs if run.id == request_id]
-    if request_id is not None and not receivers:
+    if request_id is None:
+        opened: bytes | None = data
+    elif receivers:
+        opened = next(filter(None, (run.open(sealed) for run in receivers)), None)
+    else:
         return  # the attempt has ended
-    opened = data if request_id is None else next(filter(None, (run.open(sealed) for run in receivers)), b"")
     try:
-        message = control_message(opened)
+        message = control_message(opened or b"")
     except ValidationError:
-        _drop(data, publisher)
+        _drop(data, publisher, "cannot be parsed" if opened else "cannot be opened with the key of its request")
         return
     match message:
         case Cancel():
@@ -40,13 +43,13 @@ def handle_control_message(data: bytes, runs: Runs, publisher: Publisher) -> Non
         case Handover():
             run = runs.get(message.id, message.attempt)
             if run is not None and run.is_sealed and request_id != run.id:
-                _drop(data, publisher)  # only someone without the pool key sends a plain one
+                _drop(data, publisher, "is not sealed, although its request is")
             elif run is not None:
                 run.receive_handover(message)
         case _:
             assert_never(message)
 
 
-def _drop(data: bytes, publisher: Publisher) -> None:
+def _drop(data: bytes, publisher: Publisher, why: str) -> None:
     publisher.dropped_messages += 1
-    logger.warning("ignored an invalid control message of %d bytes", len(data))
+    logger.warning("ignored a control message of %d bytes that %s", len(data), why)
