@@ -69,6 +69,7 @@ class FakePool:
         self.published: list[ChannelMessage] = []
         self.endings: list[tuple[str, int, str, ChannelMessage]] = []
         self.requeued: list[tuple[int, bool]] = []
+        self.causes: list[str] = []
         self.queues: list[Queue | None] = []
         self.blamed: list[str | None] = []
         self.needs = Needs(model="m1")
@@ -114,6 +115,7 @@ class FakePool:
         queue: Queue | None = None,
         counts: bool = True,
         alone: bool = False,
+        cause: str = "",
     ) -> str:
         if self.outage:
             raise self.outage.pop()
@@ -122,6 +124,7 @@ class FakePool:
         self.queues.append(queue)
         self.log.append(f"requeued {self.id}")
         self.requeued.append((due_ms, counts))
+        self.causes.append(cause)
         return "waiting"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:

@@ -372,6 +372,10 @@ def _sound(request_id: str, request: Mapping[str, str], has_ttl: bool) -> None:
     for number in _NUMBERS:
         assert re.fullmatch(r"\d+", request.get(number, "0")), (request_id, number, request[number])
     assert has_ttl == (state in ENDED), (request_id, state, has_ttl)
+    history = [json.loads(line) for line in request.get("history", "").split("\n") if line]
+    assert len(history) <= 16
+    assert all(re.fullmatch(r"[a-z_]+", code) for *_, code in history), history
+    assert ("requeued" in request) == bool(history)
     attempt_fields = {"token", "charge", "alone"} & request.keys()
     if state in ENDED:
         assert {"ended", "code"} <= request.keys()

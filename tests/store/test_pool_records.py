@@ -121,3 +121,66 @@ async def test_fields_of_another_version(pool: Pool) -> None:
     await raw(pool).hset(f"{PREFIX}request:{asked.id}", mapping={"queue": "?", "starts": "many", "created": "-"})
     found = await record(pool, asked.id)
     assert (found.queue, found.starts) == (None, 0)
+
+
+async def test_the_history_of_attempts(pool: Pool) -> None:
+    """Each attempt has its lane, its model, its times and why it ended; the newest comes last."""
+    asked = await life.running(pool)
+    await pool.requests.requeue(asked.id, asked.attempt, WORKER, cause="provider_down")
+    lapsed = await life.dispatched(pool, asked.id)
+    await life.pass_lease(pool, asked.id)
+    await life.sweep(pool)
+    await life.beat(pool)
+    died = await life.running(pool, asked.id)
+    await life.pass_lease(pool, asked.id)
+    await life.sweep(pool)
+    await life.beat(pool)
+    waiting = await record(pool, asked.id)
+    assert [each.ended_by for each in waiting.attempts] == ["provider_down", "not_started", "worker_lost"]
+    newest = await life.running(pool, asked.id)
+    found = await record(pool, asked.id)
+    assert [each.attempt for each in found.attempts] == [asked.attempt, lapsed.attempt, died.attempt, newest.attempt]
+    assert {(each.lane, each.model) for each in found.attempts} == {(LANE.lane, "m1")}
+    assert [each.started_ms is None for each in found.attempts] == [False, True, False, False]
+    assert [each.ended_ms is None for each in found.attempts] == [False, False, False, True]
+    await life.finish(pool, newest)
+    assert (await record(pool, asked.id)).attempts[-1].ended_by == "completed"
+    await life.audit(raw(pool))
+
+
+@pytest.mark.parametrize("state", [*life.LIVE, *life.ENDED])
+async def test_the_newest_attempt(pool: Pool, state: str) -> None:
+    """It is in the history from its dispatch to the end of the request, once."""
+    asked = await life.bring(pool, state)
+    attempts = (await record(pool, asked.id)).attempts
+    assert len(attempts) == (state != "waiting")
+    has_ended = state == "delayed" or state in life.ENDED
+    assert all((each.ended_ms is not None) == has_ended for each in attempts)
+
+
+async def test_an_attempt_of_a_cancelled_request_that_is_given_back(pool: Pool) -> None:
+    """Its request ends, and it is in the history once."""
+    asked = await life.bring(pool, "flagged")
+    assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, cause="draining") == "cancelled"
+    (attempt,) = (await record(pool, asked.id)).attempts
+    assert attempt.ended_by == "draining"
+
+
+async def test_the_history_keeps_the_newest_attempts(pool: Pool) -> None:
+    """At most 16, besides the one that has not ended."""
+    request_id = await life.submit(pool)
+    numbers = []
+    for _ in range(20):
+        asked = await life.running(pool, request_id)
+        numbers.append(asked.attempt)
+        await pool.requests.requeue(asked.id, asked.attempt, WORKER, cause="draining", counts=False)
+    assert [each.attempt for each in (await record(pool, request_id)).attempts] == numbers[-16:]
+
+
+async def test_a_history_of_another_version(pool: Pool) -> None:
+    """Attempts that this version cannot read are left out."""
+    asked = await life.bring(pool, "delayed")
+    await raw(pool).hset(
+        f"{PREFIX}request:{asked.id}", "history", '?\n["1"]\n["1","l","m","2","3","draining","new"]\n[1]'
+    )
+    assert [each.lane for each in (await record(pool, asked.id)).attempts] == ["l"]

@@ -61,6 +61,10 @@ async def test_another_lane_with_the_same_model_continues(pool: Pool, client: Cl
     (prefill,) = prefills(second)
     assert prefill
     assert TEXT.startswith(prefill)
+    (record,) = await pool.records.read([stream.request_id])
+    broken, last = record.attempts
+    assert (broken.lane, broken.ended_by) == ("gpu0", "provider_down")
+    assert (last.lane, last.ended_by) == ("gpu1", "completed")
 
 
 async def test_the_same_lane_continues_if_there_is_no_other(pool: Pool, client: Client, redis_url: str) -> None:

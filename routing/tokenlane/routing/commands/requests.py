@@ -19,7 +19,7 @@ from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.load import pool_name
 from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_records import RequestRecord
+from tokenlane.routing.store.request_records import AttemptRecord, RequestRecord
 from tokenlane.routing.support.tasks import gather_to_end
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.request_report import RequestReport, report
@@ -99,7 +99,9 @@ def show(
         return
     lines = [(name, text) for name, text in _lines(found) if text]
     width = max(len(name) for name, _ in lines)
-    show_parts("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines))
+    text = "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
+    rows = [[cell(attempt) for cell in _ATTEMPT_COLUMNS.values()] for attempt in found.record.attempts]
+    show_parts(text, *([Table(tuple(_ATTEMPT_COLUMNS), rows, _STYLES)] if rows else []))
 
 
 @requests.command()
@@ -163,6 +165,16 @@ _COLUMNS: dict[str, Callable[[RequestReport], str]] = {
     "PLACE": lambda each: _place(each.record.place),
     "STARTS IN": lambda each: (each.record.place and each.record.place.starts_in) or "-",
     "WAITS FOR": lambda each: each.cause.brief if each.cause else "-",
+}
+
+
+_ATTEMPT_COLUMNS: dict[str, Callable[[AttemptRecord], str]] = {
+    "LANE": lambda attempt: attempt.lane,
+    "MODEL": lambda attempt: attempt.model or "-",
+    "ASSIGNED": lambda attempt: f"{age(attempt.assigned_ms)} ago",
+    "RAN FOR": lambda attempt: age(attempt.ran_ms),
+    "ENDED": lambda attempt: "-" if attempt.ended_ms is None else f"{age(attempt.ended_ms)} ago",
+    "WHY": lambda attempt: attempt.ended_by or "-",
 }
 
 

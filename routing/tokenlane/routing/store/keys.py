@@ -87,7 +87,9 @@ The fields of `request:ID`, with times in ms:
   the server knows the request only from its worker), `key` (id), `seq` (`sequence` at that time), `created`,
   `deadline`, `attempt`, `starts`, `crashes`, `once` (name of its `idem:` key).
 - Written for an attempt: `lane`, `model`, `token`, `charge` and `alone` by `dispatch`; `worker` and `started` by
-  `start`; `requeued` (an attempt) and `suspect` by `requeue`; `emptied` (the lane reserved for a suspect).
+  `start`; `requeued` (an attempt), `suspect` and `history` by `requeue`; `emptied` (the lane reserved for a suspect).
+  `history` has a line for each of the newest 16 requeued attempts: the JSON list of `attempt`, `lane`, `model`,
+  `started`, the time of its end, and a code.
 - Written at the end: `cancel` (the reason, while the request still runs), `code`, `ended`, `end` (number of deltas).
 
 Channels, whose names also contain the database number, since pub/sub ignores it: `deltas:ID` (messages to the agent),

@@ -173,6 +173,7 @@ class Requests:
         queue: Queue | None = None,
         counts: bool = True,
         alone: bool = False,
+        cause: str = "",
     ) -> str:
         """End an attempt, and put its request back into a queue.
 
@@ -183,13 +184,15 @@ class Requests:
             counts: whether the attempt counts as a start of the request. An attempt that never reached its model server
                 does not count.
             alone: whether the request must from now on run on a lane that runs nothing else.
+            cause: why the attempt ended, for operators: an error's code, or another word without text from the request;
+                '' if no worker started the attempt in time, or if its worker is lost.
 
         Returns:
             The request's new state; `stale` if the worker no longer runs the attempt or, without a worker, if the lease
             has not lapsed; `lost` if the server has lost the payload.
         """
         name = "" if queue is None else queue.name
-        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone))
+        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone), cause)
         return as_text(await self._scripts.run("requeue", *args))
 
     async def finish(

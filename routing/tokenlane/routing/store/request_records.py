@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.queue_place import QueuePlace
@@ -13,6 +17,32 @@ from .replies.values import Reply, as_int, as_list, as_text, parse_queue
 from .scripts import Scripts
 
 _BATCH = 100
+_texts: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[str], Field(min_length=6)])
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """An attempt of a request. Times are in milliseconds before the reply.
+
+    Attributes:
+        assigned_ms: time since a router assigned the request to the lane.
+        started_ms: time since a worker started the attempt; None if no worker did.
+        ended_ms: time since the attempt's end; None if it has not ended.
+        ended_by: why it ended: a code without text, or the state in which the request ended; '' if it has not ended.
+    """
+
+    attempt: int
+    lane: str
+    model: str
+    assigned_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    ended_by: str
+
+    @property
+    def ran_ms(self) -> int | None:
+        """How long the attempt ran, or has run so far; None if no worker started it."""
+        return None if self.started_ms is None else self.started_ms - (self.ended_ms or 0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +65,7 @@ class RequestRecord:
         stops: `cancelled` or `expired` if it still runs but its worker must end it; otherwise ''.
         due_ms: for a delayed request, the time until it waits again; otherwise 0.
         place: its place in its queue; None if it does not wait.
+        attempts: its attempts, the newest last. Of those that were put back into a queue, the newest 16 are kept.
     """
 
     id: str
@@ -58,6 +89,7 @@ class RequestRecord:
     stops: str
     due_ms: int
     place: QueuePlace | None
+    attempts: tuple[AttemptRecord, ...]
 
 
 class RequestRecords:
@@ -90,10 +122,10 @@ def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:
     fields = dict(zip(texts[::2], texts[1::2], strict=True))
 
     def number(name: str) -> int:
-        return int(text) if (text := fields.get(name, "")).isascii() and text.isdecimal() else 0
+        return _integer(fields.get(name, ""))
 
     def age(name: str) -> int | None:
-        return now_ms - number(name) if name in fields else None
+        return _age(fields.get(name, ""), now_ms)
 
     has_run = fields.get("state") not in ("waiting", "delayed")
     return RequestRecord(
@@ -118,9 +150,40 @@ def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:
         stops=fields.get("cancel", ""),
         due_ms=as_int(due_ms),
         place=_parse_place(place),
+        attempts=(*_ended_attempts(fields, now_ms), *_newest_attempt(fields, now_ms)),
     )
 
 
 def _parse_place(reply: Reply) -> QueuePlace | None:
     position, waiting, pace_ms = map(as_int, as_list(reply))
     return QueuePlace(position, waiting, pace_ms or None) if position else None
+
+
+def _integer(text: str) -> int:
+    """The number that a text from any version holds; 0 if it holds none."""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _age(text: str, now_ms: int) -> int | None:
+    """The time since a moment; None if there is none."""
+    return now_ms - moment if (moment := _integer(text)) else None
+
+
+def _ended_attempts(fields: Mapping[str, str], now_ms: int) -> Iterator[AttemptRecord]:
+    """The attempts that were put back into a queue. A line that this version cannot read is left out."""
+    for line in fields.get("history", "").split("\n"):
+        with suppress(ValidationError):
+            number, lane, model, started, ended, code, *_ = _texts.validate_json(line)
+            times = (now_ms - _integer(number), _age(started, now_ms), _age(ended, now_ms))
+            yield AttemptRecord(_integer(number), lane, model, *times, code)
+
+
+def _newest_attempt(fields: Mapping[str, str], now_ms: int) -> Iterator[AttemptRecord]:
+    """The newest attempt, unless it was put back into a queue."""
+    number, ended = fields.get("attempt", ""), fields.get("ended", "")
+    if "lane" not in fields or fields.get("requeued") == number:
+        return
+    started = fields.get("started", "") if "worker" in fields else ""
+    times = (now_ms - _integer(number), _age(started, now_ms), _age(ended, now_ms))
+    ended_by = (fields.get("code") or fields.get("state", "")) if ended else ""
+    yield AttemptRecord(_integer(number), fields["lane"], fields.get("model", ""), *times, ended_by)

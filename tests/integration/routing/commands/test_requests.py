@@ -76,13 +76,28 @@ async def test_one_request(pool: Pool, state: str) -> None:
     asked = await life.bring(pool, state)
     ended = await requests(pool, "show", asked.id)
     assert (ended.code, ended.error) == (exits.OK, "")
-    lines = {line.split()[0]: line for line in ended.out.splitlines()}
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if line}
     assert state in lines["state"]
     assert ("why" in lines) == (state in ("waiting", "delayed", "dispatched"))
     assert ("place" in lines) == (state == "waiting")
     shown = await document(pool, "show", asked.id)
     assert (shown["id"], shown["state"], shown["role"]) == (asked.id, state, ROLE)
     assert bool(shown["why"]) == ("why" in lines)
+
+
+async def test_the_attempts_of_a_request(pool: Pool) -> None:
+    """A table shows each attempt: its lane, its model and why it ended."""
+    asked = await life.running(pool)
+    await pool.requests.requeue(asked.id, asked.attempt, WORKER, cause="provider_down")
+    await life.running(pool, asked.id)
+    ended = await requests(pool, "show", asked.id)
+    *_, first, second = ended.out.splitlines()
+    assert first.split()[:2] == second.split()[:2] == [LANE.lane, "m1"]
+    assert first.endswith("provider_down")
+    assert second.endswith("-")
+    attempts = (await document(pool, "show", asked.id))["attempts"]
+    assert [(each["lane"], each["ended_by"]) for each in attempts] == [(LANE.lane, "provider_down"), (LANE.lane, "")]
+    assert attempts[0]["ended_ms"] <= attempts[0]["started_ms"] <= attempts[0]["assigned_ms"]
 
 
 async def test_an_unknown_request(pool: Pool) -> None:

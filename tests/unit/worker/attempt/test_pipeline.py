@@ -383,6 +383,7 @@ async def test_each_ending_is_one_event_without_content(
     await bench.run()
     (event,) = bench.events
     assert (event.request_outcome, event.code, event.usage.completion_tokens) == expected
+    assert bench.pool.causes == [event.code] * (event.request_outcome == "requeued")
     assert (event.first_token_ms is None) == (bench.provider.fail_after == 0 and bench.provider.error is not None)
     assert event.usage.total_ms >= (event.first_token_ms or 0) >= 0
     assert SECRET not in repr(event) + caplog.text
@@ -441,6 +442,7 @@ async def test_what_a_shutdown_stops_is_an_event_too() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [(event.request_outcome, event.code) for event in bench.events] == [("requeued", "draining")]
+    assert bench.pool.causes == ["draining"]
 
 
 async def test_a_bug_in_an_observer_affects_no_other_observer() -> None:

@@ -200,6 +200,7 @@ async def test_an_attempt_that_leaves_its_answer_to_another_lane_is_no_error() -
     (event,) = bench.events
     totals.count(event)
     assert (event.request_outcome, event.code, totals.report().errors) == ("requeued", "cannot_continue", {})
+    assert bench.pool.causes == ["cannot_continue"]
 
 
 @pytest.mark.parametrize(("continue_with", "continues"), [("same-model", False), ("any", True)])
@@ -303,6 +304,7 @@ async def test_a_silent_agent_frees_the_slot_soon() -> None:
     ((due_ms, counts),) = bench.pool.requeued
     assert due_ms >= 1000
     assert not counts
+    assert bench.pool.causes == ["no_handover"]
     assert bench.requeued_needs == bench.pool.needs
     assert (bench.provider.requests, bench.pool.endings) == ([], [])
     assert sum(isinstance(message, Resume) for message in bench.pool.published) > 1

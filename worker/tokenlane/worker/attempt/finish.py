@@ -17,7 +17,6 @@ from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.recovery import (
     AttemptFailed,
     Cause,
-    Decision,
     End,
     PoolForgot,
     TryAgain,
@@ -57,8 +56,8 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             return await _finish(lane, run, "expired", Expired(attempt=run.attempt), unpublished.first)
         case Stopped("stale"):
             return "left"
-        case NotResumed(decision):
-            return await _leave(lane, run, decision, unpublished)
+        case NotResumed():
+            return await _leave(lane, run, outcome, unpublished)
         case Stopped():
             return await _recover(lane, run, WorkerDraining(), unpublished)
         case _:
@@ -109,17 +108,19 @@ async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished)
             if isinstance(cause, AttemptFailed) and KINDS[run.claim.envelope.kind].is_long:
                 why = cause.error.message.partition(":")[0]
                 await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {why}; trying again"))
-            return await _requeue(lane, run, retry, unpublished)
+            why = cause.error.code if isinstance(cause, AttemptFailed) else "draining"
+            return await _requeue(lane, run, retry, unpublished, why)
         case _:
             assert_never(decision)
 
 
-async def _leave(lane: Lane, run: Run, decision: Decision, unpublished: Unpublished) -> RequestOutcome:
+async def _leave(lane: Lane, run: Run, outcome: NotResumed, unpublished: Unpublished) -> RequestOutcome:
     """Requeue or end a request whose earlier attempt broke off and that this attempt does not continue.
 
     If the request ends, the message names the lane and the model of the earlier attempt: this lane has done nothing for
     the request.
     """
+    decision = outcome.decision
     match decision:
         case End(error):
             handover = run.handover.result()
@@ -127,7 +128,7 @@ async def _leave(lane: Lane, run: Run, decision: Decision, unpublished: Unpublis
             failed = Failed(**answer, end=unpublished.end, error=error.report())
             return await _finish(lane, run, "failed", failed, unpublished.end, error.code, failed_on=handover.lane)
         case TryAgain() as retry:
-            return await _requeue(lane, run, retry, unpublished)
+            return await _requeue(lane, run, retry, unpublished, outcome.why)
         case _:
             assert_never(decision)
 
@@ -158,13 +159,17 @@ async def _finish(
     return ending
 
 
-async def _requeue(lane: Lane, run: Run, retry: TryAgain, unpublished: Unpublished) -> RequestOutcome:
+async def _requeue(lane: Lane, run: Run, retry: TryAgain, unpublished: Unpublished, why: str) -> RequestOutcome:
     queue = replace(Queue.of(run.claim.envelope), needs=retry.needs)
     state = await _retry_until_recorded(
         lane,
         run,
         lambda: lane.pool.requests.requeue(
-            run.id, run.attempt, lane.worker, retry.due_ms, queue=queue, counts=retry.counts, alone=retry.alone
+            *(run.id, run.attempt, lane.worker, retry.due_ms),
+            queue=queue,
+            counts=retry.counts,
+            alone=retry.alone,
+            cause=why,
         ),
     )
     if state == "lost":

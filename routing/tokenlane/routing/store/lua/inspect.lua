@@ -2,7 +2,7 @@
 --
 -- uses  places
 -- KEYS  1 the pool's prefix
--- ARGV  ids of requests; callers send at most 100
+-- ARGV  1 id of a request, then more ids; callers send at most 100 in all
 -- reply {now ms, then for each id that the server knows {id, {field, value, ...} of the hash `request:ID`, place as `place_of` in
 --       places.lua returns it, ms until a delayed request waits again or 0}}
 

@@ -8,8 +8,23 @@
 --       5 ms for which the request is delayed before it waits, or 0
 --       6 '1' if the attempt counts as a start; '0' if it never reached its model server
 --       7 '1' to make the request a suspect, which from now on runs alone on its lane; '0' otherwise
+--       8 optional: why the attempt ended, a code without text; '' for an attempt that no worker started in time, and for one
+--       whose worker is lost
 -- reply the request's new state | 'stale': the worker no longer runs the attempt, or the lease has not lapsed
 --       | 'lost': the server has lost the payload, so the request cannot run again
+
+local MOST_KEPT = 16
+
+-- The request's history of attempts with the one that ends now, without the oldest if there are more than 16.
+local function with_attempt(request, now, code)
+  local attempts = {}
+  for attempt in string.gmatch(request.history or '', '[^\n]+') do attempts[#attempts + 1] = attempt end
+  local is_started = request.state == 'running'
+  if code == '' then code = is_started and 'worker_lost' or 'not_started' end
+  attempts[#attempts + 1] = cjson.encode({ request.attempt, request.lane or '', request.model or '',
+    is_started and request.started or '', decimal(now), code })
+  return table.concat(attempts, '\n', math.max(1, #attempts - MOST_KEPT + 1))
+end
 
 local id, attempt, worker, queue, due_ms = unpack(ARGV, 1, 5)
 begin_with_delete()
@@ -24,7 +39,7 @@ if request.entry == '' and not ending then return 'lost' end
 
 if worker == '' then record_lapse(id, request) end
 if request.state == 'running' and ARGV[6] == '0' then redis.call('HINCRBY', key, 'starts', -1) end
-redis.call('HSET', key, 'requeued', attempt)
+redis.call('HSET', key, 'requeued', attempt, 'history', with_attempt(request, now, ARGV[8] or ''))
 if ending then
   end_early(id, request, ending)
   return ending
