@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from tests.integration.clients import quick_client
 from tests.integration.farm import Farm, farm
+from tests.integration.stand_in import stand_in
 from tests.integration.whole.test_secrecy import KEY, OUTPUT, PROMPT, WORDS, ask_everything, marked
 from tests.verbs import run_in_thread
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.host.embedded_server import EmbeddedServer
-from tokenlane.config.host.pool_key_files import read_key_file
+from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
 from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.producer import ChatStream, Client
 from tokenlane.routing.contract.answers import TokenDelta, Usage
@@ -180,3 +182,21 @@ async def test_forged_messages_change_no_answer(
             answer = await stream.answer()
         assert answer.text == "".join(WORDS)
     assert caplog.text.count(stream.request_id) == 1
+
+
+async def test_what_does_not_open_is_asked_for_again(server: EmbeddedServer) -> None:
+    """A message that was changed on its way is as good as lost: the worker publishes the missing part again."""
+    async with (
+        connect(server.url, keys=KeyRing(), unseals=True) as pool,
+        stand_in(pool) as worker,
+        quick_client(server.url) as client,
+        client.chat("hello", role="planner") as stream,
+    ):
+        run = await worker.next_run()
+        await run.say("a")
+        await text_so_far(stream, "a")
+        await run.say("b", lost=True)
+        await publish(pool, stream, b"\x01" + bytes(60))
+        await text_so_far(stream, "ab")
+        await run.complete()
+        assert (await stream.answer()).text == "ab"

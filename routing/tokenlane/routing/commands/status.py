@@ -134,7 +134,7 @@ def _summary(snapshot: Snapshot, sentinels: str = "") -> str:
             f"pool     {snapshot.pool}{' (unused)' if is_empty else ''}",
             *([f"redis    {sentinels}"] if sentinels else []),
             f"policy   {f'revision {snapshot.revision}' if snapshot.revision else 'the built-in default'}{lags}",
-            f"key      {snapshot.key_id or 'none: requests are not sealed'}",
+            f"key      {snapshot.key_id or 'none: requests and answers are not sealed'}",
             f"routers  {len(snapshot.routers)}, {deciding} active",
             f"clients  {snapshot.clients.known}{silent}",
             f"work     {_work(snapshot)}",

@@ -45,7 +45,7 @@ async def examine(pool: Pool) -> tuple[Finding, ...]:
 def examine_key_and_policy(snapshot: Snapshot) -> Iterator[Finding]:
     """Check that a key seals the pool, and that all routers and workers have read its newest policy."""
     if snapshot.key_id is None:
-        yield Finding(Code.KEY, "warn", "requests are not sealed", _NEW_KEY)
+        yield Finding(Code.KEY, "warn", "requests and answers are not sealed", _NEW_KEY)
     else:
         yield Finding(Code.KEY, "ok", snapshot.key_id)
     if snapshot.lagging:

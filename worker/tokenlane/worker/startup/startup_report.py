@@ -141,7 +141,7 @@ class StartupReport:
             built_in = f" (built in, {'already downloaded' if downloaded() else size})"
         lines = [
             f"pool      {snapshot.pool if snapshot else 'does not answer'} at {self.to.redis.safe_url}{revision}",
-            f"key       {self.key_id or 'none: requests are not sealed'}",
+            f"key       {self.key_id or 'none: requests and answers are not sealed'}",
             f"lane      {settings.name}, provider {settings.provider}",
             f"endpoint  {self.probe}",
             f"models    {', '.join(lane.models) if lane else 'unknown'}{built_in}",
