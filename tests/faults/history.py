@@ -59,8 +59,8 @@ Event: TypeAlias = Sent | Accepted | Got | CancelAsked | Ended
 def check_history(history: Sequence[Event]) -> list[str]:
     """What is wrong with a history; nothing, if every promise to agents was kept.
 
-    Every request ends once, after which nothing comes; its deltas are numbered from 0 without a gap and all of one
-    attempt; a completed one is the whole answer, any other a part of it from the start.
+    Every request ends once, after which nothing comes; its deltas are numbered from 0 without a gap, and never of an
+    older attempt than those before; a completed one is the whole answer, any other a part of it from the start.
     """
     events: dict[str, list[Event]] = defaultdict(list)
     for event in history:
@@ -90,8 +90,9 @@ def _check_deltas(got: Sequence[Got]) -> Iterable[str]:
     positions = [delta.position for delta in got]
     if positions != list(range(len(got))):
         yield f"positions {positions}"
-    if len({delta.attempt for delta in got}) > 1:
-        yield "deltas of several attempts"
+    attempts = [delta.attempt for delta in got]
+    if attempts != sorted(attempts):
+        yield f"deltas of an outdated attempt: {attempts}"
 
 
 def _check_end(sent: Sent, got: Sequence[Got], end: Ended, events: Sequence[Event]) -> Iterable[str]:

@@ -1,10 +1,9 @@
-"""Agents that ask and a plan of faults, both drawn from a seed, over three workers on two lanes, or one on one."""
+"""A server with three workers on two lanes, or one on one, agents that ask, and what must hold afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,14 +13,13 @@ from typing import Final
 from tests.faults.history import Accepted, CancelAsked, Ended, Event, Got, Sent
 from tests.integration.farm import Child, Farm, Server, eventually, farm
 from tests.integration.life import ENDED, audit, raw
-from tests.waiting import until
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client, Interrupted, LlmError
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import connect
 
-__all__ = ["LANES", "Site", "ask", "converse", "misfortune", "settled", "site"]
+__all__ = ["LANES", "Site", "ask", "settled", "site"]
 
 CAPACITY: Final = 3
 LANES: Final = ("gpu0", "gpu0", "gpu1")
@@ -113,103 +111,9 @@ async def ask(
     return "completed"
 
 
-async def converse(url: str, history: list[Event], rng: random.Random, agent: str, requests: int) -> None:
-    """One agent: asks, so many at once, again until the pool has accepted as many as that."""
-    async with Client(url, agent=agent) as client:
-        todo = deque((number, rng.randrange(1 << 32)) for number in range(requests))
-
-        async def work() -> None:
-            while todo:
-                number, seed = todo.popleft()
-                own = random.Random(seed)
-                pieces = tuple(f"{agent}.{number}.{place} " for place in range(own.randint(1, 30)))
-                cancel_at = own.randrange(len(pieces) + 1) if own.random() < 0.15 else None
-                role = own.choice(("planner", "coder"))
-                how = await ask(client, history, role, pieces, cancel_at, itl_ms=own.choice((0, 10, 20)))
-                if how in ("queue_full", "pool_unavailable"):
-                    todo.append((number, seed))
-                    await asyncio.sleep(0.1)
-
-        await asyncio.gather(*(work() for _ in range(3)))
-
-
-# What may go wrong. Each sets right again what it did.
-
-
-async def _kill_worker(town: Site, rng: random.Random) -> None:
-    await town.replace(_any(town, rng), Child.kill)
-
-
-async def _drain_worker(town: Site, rng: random.Random) -> None:
-    await town.replace(_any(town, rng), _drained)
-
-
 async def _drained(child: Child) -> None:
     ended = await child.end()
     assert ended.code == 0, ended
-
-
-async def _cut_clients(town: Site, rng: random.Random) -> None:
-    for kind in rng.choice((("normal",), ("pubsub",), ("normal", "pubsub"))):
-        await town.server.ask("CLIENT", "KILL", "TYPE", kind)
-
-
-async def _cut_backends(town: Site, rng: random.Random) -> None:
-    rng.choice(list(town.backends.values())).cut()
-
-
-async def _stop_redis(town: Site, rng: random.Random) -> None:
-    await town.server.kill()
-    await asyncio.sleep(rng.uniform(0.5, 3))
-    await town.server.start()
-
-
-async def _freeze_redis(town: Site, rng: random.Random) -> None:
-    town.server.freeze()
-    await asyncio.sleep(rng.uniform(0.2, 3))
-    town.server.thaw()
-
-
-async def _fill_memory(town: Site, rng: random.Random) -> None:
-    await town.server.ask("CONFIG", "SET", "maxmemory", "1")
-    await asyncio.sleep(rng.uniform(0.2, 2))
-    await town.server.ask("CONFIG", "SET", "maxmemory", "0")
-
-
-async def _freeze_worker(town: Site, rng: random.Random) -> None:
-    child = _any(town, rng)
-    child.freeze()
-    await asyncio.sleep(rng.uniform(0.2, 2 * LEASE_S))
-    child.thaw()
-
-
-def _any(town: Site, rng: random.Random) -> Child:
-    return rng.choice(list(town.workers))
-
-
-_FAULTS: Final = (
-    _kill_worker,
-    _drain_worker,
-    _cut_clients,
-    _cut_backends,
-    _stop_redis,
-    _freeze_redis,
-    _fill_memory,
-    _freeze_worker,
-)
-
-
-async def misfortune(
-    town: Site, rng: random.Random, over: Callable[[], bool], *, faults: int, of_events: int
-) -> list[str]:
-    """Have so many faults happen, each once as much has happened as the seed says, or all is over; what happened."""
-    done = []
-    for at in sorted(rng.randrange(of_events) for _ in range(faults)):
-        await until(lambda at=at: over() or len(town.history) >= at, 40)  # type: ignore[misc]  # mypy cannot infer its default
-        fault = rng.choice(_FAULTS)
-        done.append(f"{fault.__name__.strip('_')} at {len(town.history)}")
-        await fault(town, rng)
-    return done
 
 
 # Afterwards.

@@ -1,0 +1,253 @@
+"""Runs a seed on a stack, and checks what agents, simulators and the Redis server then show."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+from tests.faults.faults import carry_out
+from tests.faults.history import Accepted, CancelAsked, Ended, Event, Got, Sent, check_history
+from tests.faults.plan import CAPACITY, LANES, MARK, Plan, draw_plan
+from tests.faults.stack import ModelServer, Stack
+from tests.integration.farm import eventually
+from tests.integration.life import ENDED, audit, dump, raw
+
+from tokenlane.benches.simulator import Received
+from tokenlane.producer import Client
+
+__all__ = ["Run", "run_seed"]
+
+_ANSWERED_S: Final = 45.0
+_SETTLED_S: Final = 20.0
+_ENDS: Final = {"completed": ("completed",), "cancelled": ("cancelled", "completed")}
+"""The states in Redis, by how a request ended for its agent. A worker may complete an answer as its agent cancels."""
+_ALLOWED: Final = ("completed", "cancelled", "queue_full", "pool_unavailable")
+
+
+@dataclass
+class Run:
+    """One run of a seed. `problems`: what is wrong; none if every promise was kept."""
+
+    plan: Plan
+    stack: Stack
+    began: float = field(default_factory=time.monotonic)
+    notes: list[tuple[float, str]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    first_logged: dict[str, int] = field(default_factory=dict)
+    took_s: float = 0.0
+
+    def note(self, text: str) -> None:
+        """Add a line to the history."""
+        self.notes.append((time.monotonic(), text))
+
+    def received(self) -> Iterator[tuple[str, ModelServer, Received]]:
+        """What the simulators received for this seed, with the question's key."""
+        for lane, server in self.stack.model_servers.items():
+            for place, received in enumerate(server.log):
+                if place >= self.first_logged[lane]:
+                    found = re.search(rb"question ([0-9.]+)\.", received.body)
+                    yield found[1].decode() if found else "?", server, received
+
+    def history(self) -> str:
+        """Everything that happened, in order."""
+        keys = {event["request"]: event["key"] for event in self.events if event["event"] == "sent"}
+        lines = [*self.notes, *_lines(self.events, keys)]
+        for key, server, received in self.received():
+            at = server.times[received.index] if received.index < len(server.times) else self.began
+            lines.append(
+                (
+                    at,
+                    f"{key}: {server.api} was asked, continued after {len(received.prefill)} characters, sent "
+                    f"{received.sent} tokens, {received.ended}",
+                )
+            )
+        lines.sort(key=lambda line: line[0])
+        listed = "\n".join(f"{at - self.began:7.3f} s  {text}" for at, text in lines)
+        return f"seed {self.plan.seed}\n{listed}\nproblems:\n" + "\n".join(self.problems)
+
+
+async def run_seed(stack: Stack, seed: int) -> Run:
+    """Have agents ask while the faults of the seed happen, wait for the end of everything, and check it all."""
+    run = Run(draw_plan(seed, len(stack.agents)), stack)
+    run.first_logged = {lane: len(server.log) for lane, server in stack.model_servers.items()}
+    for server in stack.model_servers.values():
+        server.times[:] = [run.began] * (server.log[-1].index + 1 if server.log else 0)
+    stack.wiped = False
+    for agent, questions in zip(stack.agents, run.plan.questions, strict=True):
+        for question in questions:
+            agent.ask(question)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(carry_out(run.plan, stack, run.note))
+            tasks.create_task(_watch(run))
+            tasks.create_task(_answers(run))
+    except* Exception as error:  # the history explains it
+        run.problems += traceback.format_exception(error)
+    _check_answers(run)
+    run.note("all questions are answered")
+    if not run.problems:
+        await _check_settled(run)
+        run.note("settled")
+    _check_secrecy(run)
+    run.took_s = time.monotonic() - run.began
+    return run
+
+
+async def _answers(run: Run) -> None:
+    """Read what the agents write until all questions are answered."""
+    wanted = {question.key for questions in run.plan.questions for question in questions}
+
+    async def answered() -> bool:
+        for agent in run.stack.agents:
+            assert agent.child.running, agent.child.error
+            run.events += agent.new_events()
+        return wanted <= {event["key"] for event in run.events if event["event"] == "answered"}
+
+    await eventually(answered, _ANSWERED_S)
+
+
+async def _watch(run: Run) -> None:
+    """Look several times, as faults happen, whether the Redis server holds anything readable."""
+    for _ in range(5):
+        await asyncio.sleep(0.4)
+        try:
+            async with asyncio.timeout(1):
+                held = await dump(raw(run.stack.pool))
+        except (RedisError, TimeoutError, OSError):
+            continue
+        if MARK.decode() in str(held):
+            run.problems.append("a prompt or an answer is readable in Redis while faults happen")
+
+
+def _check_answers(run: Run) -> None:
+    """Check what agents saw, and what simulators were asked to continue."""
+    answers = {question.key: question.answer for questions in run.plan.questions for question in questions}
+    run.events.sort(key=lambda event: float(event.get("time", 0)))
+    run.problems += check_history([*_history(run.events, answers)])
+    for event in run.events:
+        if event["event"] == "ended" and event["how"] not in _ALLOWED:
+            run.problems.append(f"{event['request']}: {event['how']}: {event['message']}")
+    for key, server, received in run.received():
+        begun = received.prefill + received.text
+        if not answers.get(key, begun).startswith(begun):
+            run.problems.append(f"{key}: {server.api} continued {received.prefill!r} with {received.text!r}")
+
+
+def _history(events: list[dict[str, Any]], answers: dict[str, str]) -> Iterator[Event]:
+    for event in events:
+        match event["event"]:
+            case "sent":
+                yield Sent(event["request"], answers.get(event["key"], ""))
+            case "accepted":
+                yield Accepted(event["request"])
+            case "got":
+                yield Got(event["request"], event["attempt"], event["position"], event["text"])
+            case "cancel":
+                yield CancelAsked(event["request"])
+            case "ended":
+                yield Ended(event["request"], event["how"], event["partial"])
+
+
+async def _check_settled(run: Run) -> None:
+    """Check that nothing runs or is left in Redis, and that every slot of every lane can be used."""
+    stack = run.stack
+    for server in stack.model_servers.values():
+        server.scripts.clear()
+    try:
+        async with asyncio.timeout(_SETTLED_S):
+            await asyncio.gather(*(_nothing_runs(server) for server in stack.model_servers.values()))
+            await _use_every_slot(stack)
+    except TimeoutError:
+        running = {lane: server.running for lane, server in stack.model_servers.items()}
+        run.problems.append(f"a slot is left over, or a request runs on: {running} run")
+    await _check_left_over(run)
+
+
+async def _nothing_runs(server: ModelServer) -> None:
+    await server.wait_for(lambda: server.running == 0 and server.engine.waiting == 0, _SETTLED_S)
+
+
+async def _use_every_slot(stack: Stack) -> None:
+    """Run as many requests at once as each lane has slots."""
+    url = f"redis://127.0.0.1:{stack.agents_redis.port}/0"
+    async with Client(url, agent="last", key=stack.key) as client:
+        for lane in LANES:
+            server = stack.model_servers[lane]
+            extra: dict[str, Any] = {"simulate": {"pieces": ["a", "b"], "hold_after": 1}}
+            tasks = [asyncio.create_task(client.complete("all slots", role=lane, extra=extra)) for _ in range(CAPACITY)]
+            while not all(task.done() for task in tasks):
+                if server.running == CAPACITY:
+                    server.release()
+                await asyncio.sleep(0.01)
+            assert [task.result().text for task in tasks] == ["ab"] * CAPACITY
+
+
+async def _check_left_over(run: Run) -> None:
+    """Check the whole key space, and that each request ended there as it did for its agent."""
+    redis, deadline, states = raw(run.stack.pool), time.monotonic() + _SETTLED_S, dict[str, str]()
+    while True:
+        try:
+            states = await audit(redis)
+            live = {request: state for request, state in states.items() if state not in ENDED}
+            left = [key.decode() for key in await redis.keys("{main}:role:*") + await redis.keys("{main}:arq:*")]
+            assert not live, f"not ended: {live}"
+            assert not left, f"keys left over: {left}"
+            break
+        except AssertionError as error:
+            if time.monotonic() > deadline:
+                run.problems.append(f"left over in Redis: {error}")
+                break
+            await asyncio.sleep(0.05)
+    if MARK.decode() in str(await dump(redis)):
+        run.problems.append("a prompt or an answer is readable in Redis afterwards")
+    for event in run.events:
+        if event["event"] == "ended" and event["how"] in _ENDS:
+            state = states.get(event["request"])
+            if state not in _ENDS[event["how"]] and not (state is None and run.stack.wiped):
+                run.problems.append(f"{event['request']}: {event['how']} for its agent, {state} in Redis")
+
+
+def _check_secrecy(run: Run) -> None:
+    for proxy in run.stack.proxies:
+        if proxy.leaks:
+            run.problems.append(f"a prompt or an answer was readable on the wire, {proxy.leaks} times")
+    if run.stack.readable_on_disk():
+        run.problems.append("a prompt or an answer is readable in the files of the Redis server")
+
+
+def _lines(events: list[dict[str, Any]], keys: dict[str, str]) -> Iterator[tuple[float, str]]:
+    """The agents' events as lines; deltas of one attempt in a row are one line."""
+    runs: dict[str, dict[str, Any]] = {}
+    for event in events:
+        request = event.get("request", "")
+        name = f"{keys.get(request, event.get('key', ''))} ({request})"
+        run = runs.get(request)
+        if event["event"] == "got":
+            if run is not None and run["attempt"] == event["attempt"]:
+                run["last"], run["until"] = event["position"], event["time"]
+                continue
+            if run is not None:
+                yield _delta_line(name, run)
+            runs[request] = event | {"last": event["position"], "until": event["time"]}
+            continue
+        if run is not None:
+            yield _delta_line(name, runs.pop(request))
+        details = {field: value for field, value in event.items() if field in ("how", "message", "usage") and value}
+        if event["event"] not in ("answered", "ready"):
+            yield event["time"], f"{name}: {event['event']} {details or ''}"
+    for request, run in runs.items():
+        yield _delta_line(f"{keys.get(request, '')} ({request})", run)
+
+
+def _delta_line(name: str, run: dict[str, Any]) -> tuple[float, str]:
+    took = run["until"] - run["time"]
+    return run[
+        "time"
+    ], f"{name}: got {run['position']} to {run['last']} of {run['attempt']} on {run['lane']} in {took:.3f} s"

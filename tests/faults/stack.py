@@ -1,0 +1,219 @@
+"""A stack of real processes that serves many seeds: a Redis server, a router, workers and agents, with TCP proxies
+between them and in front of simulators that continue an answer exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
+from tests.faults import agent_process
+from tests.faults.plan import CAPACITY, LANES, LEASE_S, MARK, PLACES, Question
+from tests.faults.tcp_proxy import TcpProxy, tcp_proxy
+from tests.integration.farm import DEAF, Child, Farm, Server, eventually, farm
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import FaultScript
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.store.pool import Pool, connect
+
+__all__ = ["AGENTS", "Agent", "ModelServer", "Place", "Stack", "stack"]
+
+AGENTS: Final = ("asyncio", "uvloop")
+"""The event loops of the agents. The first agent rings doorbells that nobody hears."""
+_ROLES: Final = {"planner": (*LANES,), "coder": (*reversed(LANES),), **{lane: (lane,) for lane in LANES}}
+_POLICY: Final = Policy(
+    roles={role: RolePolicy(route=tuple(Candidate(lane=lane) for lane in lanes)) for role, lanes in _ROLES.items()},
+    lease_ms=int(1000 * LEASE_S),
+    start_lease_ms=700,
+    max_crashes=100,
+    max_starts=100,
+    patience_ms=30_000,
+)
+_AGENT: Final = Path(agent_process.__file__).read_text().replace("from __future__ import annotations\n", "")
+
+
+class ModelServer(Simulator):
+    """A simulator whose next chats fail as `scripts` say, whatever answer they ask for."""
+
+    def __init__(self, api: str) -> None:
+        super().__init__(api=api, capacity=64, loaded=["sim"])
+        self.api = api
+        self.scripts: deque[FaultScript] = deque()
+        self.times: list[float] = []
+
+    def _pick_fault(self, path: str, model: str, parsed: dict[str, JsonValue], *, chats: bool) -> FaultScript:
+        wanted = super()._pick_fault(path, model, parsed, chats=chats)
+        if not chats:
+            return wanted
+        self.times.append(time.monotonic())
+        if not self.scripts:
+            return wanted
+        return wanted.model_copy(update=self.scripts.popleft().model_dump(exclude_unset=True))
+
+
+@dataclass(eq=False)
+class Place:
+    """A place for a worker of a lane, with a proxy of its own to Redis. The workers of a lane share the proxy to their
+    model server, since all of them must name the same endpoint."""
+
+    name: str
+    lane: str
+    farm: Farm
+    redis: TcpProxy
+    server: TcpProxy
+    model_server: ModelServer
+    key: str
+    worker: Child | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def child(self) -> Child:
+        """The worker."""
+        assert self.worker is not None
+        return self.worker
+
+    async def start(self, *, deaf: bool = False) -> None:
+        """Start a worker here. `deaf`: it rings doorbells that nobody hears."""
+        child = await self.farm.tokenlane(
+            *("worker", "--json", "--supervised", "--drain", "5", "--lane", self.lane, "--capacity", str(CAPACITY)),
+            *("--provider", self.model_server.api, "--endpoint", f"http://127.0.0.1:{self.server.port}"),
+            shim=DEAF if deaf else "",
+            TOKENLANE_POOL_KEY=self.key,
+        )
+
+        async def ready() -> bool:
+            assert child.running, child.error
+            return "\n" in child.out
+
+        await eventually(ready, 40)
+        child.name = json.loads(child.out.splitlines()[0])["worker"]
+        self.worker = child
+
+    async def replace(self, stop: Callable[[Child], Awaitable[object]], *, deaf: bool) -> None:
+        """Stop the worker, and start another one meanwhile."""
+        await asyncio.gather(stop(self.child), self.start(deaf=deaf))
+
+
+@dataclass(eq=False)
+class Agent:
+    """An agent's process. `read` is how much of its output has been read."""
+
+    child: Child
+    read: int = 0
+
+    async def ready(self) -> None:
+        """Wait until it is connected."""
+
+        async def connected() -> bool:
+            assert self.child.running, self.child.error
+            return bool(self.new_events())
+
+        await eventually(connected, 40)
+
+    def ask(self, question: Question) -> None:
+        """Have it ask a question."""
+        assert self.child.process.stdin is not None
+        self.child.process.stdin.write(question.to_line())
+
+    def new_events(self) -> list[dict[str, object]]:
+        """The events that it has written since the last call."""
+        with self.child.out_file.open("rb") as file:
+            file.seek(self.read)
+            lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self.read += len(lines)
+        return [json.loads(line) for line in lines.splitlines()]
+
+
+@dataclass(eq=False)
+class Stack:
+    """Everything that runs. `server_lock`: held by a fault that stops the Redis server."""
+
+    server: Server
+    pool: Pool
+    key: str
+    model_servers: dict[str, ModelServer]
+    places: list[Place]
+    router: Child
+    agents: list[Agent]
+    agents_redis: TcpProxy
+    directory: Path
+    server_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wiped: bool = False
+
+    @property
+    def proxies(self) -> list[TcpProxy]:
+        """The proxies in front of the Redis server."""
+        return [self.agents_redis, *(place.redis for place in self.places)]
+
+    async def wipe(self) -> None:
+        """Start the Redis server again without its data, and apply the policy again."""
+        self.wiped = True
+        await self.server.kill(wipe=True)
+        await self.server.start()
+        await write_policy(self.pool)
+
+    def files(self) -> list[Path]:
+        """The files that processes left in their temporary directory."""
+        return [path for path in (self.directory / "tmp").rglob("*") if path.is_file() or path.is_socket()]
+
+    def readable_on_disk(self) -> bool:
+        """Whether a prompt or an answer is readable in the files of the Redis server."""
+        files = [path for path in self.directory.glob("redis-*/**/*") if path.is_file()]
+        return any(MARK in path.read_bytes() for path in files)
+
+
+async def write_policy(pool: Pool) -> None:
+    """Write the policy, as an operator does, until Redis answers."""
+    await pool.policies.write(_POLICY)
+
+
+@asynccontextmanager
+async def stack(directory: Path) -> AsyncIterator[Stack]:
+    """A stack that is ready to serve. At the end every process must end in order, without a traceback."""
+    (directory / "tmp").mkdir()
+    os.environ["TMPDIR"] = str(directory / "tmp")
+    key = PoolKey.new().reveal()
+    async with AsyncExitStack() as open_stack:
+        open_stack.callback(os.environ.pop, "TMPDIR")
+        enter = open_stack.enter_async_context
+        server = await enter(Server(directory))
+        pool = await enter(connect(server.url, keys=KeyRing.parse(key)))
+        await write_policy(pool)
+        model_servers = {
+            lane: await enter(ModelServer(api)) for lane, api in zip(LANES, ("llamacpp", "vllm"), strict=True)
+        }
+        to_servers = {lane: await enter(tcp_proxy(urlsplit(one.url).port or 0)) for lane, one in model_servers.items()}
+        places = []
+        for name in PLACES:
+            lane = name.partition(".")[0]
+            to_redis = await enter(tcp_proxy(server.port, MARK))
+            (directory / name).mkdir()
+            place_farm = await enter(farm(directory / name, f"redis://127.0.0.1:{to_redis.port}/0"))
+            places.append(Place(name, lane, place_farm, to_redis, to_servers[lane], model_servers[lane], key))
+        agents_redis = await enter(tcp_proxy(server.port, MARK))
+        (directory / "others").mkdir()
+        url = f"redis://127.0.0.1:{agents_redis.port}/0"
+        others = await enter(farm(directory / "others", url))
+        router = await others.tokenlane("router", TOKENLANE_POOL_KEY=key)
+        await asyncio.gather(*(place.start() for place in places))
+        children = [
+            await others.python(
+                (DEAF if loop == AGENTS[0] else "") + _AGENT, loop, url, f"on-{loop}", TOKENLANE_POOL_KEY=key
+            )
+            for loop in AGENTS
+        ]
+        agents = [Agent(child) for child in children]
+        await asyncio.gather(*(agent.ready() for agent in agents))
+        yield Stack(server, pool, key, model_servers, places, router, agents, agents_redis, directory)
