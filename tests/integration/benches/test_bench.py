@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from tests.processes import until_gone
 
-from tokenlane.benches.measure import sealing
+from tokenlane.benches.measure import cancel, recovery, sealing
+from tokenlane.benches.measure.cancel import CancelTimes
 from tokenlane.benches.measure.figures import Overhead, table
+from tokenlane.benches.measure.recovery import Recovery
 from tokenlane.benches.measure.sealing import SealingCost
 from tokenlane.config import exit_codes as exits
 
@@ -58,6 +60,40 @@ async def test_sealing_measures_all_it_promises() -> None:
         assert cost.plain_bytes < cost.sealed_bytes < cost.plain_bytes + 128
         assert min(cost.seal_us, cost.open_us) > 0
     assert sealing.table(report).count("\n| ") == 1 + len(report.messages)
+
+
+async def test_recovery_measures_all_it_promises() -> None:
+    """Every killed worker's answer goes on at its next token, and `--check` fails exactly when a bar is not held."""
+    code, out = await bench("recovery")
+    report = Recovery.model_validate_json(out)
+    assert code == (0 if all(bar.held for bar in report.bars) else 1)
+    (at,) = report.leases
+    assert (at.lease_s, at.pause_ms.samples) == (1, 2)
+    assert at.pause_ms.p50 > 0
+    assert [bar.limit for bar in report.bars] == [2000]
+    assert recovery.table(report).count("\n| ") == 1 + len(report.leases)
+
+
+async def test_cancel_measures_all_it_promises() -> None:
+    """Each state has its cancels, cancels at once leave nothing behind, and `--check` fails when a bar is not held."""
+    code, out = await bench("cancel")
+    report = CancelTimes.model_validate_json(out)
+    assert code == (0 if all(bar.held for bar in report.bars) else 1)
+    assert [at.state.split(",")[0] for at in report.states] == ["waiting", "dispatched", "running", "streaming"]
+    assert all(at.free_ms.samples == 5 and at.free_ms.p50 > 0 for at in report.states)
+    assert (report.at_once.cancels, report.at_once.running, report.at_once.left_behind) == (100, 64, [])
+    assert [bar.limit for bar in report.bars] == [250, 250, 250, 250, 0]
+    assert cancel.table(report).count("\n| ") == 1 + len(report.states)
+
+
+async def bench(command: str) -> tuple[int | None, bytes]:
+    """The exit code and the JSON of a quick measurement with bars."""
+    process = await asyncio.create_subprocess_exec(
+        *(*BENCH, command, "--quick", "--json", "--check"), stdout=PIPE, stderr=PIPE
+    )
+    out, error = await process.communicate()
+    assert b"Traceback" not in error, error.decode()
+    return process.returncode, out
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

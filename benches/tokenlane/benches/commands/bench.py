@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
+from pydantic import BaseModel
 
+from tokenlane.benches.measure import cancel as cancel_measurement
 from tokenlane.benches.measure import overhead as measurement
+from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
-from tokenlane.benches.measure.figures import table
+from tokenlane.benches.measure.figures import Bar, table
 from tokenlane.config.exit_codes import FAILED
+
+_Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")]
+_Check: TypeAlias = Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")]
+_Quick: TypeAlias = Annotated[
+    bool, typer.Option("--quick", help="Measure for a few seconds only, to check that the benchmark works.")
+]
 
 bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,31 +34,46 @@ def _bench() -> None:
 
 @bench.command()
 def overhead(
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Measure for a few seconds only, to check that the benchmark works.")
-    ] = False,
+    as_json: _Json = False,
+    check: _Check = False,
+    quick: _Quick = False,
 ) -> None:
     """Measure the time and CPU that tokenlane adds, compared with asking a model server directly."""
     plan = measurement.QUICK if quick else measurement.FULL
     report = asyncio.run(measurement.measure(plan, partial(typer.echo, err=True)))
-    sys.stdout.write((report.model_dump_json(indent=2) if as_json else table(report)) + "\n")
-    if check and not all(bar.held for bar in report.bars):
-        raise typer.Exit(FAILED)
+    _print(report, table(report), report.bars, as_json=as_json, check=check)
 
 
 @bench.command()
 def sealing(
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")] = False,
+    as_json: _Json = False,
+    check: _Check = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure for less than a second, to check that the benchmark works.")
     ] = False,
 ) -> None:
     """Measure the CPU time that a pool key adds to each published message."""
     report = sealing_measurement.measure(10 if quick else 300)
-    text = report.model_dump_json(indent=2) if as_json else sealing_measurement.table(report)
-    sys.stdout.write(text + "\n")
-    if check and not all(bar.held for bar in report.bars):
+    _print(report, sealing_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def recovery(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure how long an answer pauses when the worker that streams it is killed."""
+    plan = recovery_measurement.QUICK if quick else recovery_measurement.FULL
+    report = asyncio.run(recovery_measurement.measure(plan, partial(typer.echo, err=True)))
+    _print(report, recovery_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def cancel(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure how soon a cancel frees the slot, and what many cancels at once leave behind."""
+    plan = cancel_measurement.QUICK if quick else cancel_measurement.FULL
+    report = asyncio.run(cancel_measurement.measure(plan, partial(typer.echo, err=True)))
+    _print(report, cancel_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+def _print(report: BaseModel, text: str, bars: Sequence[Bar], *, as_json: bool, check: bool) -> None:
+    sys.stdout.write((report.model_dump_json(indent=2) if as_json else text) + "\n")
+    if check and not all(bar.held for bar in bars):
         raise typer.Exit(FAILED)
