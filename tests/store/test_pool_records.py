@@ -115,6 +115,41 @@ async def test_the_pace_is_measured(pool: Pool) -> None:
     assert place.estimate_ms == 20_000
 
 
+async def test_the_pace_of_a_queue(pool: Pool) -> None:
+    """It is measured over the requests that had to wait: those that found a free slot at once say nothing about it."""
+    ids = [await life.submit(pool) for _ in range(6)]
+    await life.open_lane(pool)
+    await raw(pool).hset(f"{PREFIX}drain:{ROLE}", "mean", 20_000)
+    await life.dispatch(pool, ids[0])
+    assert (await pace(pool, ids[5])) == 20_000
+    for request_id in ids[1:]:
+        await raw(pool).hincrby(f"{PREFIX}request:{request_id}", "created", -60_000)
+    clock = f"{PREFIX}queue:{ROLE}:chat:normal:64:::clock"
+    await raw(pool).hincrby(clock, "began", -8_000)
+    await life.dispatch(pool, ids[1])
+    assert 8_000 <= await pace(pool, ids[5]) < 16_000
+    await raw(pool).hset(clock, "left", 4)
+    assert 2_000 <= await pace(pool, ids[5]) < 4_000
+    (status,) = (await pool.beats.check(life.CLIENT, [ids[5]])).statuses
+    assert status.place is not None
+    assert (status.place.position, status.place.waiting) == (4, 4)
+
+
+async def pace(pool: Pool, request_id: str) -> int:
+    """The pace of the request's queue."""
+    place = (await record(pool, request_id)).place
+    assert place is not None
+    return place.pace_ms or 0
+
+
+async def test_a_client_learns_the_place(pool: Pool) -> None:
+    """The reply to its beat has the place of requests that wait."""
+    waiting, running = await life.submit(pool), await life.running(pool)
+    first, second = (await pool.beats.check(life.CLIENT, [waiting, running.id])).statuses
+    assert first.place == QueuePlace(1, 1)
+    assert second.place is None
+
+
 async def test_fields_of_another_version(pool: Pool) -> None:
     """Fields that this version cannot read are empty."""
     asked = await life.bring(pool, "delayed")

@@ -15,7 +15,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.link.redis.pool_view import without_last_seen
+from tokenlane.producer.link.redis.pool_view import without_changing_parts
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
@@ -125,7 +125,7 @@ async def explain_wait(request: Waiting, explain: Callable[[str], None] = explai
     printed = None
     await asyncio.sleep(_EXPLAIN_AFTER_S)
     while True:
-        if request.waiting is not None and without_last_seen(request.waiting) != printed:
-            printed = without_last_seen(request.waiting)
+        if request.waiting is not None and without_changing_parts(request.waiting) != printed:
+            printed = without_changing_parts(request.waiting)
             explain(request.waiting)
         await asyncio.sleep(_CHECK_EVERY_S)

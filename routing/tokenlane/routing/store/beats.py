@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,7 +23,7 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .keychain import Keychain
 from .replies.lane import parse_lanes
 from .replies.lapsed import LapsedAttempt, parse_lapsed
-from .replies.values import Reply, as_bytes, as_int, as_list, as_text
+from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_place
 from .request_life import RequestStatus, parse_status
 from .scripts import Scripts
 from .server import Urgency
@@ -193,19 +193,23 @@ class Beats:
 
 def _parse_check(reply: Reply) -> CheckReply:
     routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, *rest = as_list(reply)
-    statuses = ((fields, as_int(lapses_ms)) for *fields, lapses_ms in map(as_list, rest))
     return CheckReply(
         routers=as_int(routers),
         lanes=as_int(lanes),
         absent=parse_lanes(absent),
         revision=as_int(revision),
         pulls={as_text(lane): _parse_pulls(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
-        statuses=tuple(parse_status(fields, lapses_ms) for fields, lapses_ms in statuses),
+        statuses=tuple(map(_parse_status, rest)),
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
         strangers=tuple(map(as_text, as_list(strangers))),
         lapsed=parse_lapsed(lapsed),
     )
+
+
+def _parse_status(reply: Reply) -> RequestStatus:
+    *fields, lapses_ms, place = as_list(reply)
+    return replace(parse_status(fields, as_int(lapses_ms)), place=parse_place(place))
 
 
 def _parse_pulls(document: bytes) -> dict[str, Progress]:

@@ -19,7 +19,8 @@ last of them.
 |                         |        | `clock`                                                |                          |
 | `queue:Q:clock`         | hash   | `clock`: tag of the last dispatch; `served`:           | queue is empty           |
 |                         |        | `sequence` of the last dispatch, or `seq` of the       |                          |
-|                         |        | request that came first                                |                          |
+|                         |        | request that came first; `began`, `left`: how many     |                          |
+|                         |        | requests were dispatched since that time, ms           |                          |
 | `turn:ROLE:KIND:PRIO`   | hash   | `queues`: how many hold requests; `served`: `sequence` | all its queues are empty |
 |                         |        | when the first of them came; for each lane L           |                          |
 |                         |        | `served:L`: `sequence` when the last turn ended, and   |                          |

@@ -17,6 +17,7 @@ from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, Re
 from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.contract.sealing.payloads import seal
 from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.decide.role_fairness import Head
 
 from .keychain import Keychain
@@ -62,6 +63,7 @@ class RequestStatus:
         owner: the client that keeps the request alive; '' if the server knows the request only from its worker.
         lapses_ms: time until the attempt's lease lapses unless the worker renews it; None if there is no lease. Only
             replies to a client's beat have it.
+        place: its place in its queue; None if it does not wait. Only replies to a client's beat have it.
     """
 
     state: State
@@ -71,6 +73,7 @@ class RequestStatus:
     code: str
     owner: str
     lapses_ms: int | None = None
+    place: QueuePlace | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.queue_place import QueuePlace
 
 from .keys import Keys
-from .replies.values import Reply, as_int, as_list, as_text, parse_queue
+from .replies.values import Reply, as_int, as_list, as_text, parse_place, parse_queue
 from .scripts import Scripts
 
 _BATCH = 100
@@ -149,14 +149,9 @@ def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:
         code=fields.get("code", ""),
         stops=fields.get("cancel", ""),
         due_ms=as_int(due_ms),
-        place=_parse_place(place),
+        place=parse_place(place),
         attempts=(*_ended_attempts(fields, now_ms), *_newest_attempt(fields, now_ms)),
     )
-
-
-def _parse_place(reply: Reply) -> QueuePlace | None:
-    position, waiting, pace_ms = map(as_int, as_list(reply))
-    return QueuePlace(position, waiting, pace_ms or None) if position else None
 
 
 def _integer(text: str) -> int:

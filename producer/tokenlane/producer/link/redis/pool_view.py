@@ -15,7 +15,7 @@ from tokenlane.routing.store.request_life import RequestStatus
 
 from .timings import Timings
 
-_AGE = re.compile(r" \(last seen \d+ s ago\)")
+_CHANGES = re.compile(r" \(last seen \d+ s ago\)|, starts in about \d+ \w+")
 _NO_NEEDS = Needs()
 _BEFORE_THE_FIRST_BEAT = CheckReply(
     routers=1,
@@ -29,9 +29,9 @@ _BEFORE_THE_FIRST_BEAT = CheckReply(
 )
 
 
-def without_last_seen(reason: str) -> str:
-    """Remove from a reason how long ago each lane was last seen, since this changes every second."""
-    return _AGE.sub("", reason)
+def without_changing_parts(reason: str) -> str:
+    """Remove from a reason what changes all the time: how long ago each lane was last seen, and the estimated start."""
+    return _CHANGES.sub("", reason)
 
 
 class PoolView:
@@ -129,7 +129,7 @@ class PoolView:
             return f"dispatched to a lane that serves role {role!r}, and about to start"
         if status.state == "delayed":
             return "an attempt failed; the next one starts soon"
-        reasons = [queued, *unready]
+        reasons = [f"{queued}: {status.place}" if status.place else queued, *unready]
         return "; ".join([*reasons, f"lanes that are away: {away}"] if away else reasons)
 
     def _absent_candidates(self, role: str, envelope: Envelope | None) -> tuple[str, list[str]]:

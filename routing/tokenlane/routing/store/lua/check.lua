@@ -2,13 +2,13 @@
 -- while. Attempts of these requests whose lease has lapsed are reported, so that the client recovers the requests as a router
 -- would: the router may have died together with the worker.
 --
--- uses  leases, lanes
+-- uses  leases, lanes, places
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 how many requests the client has, or '' if it does not ask for strangers
 --       then the ids of the requests about which it asks; callers send at most 128
 -- reply {number of live routers, number of live lanes, absent lanes, policy revision, pulls, policy's lease ms, policy's
 --       patience ms, strangers, lapsed attempts, then for each id {the values of `status_of` in base.lua, ms until the lease
---       lapses or -1 if there is no lease}}
+--       lapses or -1 if there is no lease, place as `place_of` in places.lua returns it}}
 --       absent lanes: LANE_FACTS of lanes.lua, then the values of `lane_facts` for each lane that accepts no work now: at
 --       most 8 lanes without a live worker, the last seen first, and at most 8 lanes whose model server cannot work
 --       pulls: {lane, JSON: the models that the lane is pulling, with progress} for each lane that pulls models
@@ -52,6 +52,7 @@ if held and redis.call('SCARD', own_ids) > held then
   end
 end
 
+local queues = {}
 local revision, lapsed = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0), {}
 local reply = { routers, lanes, absent, revision, pulls, lease_ms, policy_rule('patience_ms'), strangers, lapsed }
 for i = 3, #ARGV do
@@ -63,6 +64,7 @@ for i = 3, #ARGV do
   end
   local status = status_of(request)
   status[#status + 1] = lease > 0 and math.max(lease, hold) - now or -1
+  status[#status + 1] = place_of(id, request, queues)
   reply[#reply + 1] = status
 end
 return reply

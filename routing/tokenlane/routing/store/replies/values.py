@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.queue_place import QueuePlace
 
 Reply = list["Reply"] | bytes | int | None
 
@@ -32,3 +33,9 @@ def parse_queue(reply: Reply) -> Queue | None:
         return Queue.parse(as_text(reply))
     except ValueError:
         return None
+
+
+def parse_place(reply: Reply) -> QueuePlace | None:
+    """Parse a place, as `place_of` in lua/shared/places.lua returns it; None if the request does not wait."""
+    position, waiting, pace_ms = map(as_int, as_list(reply))
+    return QueuePlace(position, waiting, pace_ms or None) if position else None

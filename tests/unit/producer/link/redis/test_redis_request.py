@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tokenlane.producer.link.redis import request_state
-from tokenlane.producer.link.redis.pool_view import PoolView
+from tokenlane.producer.link.redis.pool_view import PoolView, without_changing_parts
 from tokenlane.producer.link.redis.redis_request import RedisRequest
 from tokenlane.producer.link.redis.request_state import RequestState, Step
 from tokenlane.producer.link.redis.timings import Timings
@@ -28,6 +28,7 @@ from tokenlane.routing.contract.errors import (
     Timeout,
 )
 from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
+from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.store.beats import CheckReply
 from tokenlane.routing.store.request_life import RequestStatus, State
 
@@ -148,6 +149,23 @@ async def test_a_deserted_pool_is_named() -> None:
     request.follow_status(RequestStatus("waiting", ATTEMPT, "", None, "", CLIENT), clock(), view)
     assert isinstance(request.error, ProviderDown)
     assert pool in request.error.message
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_what_it_waits_for_has_its_place_and_an_estimate(*, begun: bool) -> None:
+    """Before the first token, and after an answer broke off. What only says that time passes can be removed."""
+    clock, place = Clock(), QueuePlace(3, 12, 13_000)
+    request = accepted(made(clock))
+    if begun:
+        request.receive(said("a"))
+    clock.now += 0.001
+    status = RequestStatus("waiting", ATTEMPT, "", None, "", CLIENT, place=place)
+    request.follow_status(status, clock(), PoolView(TIMINGS))
+    assert request.waiting is not None
+    assert str(place) in request.waiting
+    assert "about 40 s" in request.waiting
+    assert "about" not in without_changing_parts(request.waiting)
+    assert "3 of 12" in without_changing_parts(request.waiting)
 
 
 @pytest.mark.parametrize("state", get_args(State))

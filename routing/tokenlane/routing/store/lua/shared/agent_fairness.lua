@@ -3,6 +3,8 @@
 -- priority are counted here, and decide/role_fairness.py compares them.
 -- uses base
 
+local AT_ONCE_MS, MOST_MEASURED = 250, 32
+
 -- The tag with which an agent joins a queue: the tag that it has paid for, or the queue's clock if the clock is later. Thus
 -- an agent that was absent for a while has no advantage. queue: the prefix of the queue's keys.
 local function agent_tag(queue, agent)
@@ -57,6 +59,17 @@ local function count_turn(request, lane, sequence)
   end
 end
 
+-- The measure of how fast a queue drains, after one more request has left it: the time since which requests are counted, and
+-- their number. A request that found a free slot at once does not show how fast slots become free, so counting starts again. Of
+-- many requests, the older ones count less and less. began, left: the measure before, or nil.
+local function measure_drain(request, began, left)
+  local now = now_ms()
+  if not began or now - tonumber(request.created) < AT_ONCE_MS then return now, 0 end
+  began, left = tonumber(began), tonumber(left) + 1
+  if left < MOST_MEASURED then return began, left end
+  return now - math.floor((now - began) / 2), math.floor(left / 2)
+end
+
 -- Takes a request out of its queue for a lane, and charges its agent one turn if other requests wait in the queue. Returns the
 -- sequence number of this dispatch, and the charge: '0' or '1'.
 local function take_for_lane(id, request, lane)
@@ -67,10 +80,12 @@ local function take_for_lane(id, request, lane)
   local sequence = decimal(redis.call('INCR', P .. 'sequence'))
   count_turn(request, lane, sequence)
   if not busy then return sequence, '0' end
-  local clock = math.max(start_tag, tonumber(redis.call('HGET', queue .. ':clock', 'clock') or 0))
+  local last, began, left = unpack(redis.call('HMGET', queue .. ':clock', 'clock', 'began', 'left'))
+  local clock = math.max(start_tag, tonumber(last or 0))
+  began, left = measure_drain(request, began, left)
   redis.call('ZADD', queue .. ':paid', start_tag + 1, agent)
   redis.call('ZREMRANGEBYSCORE', queue .. ':paid', '-inf', clock)
-  redis.call('HSET', queue .. ':clock', 'clock', clock, 'served', sequence)
+  redis.call('HSET', queue .. ':clock', 'clock', clock, 'served', sequence, 'began', decimal(began), 'left', decimal(left))
   redis.call('ZADD', queue .. ':agents', 'XX', start_tag + 1, agent)
   return sequence, '1'
 end
