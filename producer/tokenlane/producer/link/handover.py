@@ -41,11 +41,12 @@ def make_handover(
 
 
 def _obstacle(answer: AnswerBuilder, joined_at: int) -> Obstacle:
-    """Why no lane can continue the answer; empty if one can, or if only the end of the request is missing."""
-    if answer.finish_reason is not None:
-        return ""
+    """Why no lane can continue the answer; empty if one can. A tool call is named even if only the end of the request
+    is missing, since its worker checks whether the answer has a required call."""
     if answer.has_tool_calls:
         return "tool_call"
+    if answer.finish_reason is not None:
+        return ""
     if joined_at > 0:
         return "part"
     return "reasoning" if answer.has_reasoning and not answer.has_text else ""

@@ -490,12 +490,13 @@ def test_a_long_text_is_handed_over_in_pieces(size: int) -> None:
         ("tool_call", 0, [TokenDelta(text="a"), TokenDelta(tool_calls=(ToolCallDelta(name="f"),))]),
         ("part", 1, []),
         ("part", 1, [TokenDelta(text="b")]),
-        ("", 0, [TokenDelta(tool_calls=(ToolCallDelta(name="f"),)), TokenDelta(finish_reason="tool_calls")]),
+        ("", 0, [TokenDelta(reasoning="r"), TokenDelta(finish_reason="stop")]),
+        ("tool_call", 0, [TokenDelta(tool_calls=(ToolCallDelta(name="f"),)), TokenDelta(finish_reason="length")]),
     ],
 )
 def test_a_handover_says_why_no_lane_can_continue(obstacle: str, first: int, received: list[TokenDelta]) -> None:
-    """A tool call has begun, there is only reasoning, or the agent joined in the middle; an answer whose end has
-    arrived needs no lane."""
+    """A tool call has begun, there is only reasoning, or the agent joined in the middle. An answer whose end has
+    arrived needs no lane, but its worker must know of the call."""
     buffer = DeltaBuffer(ID, position=first)
     buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=first, deltas=received))
     (handover,) = handed_over(buffer)

@@ -155,11 +155,12 @@ async def test_an_answer_that_has_reached_max_tokens_is_complete() -> None:
     assert message.usage.completion_tokens == 3
 
 
-async def test_an_answer_of_which_only_the_end_is_missing_is_complete() -> None:
-    """If the agent has the finish reason, no model server is asked."""
+@pytest.mark.parametrize(("obstacle", "finish_reason"), [("tool_call", "length"), ("", "tool_calls")])
+async def test_an_answer_of_which_only_the_end_is_missing_is_complete(obstacle: str, finish_reason: str) -> None:
+    """If the agent has the finish reason, no model server is asked. A required call may have been delivered."""
     bench = Bench(abilities=["chat"])
     bench.ask(tools=[TOOL], tool_choice="required")
-    await bench.run_again(**{**PART, "obstacle": "tool_call"}, finish_reason="tool_calls")
+    await bench.run_again(**{**PART, "obstacle": obstacle}, finish_reason=finish_reason)
     ending, end, _, message = bench.ending
     assert (ending, end, bench.provider.requests) == ("completed", 3, [])
     assert isinstance(message, Completed)
@@ -182,6 +183,32 @@ async def test_a_long_text_arrives_in_pieces() -> None:
     bench.hand_over(**{**part, "text": "two "}, piece=1)
     await task
     assert bench.provider.resumed == ["one two three"]
+
+
+async def test_a_long_text_may_take_longer_than_a_reply() -> None:
+    """A slow connection does not make the request wait again and again, as long as pieces arrive."""
+    bench = Bench()
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.01, handover_s=0.2))
+    bench.pool.starts = 2
+    task = asyncio.create_task(bench.run())
+    await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
+    for piece in range(6):
+        bench.hand_over(**{**PART, "text": str(piece), "pieces": 6}, piece=piece)
+        await asyncio.wait({task}, timeout=0.05)
+    await task
+    assert (bench.pool.requeued, bench.provider.resumed) == ([], ["012345"])
+
+
+async def test_a_long_text_of_which_a_piece_is_lost_frees_the_slot() -> None:
+    """The next attempt asks for all of it again."""
+    bench = Bench()
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.01, handover_s=0.1))
+    bench.pool.starts = 2
+    task = asyncio.create_task(bench.run())
+    await until(lambda: any(isinstance(message, Resume) for message in bench.pool.published))
+    bench.hand_over(**{**PART, "pieces": 2}, piece=1)
+    await task
+    assert bench.pool.causes == ["no_handover"]
 
 
 async def test_a_lane_that_cannot_continue_gives_the_answer_to_a_lane_that_can() -> None:

@@ -49,7 +49,8 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
     """
     partial = run.partial
     if partial is not None and partial.finish_reason is not None:
-        if request.must_call_tool and partial.obstacle != "tool_call":
+        has_call = partial.obstacle == "tool_call" or partial.finish_reason == "tool_calls"
+        if request.must_call_tool and not has_call:
             raise _no_tool_call(partial.finish_reason)
         return Answered(_timed(_with_delivered(Usage(), partial.tokens), run))
     try:

@@ -104,9 +104,9 @@ async def _read_policy(lane: Lane) -> Policy:
 
 
 async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
-    """Return the agent's reply, or None if no agent replies in time. Time without Redis does not count."""
+    """Return the agent's reply, or None if no part of it arrives in time. Time without Redis does not count."""
     clock, timeout_s = asyncio.get_running_loop().time, lane.timings.handover_s
-    until = clock() + timeout_s
+    until, arrived = clock() + timeout_s, 0
     while clock() < until:
         if not run.is_handover_arriving:
             try:
@@ -116,4 +116,7 @@ async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
         await asyncio.wait({run.handover}, timeout=min(lane.timings.retry_s, until - clock()))
         if run.handover.done():
             return run.handover.result()
+        if run.arrived_pieces > arrived:  # a long text may take longer to arrive than an agent to reply
+            until = clock() + timeout_s
+        arrived = run.arrived_pieces
     return None

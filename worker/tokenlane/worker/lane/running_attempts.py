@@ -85,6 +85,11 @@ class Run:
             self._timeout.reschedule(0)
 
     @property
+    def arrived_pieces(self) -> int:
+        """How many pieces of an incomplete reply to `Resume` have arrived."""
+        return len(self._pieces)
+
+    @property
     def is_handover_arriving(self) -> bool:
         """Whether part of the agent's reply to `Resume` has arrived, but not all of it."""
         return bool(self._pieces) and not self.handover.done()
