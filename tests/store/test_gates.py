@@ -39,6 +39,7 @@ class Case:
     commands: int
     suspect: bool
     kept: Kept
+    drained: bool = False
 
 
 KEPT: tuple[Kept, ...] = get_args(Kept)
@@ -53,6 +54,7 @@ CASES = [
         (0, 1),
         (False, True),
         KEPT,
+        (False, False, False, True),
     )
 ]
 
@@ -76,6 +78,8 @@ async def arrange(pool: Pool, case: Case) -> Head:
     for kind, count in (("chat", case.chats), ("embed", case.embeds), ("command", case.commands)):
         for number in range(count):
             await redis.zadd(Keys().lane_queue(LANE, kind), {f"job{number}": number})
+    if case.drained:
+        await pool.drain_lane(LANE)
     if case.kept:
         keeper = envelope.id if case.kept == "itself" else other
         await redis.set(MARK, keeper, px=60_000)
@@ -101,7 +105,7 @@ async def test_a_plan_and_the_store_answer_alike(pool: Pool) -> None:
         outcome = as_text(as_list(reply)[0])
         assert outcome == (reason or "dispatched"), case
         reasons[outcome] += 1
-    assert reasons.keys() == {"dispatched", "closed", "reserved", "full", "occupied"}, reasons
+    assert reasons.keys() == {"dispatched", "drained", "closed", "reserved", "full", "occupied"}, reasons
 
 
 async def test_a_kind_that_a_lane_does_not_serve_is_closed_to_it(pool: Pool) -> None:
@@ -110,3 +114,15 @@ async def test_a_kind_that_a_lane_does_not_serve_is_closed_to_it(pool: Pool) -> 
         head = await arrange(pool, Case(kind, True, 1, 0, 0, 0, suspect=False, kept=""))
         (lane,) = (await pool.survey()).lanes
         assert why_not(head, lane) == ("closed" if kind == "command" else None)
+
+
+async def test_a_drained_lane_gets_no_work_until_it_is_resumed(pool: Pool) -> None:
+    """Neither restarts of its workers nor beats resume it, and no other lane is affected."""
+    free = Case("chat", True, 1, 0, 0, 0, suspect=False, kept="", drained=True)
+    head = await arrange(pool, free)
+    await life.beat(pool, "worker2", life.LANE)
+    assert await life.dispatch(pool, head.id) is None
+    assert await pool.drain_lane(LANE) is False
+    assert await pool.resume_lane(LANE) is True
+    assert await pool.resume_lane(LANE) is False
+    assert await life.dispatch(pool, head.id) is not None

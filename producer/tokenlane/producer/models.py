@@ -91,7 +91,7 @@ class Models:
             raise ProviderDown(
                 f"no worker serves lane {lane.name!r} now: start one with `tokenlane worker`", lane=lane.name
             )
-        if lane.state.is_unready:
+        if lane.is_closed:
             raise no_lane(self._link.pool, (lane,))
         if lane.credit_for("command") == 0:
             return _announced(lane)
@@ -134,13 +134,13 @@ class Models:
         """The lanes that accept work, sorted by name.
 
         Args:
-            with_unready: include lanes whose model servers cannot work now.
+            with_unready: include lanes whose model servers cannot work now, and lanes that an operator drained.
 
         Raises:
             ProviderDown: there is no such lane.
         """
         known = await self._link.lanes()
-        lanes = [lane for lane in known if lane.state.accepts_work or (with_unready and lane.state.is_unready)]
+        lanes = [lane for lane in known if lane.state.accepts_work or (with_unready and lane.is_closed)]
         if not lanes:
             raise no_lane(self._link.pool, known)
         return sorted(lanes, key=lambda lane: lane.name)

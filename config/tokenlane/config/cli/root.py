@@ -60,6 +60,7 @@ VERBS = {
     "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
     "requests": Verb("List, explain and cancel the pool's requests.", "cli"),
+    "lanes": Verb("List lanes, give a lane no new work, and let it get work again.", "cli"),
     "config": Verb("Show the settings in force and their sources; `init` writes an llm.toml.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),

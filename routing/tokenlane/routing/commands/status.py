@@ -114,6 +114,8 @@ def _parts(snapshot: Snapshot, problems: tuple[Finding, ...], sentinels: str = "
         parts.append(_table(_LANE_COLUMNS, [lane for lane in snapshot.lanes if lane not in left]))
         if left:
             parts.append(f"left     {', '.join(f'{lane.name} {age(lane.beat_ms)} ago' for lane in left)}")
+        if snapshot.drained:
+            parts.append(f"drained  {', '.join(snapshot.drained)}, until `tokenlane lanes resume LANE`")
         pulls = [(lane.name, *pull) for lane in snapshot.lanes for pull in lane.offer.pulling.items()]
         if pulls:
             parts.append("\n".join(f"pull     {model} to lane {lane}, {progress}" for lane, model, progress in pulls))

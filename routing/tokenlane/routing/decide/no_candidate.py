@@ -31,7 +31,7 @@ def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> Provider
         pool: the pool as messages name it.
         lanes: the lanes of the pool. If some of them are connected but not ready, the error says why.
     """
-    reasons = [why_unready(lane) for lane in lanes if lane.state.is_unready]
+    reasons = [why_closed(lane) for lane in lanes if lane.is_closed]
     if reasons:
         return ProviderDown(f"no lane of {pool} accepts work now: {'; '.join(reasons)}", retryable=True)
     return ProviderDown(
@@ -41,8 +41,8 @@ def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> Provider
     )
 
 
-def why_unready(lane: LaneView) -> str:
-    """Why an unready lane accepts no work, as part of a sentence."""
+def why_closed(lane: LaneView) -> str:
+    """Why an unready or drained lane accepts no work, as part of a sentence."""
     why = lane.why.rstrip(".") or "its worker is alive but does not start requests"
     return f"lane {lane.name!r} is {lane.state}: {why}"
 

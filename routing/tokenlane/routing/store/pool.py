@@ -15,7 +15,7 @@ from .key_agreement import KeyAgreement
 from .keychain import Keychain
 from .keys import Keys
 from .policies import Policies
-from .replies.values import Reply
+from .replies.values import Reply, as_int
 from .request_life import Requests
 from .request_records import RequestRecords
 from .scripts import Scripts
@@ -64,6 +64,15 @@ class Pool:
             await self.scripts.ask("PUBLISH", *messages[0])
         else:
             await self.scripts.run("publish", *(part for message in messages for part in message))
+
+    async def drain_lane(self, lane: str) -> bool:
+        """Give a lane no new work until `resume_lane`; return False if it was already drained. Requests that run there
+        go on."""
+        return as_int(await self.scripts.run("stop_work", "drained", lane, "stop")) == 1
+
+    async def resume_lane(self, lane: str) -> bool:
+        """Let a drained lane get work again; return False if it was not drained."""
+        return as_int(await self.scripts.run("stop_work", "drained", lane, "resume")) == 1
 
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes, at one moment."""

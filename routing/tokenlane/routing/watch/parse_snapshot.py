@@ -83,6 +83,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         queues=queues,
         lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes if not is_fallback(view.name)),
         views=views,
+        drained=tuple(sorted(reply.drained)),
         routers=routers,
         clients=ClientsStatus(*reply.clients),
         delayed=reply.delayed,
@@ -220,7 +221,8 @@ def _lane(view: LaneView, jobs: list[Job], workers: tuple[WorkerStatus, ...]) ->
         error=min(errors, key=lambda error: error.age_ms, default=None),
         workers=serving,
         offer=view.offer,
-        why=view.why if view.state.is_unready else next(reasons, ""),
+        why=view.why if view.state.is_unready or view.is_drained else next(reasons, ""),
+        drained=view.is_drained,
     )
 
 

@@ -85,7 +85,8 @@ def _lane(lane: LaneStatus) -> Finding:
             "the worker gets work again after its next heartbeat; if this happens again, read its log and restart it"
         )
         return Finding(Code.LANE_CLOSED, "fail", observed, advice, lane.name)
-    return Finding(Code.LANE, "ok", f"{lane.state}, last heartbeat {beat} ago", subject=lane.name)
+    drained = f"; {lane.why}" if lane.drained else ""
+    return Finding(Code.LANE, "ok", f"{lane.state}, last heartbeat {beat} ago{drained}", subject=lane.name)
 
 
 _FIXES = {

@@ -117,7 +117,7 @@ class Slots:
 @dataclass(frozen=True)
 class LaneStatus:
     """A lane. `slots`: by kind of work. `offer`: what its models can do. `error`: the newest of its workers. `why`: why
-    the model server of one of its workers is not up."""
+    the model server of one of its workers is not up, or that an operator drained the lane."""
 
     name: str
     state: LaneState
@@ -130,6 +130,7 @@ class LaneStatus:
     workers: tuple[WorkerStatus, ...]
     offer: Offer = field(default_factory=Offer)
     why: str = ""
+    drained: bool = False
 
     @property
     def chats(self) -> Slots:
@@ -139,7 +140,9 @@ class LaneStatus:
     @property
     def lacks_key(self) -> bool:
         """Whether its workers stopped accepting work because a request was sealed with a key that they lack."""
-        return self.state == "draining" and self.error is not None and self.error.code == PoolKeyMismatch.code
+        if self.state != "draining" or self.drained:
+            return False
+        return self.error is not None and self.error.code == PoolKeyMismatch.code
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,7 @@ class Snapshot:
         unknown: parts of the pool that this version cannot read.
         keys: every key that seals, the newest first. `retiring`: keys that no longer seal; `prepared`: keys that do not
             seal yet. All of them open requests.
+        drained: the lanes that an operator drained, including lanes that the pool no longer knows.
     """
 
     v: int
@@ -198,6 +202,7 @@ class Snapshot:
     retiring: tuple[str, ...] = ()
     prepared: tuple[str, ...] = ()
     views: tuple[LaneView, ...] = ()
+    drained: tuple[str, ...] = ()
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
         """The live workers that do not report this key. Workers of an older version report no keys."""

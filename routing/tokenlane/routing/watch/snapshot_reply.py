@@ -93,6 +93,7 @@ class SnapshotReply(NamedTuple):
     swept: int
     keys: KeysReply
     lane_facts: list[str]
+    drained: list[str]
 
 
 def decoded(reply: object) -> SnapshotReply:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tokenlane.routing.decide.candidates import candidates, pullers
 from tokenlane.routing.decide.lanes.offer import LaneView
-from tokenlane.routing.decide.no_candidate import no_candidate_error, not_pulled, why_unready
+from tokenlane.routing.decide.no_candidate import no_candidate_error, not_pulled, why_closed
 from tokenlane.routing.decide.queue_key import Queue
 
 from .snapshot import QueueStatus, RoleStatus, Snapshot
@@ -79,15 +79,18 @@ def _for_closed_lanes(lanes: Sequence[LaneView]) -> WaitCause:
     advice = "start the workers of these lanes again"
     if any(lane.state.is_unready for lane in lanes):
         advice = "check the model servers of these lanes"
+    if drained := [lane.name for lane in lanes if lane.is_drained]:
+        advice = f"resume a lane that was drained: `tokenlane lanes resume {drained[0]}`"
     return WaitCause(brief, "; ".join(map(_why_closed, lanes)), advice)
 
 
 def _why_closed(lane: LaneView) -> str:
-    if lane.state.is_unready:
-        return why_unready(lane)
     if lane.state.is_away:
         ended = "was shut down" if lane.state == "left" else "lost its last worker"
-        return f"lane {lane.name!r} {ended} {lane.beat_ms / 1000:.0f} s ago"
+        drained = ", and an operator drained it" if lane.is_drained else ""
+        return f"lane {lane.name!r} {ended} {lane.beat_ms / 1000:.0f} s ago{drained}"
+    if lane.is_closed:
+        return why_closed(lane)
     return f"lane {lane.name!r} is {lane.state}: its workers are shutting down"
 
 

@@ -8,7 +8,7 @@ from math import inf
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.decide.candidates import candidates, served_name
 from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
-from tokenlane.routing.decide.no_candidate import why_unready
+from tokenlane.routing.decide.no_candidate import why_closed
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import CheckReply
 from tokenlane.routing.store.request_life import RequestStatus
@@ -142,7 +142,7 @@ class PoolView:
         absent = candidates(self.policy, role, needs, of_model_servers(self.checked.absent), kind)
         lanes = [lane for lane, _ in absent if not lane.has_left]
         away = [f"{lane.name!r} (last seen {lane.beat_ms / 1000:.0f} s ago)" for lane in lanes if lane.state.is_away]
-        return ", ".join(away), [why_unready(lane) for lane in lanes if lane.state.is_unready]
+        return ", ".join(away), [why_closed(lane) for lane in lanes if lane.is_closed]
 
     def _pull(self, envelope: Envelope | None) -> str | None:
         """The progress of a pull of the request's model, or of any model if the request names none."""

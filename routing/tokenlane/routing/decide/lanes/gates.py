@@ -13,9 +13,15 @@ from tokenlane.routing.decide.role_fairness import Head
 
 from .offer import LaneView
 
-Reason = Literal["closed", "reserved", "full", "occupied"]
-"""Why a lane does not start a request now. `closed`: the lane accepts no work of this kind. `reserved`: it is kept free
-for a suspect. `full`: it has no free slot. `occupied`: the request is a suspect, and the lane is not empty yet."""
+Reason = Literal["drained", "closed", "reserved", "full", "occupied"]
+"""Why a lane does not start a request now. `drained`: an operator drained the lane. `closed`: it accepts no work of
+this kind. `reserved`: it is kept free for a suspect. `full`: it has no free slot. `occupied`: the request is a suspect,
+and the lane is not empty yet."""
+
+
+def is_not_drained(_: Head, lane: LaneView) -> Reason | None:
+    """No operator has drained the lane."""
+    return "drained" if lane.is_drained else None
 
 
 def accepts_work(head: Head, lane: LaneView) -> Reason | None:
@@ -41,7 +47,7 @@ def is_empty_for_a_suspect(head: Head, lane: LaneView) -> Reason | None:
     return "occupied" if any(lane.queued.get(kind, 0) for kind in waited_for) else None
 
 
-GATES = (accepts_work, is_not_reserved, has_credit, is_empty_for_a_suspect)
+GATES = (is_not_drained, accepts_work, is_not_reserved, has_credit, is_empty_for_a_suspect)
 
 
 def why_not(head: Head, lane: LaneView) -> Reason | None:

@@ -114,7 +114,7 @@ class LaneView:
         queued: how many requests are dispatched to the lane or running there, by kind.
         facts: what the pool knows about the lane's workers.
         beat_ms: the time since the latest beat of any of its workers.
-        why: why its model server cannot work; '' if it can.
+        why: why its model server cannot work, or that an operator drained the lane; '' if neither is so.
         reserved_for: the id of the suspect that runs alone on the lane, or is next to; '' if there is none.
         unread: the names of the fields, of `models`, `limit` and `offer`, that this version cannot parse.
     """
@@ -135,6 +135,17 @@ class LaneView:
     def state(self) -> LaneState:
         """The lane's state."""
         return lane_state(self.facts)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether an operator drained the lane. Until the operator resumes it, it gets no new work."""
+        return self.facts.is_drained
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its workers are alive but it accepts no work: the model server cannot work, no request starts, or an
+        operator drained it."""
+        return self.state.is_unready or (self.is_drained and not self.state.is_away)
 
     @property
     def is_coming(self) -> bool:

@@ -13,8 +13,8 @@ class LaneState(StrEnum):
     """The state of a lane.
 
     `up`: all its workers accept work; `degraded`: only some of them do. `loading`: its model server is loading a model.
-    `draining`: its workers are shutting down. `down`: its model server cannot work, or its worker did not start a
-    request. `left`: its workers were shut down. `gone`: its workers have vanished.
+    `draining`: its workers are shutting down, or an operator drained it. `down`: its model server cannot work, or its
+    worker did not start a request. `left`: its workers were shut down. `gone`: its workers have vanished.
     """
 
     UP = "up"
@@ -60,17 +60,21 @@ class LaneWorkers:
         announced: the state in the newest beat, a value of `LaneState`; '' if the beat announced no state.
         beats: whether any worker is alive, that is, has sent a beat within a lease.
         accepting_workers: how many live workers accept work.
+        is_drained: whether an operator drained the lane, so that it gets no new work until the operator resumes it.
         unready: how many live workers accept no work because their model servers cannot work. Only snapshots have it.
     """
 
     announced: str = ""
     beats: bool = True
     accepting_workers: int = 1
+    is_drained: bool = False
     unready: int = 0
 
 
 def lane_state(facts: LaneWorkers) -> LaneState:
     """The state of a lane with these workers."""
+    if facts.is_drained and facts.beats:
+        return LaneState.DRAINING
     if facts.accepting_workers:
         return LaneState.DEGRADED if facts.unready else LaneState.UP
     if not facts.beats:

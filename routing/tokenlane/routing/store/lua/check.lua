@@ -10,7 +10,8 @@
 --       patience ms, strangers, lapsed attempts, then for each id {the values of `status_of` in base.lua, ms until the lease
 --       lapses or -1 if there is no lease, place as `place_of` in places.lua returns it}}
 --       absent lanes: LANE_FACTS of lanes.lua, then the values of `lane_facts` for each lane that accepts no work now: at
---       most 8 lanes without a live worker, the last seen first, and at most 8 lanes whose model server cannot work
+--       most 8 lanes without a live worker, the last seen first, at most 8 lanes whose model server cannot work, and at most 8
+--       lanes that an operator drained
 --       pulls: {lane, JSON: the models that the lane is pulling, with progress} for each lane that pulls models
 --       strangers: ids of requests of this client, at most 1000, if the server has more of them than the client
 --       lapsed attempts: as `lapsed_attempt` in leases.lua returns them
@@ -33,6 +34,7 @@ local function add_absent(names)
 end
 add_absent(redis.call('ZREVRANGEBYSCORE', P .. 'lanes', '(' .. decimal(now - lease_ms), '-inf', 'LIMIT', 0, MOST_LANES))
 add_absent(redis.call('HKEYS', P .. 'unready'))
+add_absent(redis.call('SMEMBERS', P .. 'drained'))
 
 local pulls, flat = {}, redis.call('HGETALL', P .. 'pulls')
 for i = 1, #flat, 2 do

@@ -7,7 +7,7 @@
 --       6 token: a new value for each decision, by which the script recognises the same call sent twice
 -- reply {'dispatched', attempt} | {'gone'}: the request no longer waits
 --       | {'expired'}: its deadline has passed, and `sweep` will end it
---       | {'closed'} | {'reserved'} | {'full'} | {'occupied'}: the gate in gates.lua that the request does not pass
+--       | {'drained'} | {'closed'} | {'reserved'} | {'full'} | {'occupied'}: the gate in gates.lua that the request does not pass
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
 begin_with_delete()

@@ -12,7 +12,7 @@ local TRIES = {
   { 'EXPIRE', key, 1 }, { 'PEXPIRE', key, 1000 }, { 'DEL', key },
   { 'HSET', key, 'a', '1' }, { 'HGET', key, 'a' }, { 'HMGET', key, 'a' }, { 'HGETALL', key }, { 'HINCRBY', key, 'a', 1 },
   { 'HKEYS', key }, { 'HDEL', key, 'a' },
-  { 'SADD', key, 'a', 'b', 'c' }, { 'SCARD', key }, { 'SMEMBERS', key }, { 'SRANDMEMBER', key }, { 'SREM', key, 'a' },
+  { 'SADD', key, 'a', 'b', 'c' }, { 'SCARD', key }, { 'SMEMBERS', key }, { 'SISMEMBER', key, 'a' }, { 'SRANDMEMBER', key }, { 'SREM', key, 'a' },
   { 'SPOP', key, 2 },
   { 'ZADD', key, 1, 'a' }, { 'ZINCRBY', key, 1, 'a' }, { 'ZSCORE', key, 'a' }, { 'ZRANK', key, 'a' },
   { 'ZCARD', key }, { 'ZCOUNT', key, '-inf', '+inf' }, { 'ZRANGE', key, 0, -1 }, { 'ZRANGEBYSCORE', key, '-inf', '+inf' },

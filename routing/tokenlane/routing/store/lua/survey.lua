@@ -22,7 +22,7 @@ local function most_heads(kind)
   if not most_of[kind] then
     local room = 0
     for _, name in ipairs(names) do
-      if accepting_workers(name, now, lease) > 0 then room = room + math.max(0, credit(name, kind)) end
+      if is_drained(name) == 0 and accepting_workers(name, now, lease) > 0 then room = room + math.max(0, credit(name, kind)) end
     end
     most_of[kind] = math.max(1, math.min(MOST_HEADS, room))
   end

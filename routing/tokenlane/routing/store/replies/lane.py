@@ -45,6 +45,7 @@ def parse_lane(names: Sequence[str], row: Sequence[object]) -> LaneView:
     offered = offer or Offer()
     if offered.limits.get("chat") != chats:  # scripts use `limit` for chats, and older workers announce only `limit`
         offered = offered.model_copy(update={"limits": {**offered.limits, "chat": chats or 0}})
+    is_drained = counts.get("drained", 0) > 0
     return LaneView(
         name=texts.get("name", ""),
         provider=texts.get("provider", ""),
@@ -52,9 +53,11 @@ def parse_lane(names: Sequence[str], row: Sequence[object]) -> LaneView:
         models=models or (),
         offer=offered,
         queued={kind: counts.get(f"queued:{kind}", 0) for kind in KINDS},
-        facts=LaneWorkers(texts.get("condition", ""), counts.get("beats", 0) > 0, counts.get("accepting_workers", 0)),
+        facts=LaneWorkers(
+            texts.get("condition", ""), counts.get("beats", 0) > 0, counts.get("accepting_workers", 0), is_drained
+        ),
         beat_ms=counts.get("beat_ms", 0),
-        why=texts.get("why", ""),
+        why="an operator drained it" if is_drained else texts.get("why", ""),
         reserved_for=texts.get("reserved_for", ""),
         unread=tuple(part for part, read in (("models", models), ("limit", chats), ("offer", offer)) if read is None),
     )

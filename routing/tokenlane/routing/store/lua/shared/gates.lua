@@ -6,6 +6,10 @@
 local RESERVED_MS = 2000
 
 local GATES = {
+  -- No operator has drained the lane.
+  function(lane)
+    if is_drained(lane) == 1 then return 'drained' end
+  end,
   -- A worker of the lane accepts new work, and the lane accepts this kind.
   function(lane, _, request)
     local workers = accepting_workers(lane, now_ms(), policy_rule('lease_ms'))

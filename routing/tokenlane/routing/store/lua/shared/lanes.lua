@@ -22,6 +22,11 @@ local function accepting_workers(lane, now, lease)
   return redis.call('ZCOUNT', P .. 'lane:' .. lane .. ':workers', decimal(now - lease), '+inf')
 end
 
+-- Whether an operator drained a lane, so that it gets no new work: 0 or 1.
+local function is_drained(lane)
+  return redis.call('SISMEMBER', P .. 'drained', lane)
+end
+
 -- The id of the suspect that runs alone on a lane, or for which the lane is reserved; nil if there is none. The key may outlive
 -- the attempt, if a script of an older version ended the attempt.
 local function reserved_for(lane)
@@ -36,9 +41,10 @@ end
 -- The names of the values that `lane_facts` returns. `provider` to `why` are fields of the lane's hash, as its workers wrote
 -- them; `condition` is the field `told`. `name` is the lane's name; `beats`, whether a worker is alive, 0 or 1; `beat_ms`, ms
 -- since the last beat; `accepting_workers`, how many workers accept new work; `reserved_for`, the id that the function of this
--- name returns, or ''; `queued:KIND`, how many jobs are in the lane's queue for this kind.
+-- name returns, or ''; `drained`, whether an operator drained the lane, 0 or 1; `queued:KIND`, how many jobs are in the lane's
+-- queue for this kind.
 local LANE_FACTS = { 'provider', 'endpoint', 'models', 'limit', 'offer', 'condition', 'why', 'name', 'beats', 'beat_ms',
-  'accepting_workers', 'reserved_for' }
+  'accepting_workers', 'reserved_for', 'drained' }
 for _, kind in ipairs(KINDS) do LANE_FACTS[#LANE_FACTS + 1] = 'queued:' .. kind end
 
 -- The values that LANE_FACTS names; nil if the lane's hash is gone. lease: the policy's lease, ms.
@@ -47,8 +53,8 @@ local function lane_facts(name, now, lease)
     'told', 'why', 'seen')
   if not (facts[1] or facts[8]) then return nil end
   local last_beat = to_integer(facts[8])
-  facts[8], facts[9], facts[10], facts[11], facts[12] = name, last_beat >= now - lease and 1 or 0, now - last_beat,
-    accepting_workers(name, now, lease), reserved_for(name) or ''
-  for i, kind in ipairs(KINDS) do facts[12 + i] = redis.call('ZCARD', lane_queue(name, kind)) end
+  facts[8], facts[9], facts[10], facts[11], facts[12], facts[13] = name, last_beat >= now - lease and 1 or 0, now - last_beat,
+    accepting_workers(name, now, lease), reserved_for(name) or '', is_drained(name)
+  for i, kind in ipairs(KINDS) do facts[13 + i] = redis.call('ZCARD', lane_queue(name, kind)) end
   return facts
 end
