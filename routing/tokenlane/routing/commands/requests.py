@@ -162,8 +162,8 @@ _COLUMNS: dict[str, Callable[[RequestReport], str]] = {
     "ATTEMPTS": lambda each: str(each.record.starts),
     "LANE": lambda each: each.record.lane or "-",
     "AGENT": lambda each: each.record.agent,
-    "PLACE": lambda each: _place(each.record.place),
-    "STARTS IN": lambda each: (each.record.place and each.record.place.starts_in) or "-",
+    "PLACE": lambda each: _place(each.place),
+    "STARTS IN": lambda each: (each.place and each.place.starts_in) or "-",
     "WAITS FOR": lambda each: each.cause.brief if each.cause else "-",
 }
 
@@ -196,7 +196,7 @@ def _lines(each: RequestReport) -> Iterator[tuple[str, str]]:
         yield "deadline", f"in {age(record.left_ms)}" if record.left_ms > 0 else f"{age(-record.left_ms)} ago"
     if cause is not None:
         yield "waits for", cause.brief
-        yield "place", str(record.place or "")
+        yield "place", str(each.place or "")
         yield "why", cause.explanation
         yield "advice", cause.advice
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenlane.config.cli.sentences import age
+from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.store.request_records import RequestRecord
 
 from .snapshot import QueueStatus, Snapshot
@@ -23,13 +24,19 @@ class RequestReport:
     cause: WaitCause | None
 
     @property
+    def place(self) -> QueuePlace | None:
+        """The request's place in its queue; without an estimate if no slot that becomes free would serve it."""
+        place = self.record.place
+        return place if place is None or (self.cause and self.cause.takes_turns) else replace(place, pace_ms=None)
+
+    @property
     def priority(self) -> str:
         """The request's priority; empty if the server knows the request only from its worker."""
         return self.record.queue.priority if self.record.queue else ""
 
     def document(self) -> dict[str, Any]:
         """The report as JSON."""
-        place = self.record.place
+        place = self.place
         facts = {name: value for name, value in asdict(self.record).items() if name not in _HIDDEN}
         return {
             **facts,

@@ -23,11 +23,13 @@ class WaitCause:
         brief: what they wait for, in a few words.
         explanation: the cause as part of a sentence.
         advice: what to do so that they wait no longer.
+        takes_turns: whether they start one after the other as slots become free, so that an estimate makes sense.
     """
 
     brief: str
     explanation: str
     advice: str
+    takes_turns: bool = False
 
 
 def wait_cause(snapshot: Snapshot, queue: QueueStatus) -> WaitCause:
@@ -62,10 +64,12 @@ def _for_a_slot(snapshot: Snapshot, queue: QueueStatus, lanes: Sequence[LaneView
         return WaitCause("a router", "no router is running", START_ROUTER)
     if free := [lane for lane in lanes if lane.credit_for(queue.kind) and not lane.reserved_for]:
         explanation = f"lane {free[0].name!r} has a free slot, which a router is about to fill"
-        return WaitCause("its turn", explanation, "check again in 10 s; if this stays, read the log of a router")
+        return WaitCause("its turn", explanation, "check again in 10 s; if this stays, read the log of a router", True)
     loads = ", ".join(_load(lane, queue) for lane in lanes)
     advice = "add lanes, or raise the --capacity of these"
-    return WaitCause(f"a slot on {_names(lanes)}", f"no slot is free on the lanes that may serve them: {loads}", advice)
+    return WaitCause(
+        f"a slot on {_names(lanes)}", f"no slot is free on the lanes that may serve them: {loads}", advice, True
+    )
 
 
 def _load(lane: LaneView, queue: QueueStatus) -> str:

@@ -30,20 +30,19 @@ async def document(pool: Pool, *arguments: str) -> Any:
 
 
 async def test_a_list(pool: Pool) -> None:
-    """Live requests stand in a table, the oldest first, with what they wait for and when they are likely to start."""
+    """Live requests stand in a table, the oldest first, with their places and what they wait for."""
     running, waiting = await life.running(pool), await life.submit(pool)
     await life.bring(pool, "completed")
-    await raw(pool).hset(f"{PREFIX}drain:{ROLE}", "mean", 40_000)
     ended = await requests(pool, "ls")
     assert (ended.code, ended.error) == (exits.OK, "")
     _, first, second = ended.out.splitlines()
     assert first.split()[:4] == [running.id, ROLE, "normal", "running"]
     assert LANE.lane in first.split()
     assert second.split()[:4] == [waiting, ROLE, "normal", "waiting"]
-    assert second.endswith("1 of 1  about 40 s  a router")
+    assert second.split()[-6:] == ["1", "of", "1", "-", "a", "router"]
     listed = (await document(pool, "ls"))["requests"]
     assert [each["id"] for each in listed] == [running.id, waiting]
-    assert (listed[1]["position"], listed[1]["in_queue"], listed[1]["estimate_ms"]) == (1, 1, 40_000)
+    assert (listed[1]["position"], listed[1]["in_queue"], listed[1]["estimate_ms"]) == (1, 1, None)
     assert (listed[0]["waits_for"], listed[1]["waits_for"]) == ("", "a router")
     assert (listed[0]["agent"], listed[0]["lane"], listed[0]["worker"]) == (AGENT, LANE.lane, WORKER)
 

@@ -67,7 +67,7 @@ async def test_the_documented_user_does_all_that_is_to_be_done(server: Server, t
         async with Client(url) as client:
             assert (await client.complete("hi", role="planner")).text == TEXT
         serving = ("--lane", "gpu0", "--provider", "openai", "--endpoint", backend.url)
-        commands = [("status", "--check"), ("worker", "--check", *serving)]
+        commands = [("status", "--check"), ("requests", "ls"), ("worker", "--check", *serving)]
         for child in [await opened.tokenlane(*command) for command in commands]:
             ended = await child.ended()
             assert ended.code == 0, ended
