@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -84,25 +85,34 @@ class Place:
         return self.worker
 
     async def start(self, *, deaf: bool = False) -> None:
-        """Start a worker here. `deaf`: it rings doorbells that nobody hears."""
-        child = await self.farm.tokenlane(
-            *("worker", "--json", "--supervised", "--drain", "5", "--lane", self.lane, "--capacity", str(CAPACITY)),
-            *("--provider", self.model_server.api, "--endpoint", f"http://127.0.0.1:{self.server.port}"),
-            shim=DEAF if deaf else "",
-            TOKENLANE_POOL_KEY=self.key,
-        )
-
-        async def ready() -> bool:
-            assert child.running, child.error
-            return "\n" in child.out
-
-        await eventually(ready, 40)
-        child.name = json.loads(child.out.splitlines()[0])["worker"]
+        """Start a worker here, again if Redis does not answer, as systemd does. `deaf`: nobody hears its doorbells."""
+        async with asyncio.timeout(60):
+            while True:
+                child = await self.farm.tokenlane(
+                    *("worker", "--json", "--supervised", "--drain", "5"),
+                    *("--lane", self.lane, "--capacity", str(CAPACITY)),
+                    *("--provider", self.model_server.api, "--endpoint", f"http://127.0.0.1:{self.server.port}"),
+                    shim=DEAF if deaf else "",
+                    TOKENLANE_POOL_KEY=self.key,
+                )
+                await eventually(partial(_has_reported, child), 40)
+                report = json.loads(child.out.splitlines()[0])
+                if report.get("error", {}).get("code") != "pool_unavailable":
+                    break
+                await child.ended()
+        assert "worker" in report, report
+        child.name = report["worker"]
         self.worker = child
 
     async def replace(self, stop: Callable[[Child], Awaitable[object]], *, deaf: bool) -> None:
         """Stop the worker, and start another one meanwhile."""
         await asyncio.gather(stop(self.child), self.start(deaf=deaf))
+
+
+async def _has_reported(child: Child) -> bool:
+    """Whether a worker has written its first line."""
+    assert child.running or child.out, child.error
+    return "\n" in child.out
 
 
 @dataclass(eq=False)

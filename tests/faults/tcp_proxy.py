@@ -27,6 +27,8 @@ class _Connection:
 
     def reset(self) -> None:
         for writer in self.writers:
+            if writer.transport.is_closing():
+                continue
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
 
@@ -148,7 +150,8 @@ async def tcp_proxy(server_port: int, mark: bytes | None = None) -> AsyncIterato
         assert task is not None
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        await proxy.serve(reader, writer)
+        with suppress(asyncio.CancelledError):  # asyncio would log it
+            await proxy.serve(reader, writer)
 
     listener = await asyncio.start_server(accept, "127.0.0.1", 0)
     proxy.port = listener.sockets[0].getsockname()[1]
