@@ -144,7 +144,8 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
         case WorkerLost(alone):
             return _after_crash(history, policy, alone=alone)
         case WorkerDraining():
-            return TryAgain(history.needs)
+            # The first start counts if the agent has part of the answer: a later start asks the agent for it.
+            return TryAgain(history.needs, counts=history.starts == 1 and history.delivered > 0)
         case LaneStopped():
             return TryAgain(_elsewhere(history))
         case _:

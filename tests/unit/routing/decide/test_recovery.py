@@ -100,7 +100,9 @@ CUT = {"delivered": 3}
         (WorkerLost(), {"crashes": 2}, ended_with(Interrupted)),
         (WorkerLost(alone=True), {"crashes": 2}, ended_with(Interrupted)),
         # A worker that shuts down, and a lane that does not start what it was given, cost no try.
-        (WorkerDraining(), {"starts": 8, "crashes": 2}, AT_ONCE),
+        (WorkerDraining(), {}, TryAgain(NEEDS, counts=False)),
+        (WorkerDraining(), {"starts": 8, "crashes": 2}, TryAgain(NEEDS, counts=False)),
+        (WorkerDraining(), {**CUT, "starts": 8}, TryAgain(CONTINUES, counts=False)),
         (LaneStopped(), {"starts": 8, "crashes": 2}, TryAgain(ELSEWHERE)),
         # A worker has no copy to submit again.
         (PoolForgot(), {}, ended_with(RequestLost)),
@@ -191,7 +193,10 @@ def test_the_next_attempt_continues_exactly_what_was_delivered(cause: Cause, fac
     else:
         assert (needs.continues, needs.restarts) == (facts.model, facts.restarts)
     assert needs.avoid == ((facts.lane,) if isinstance(cause, AttemptFailed | LaneStopped) else ())
-    assert decision.counts == (not isinstance(cause, AttemptFailed) or cause.reached)
+    if isinstance(cause, WorkerDraining):
+        assert decision.counts == (facts.starts == 1 and facts.delivered > 0)
+    else:
+        assert decision.counts == (not isinstance(cause, AttemptFailed) or cause.reached)
     assert 0 <= decision.due_ms <= facts.left_ms / 2
     if isinstance(cause, AttemptFailed) and cause.reached:
         retry_after_ms = 1000 * (cause.error.retry_after_s or 0)
