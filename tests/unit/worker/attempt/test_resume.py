@@ -243,6 +243,24 @@ async def test_another_model_continues_only_if_the_policy_allows_it(continue_wit
     assert bench.provider.resumed == (["one two "] if continues else [])
 
 
+@pytest.mark.parametrize("continues", [None, "m1"])
+async def test_a_model_server_may_name_its_model_with_a_date(continues: str | None) -> None:
+    """The agent knows the model by the name in the answer, and lanes know it by the name in requests."""
+    bench = Bench()
+    bench.pool.needs = Needs(continues=continues)
+    await bench.run_again(**{**PART, "model": "owner/m1-2026-01-01"})
+    assert (bench.ending[0], bench.provider.resumed) == ("completed", ["one two "])
+
+
+async def test_a_lane_with_another_model_leaves_the_name_of_the_queue_as_it_is() -> None:
+    """A name with a date would match no lane."""
+    bench = Bench(FakeProvider(error=ProviderDown()))
+    bench.pool.rules = bench.pool.rules.model_copy(update={"roles": {"r": RolePolicy(continue_with="any")}})
+    bench.pool.needs = Needs(continues="m0")
+    await bench.run_again(**{**PART, "model": "m0-2026-01-01"})
+    assert (bench.requeued_needs.continues, bench.provider.resumed) == ("m0", ["one two "])
+
+
 async def test_an_answer_that_nobody_can_continue_ends() -> None:
     """The error names the lane of the earlier attempt, and is not counted for this lane."""
     bench, totals = Bench(abilities=["chat"]), AttemptTotals()

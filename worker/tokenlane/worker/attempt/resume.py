@@ -23,6 +23,7 @@ from tokenlane.routing.decide.recovery import (
 )
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
+from tokenlane.worker.providers.answers.model_names import same_model
 
 from .outcome import NotResumed
 
@@ -70,6 +71,7 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
     Raises:
         NotResumed: the attempt must not do either.
     """
+    handover = _name_as_lanes_do(handover, run)
     # An agent of an older version sends no text.
     obstacle: Obstacle = handover.obstacle or ("part" if not handover.text else "schema" if run.has_schema else "")
     history = replace(run.history(handover.lane, handover.position), model=handover.model, obstacle=obstacle)
@@ -85,6 +87,14 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
             raise NotResumed("cannot_continue", decision)
         case decision:
             assert_never(decision)
+
+
+def _name_as_lanes_do(handover: Handover, run: Run) -> Handover:
+    """The handover, with the name under which this lane or the queue knows its model. The agent has the name that the
+    model server gave in the answer, which may have an additional date or owner."""
+    known = (run.claim.needs.continues, run.claim.model)
+    name = next((name for name in known if name and same_model(handover.model, name)), handover.model)
+    return handover.model_copy(update={"model": name})
 
 
 def _continue(run: Run, handover: Handover) -> None:
