@@ -255,7 +255,7 @@ _TABLE: Final = {
     r"role:[^:]+": "stream",
     r"request:[0-9a-f]{32}": "hash",
     r"idem:[^:]+:[0-9a-f]+": "string",
-    r"queues": "set",
+    r"queues|drained|paused": "set",
     r"queue:.+:agents": "zset",
     r"queue:.+:agent:[^:]+": "zset",
     r"queue:.+:paid": "zset",

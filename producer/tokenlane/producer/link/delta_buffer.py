@@ -44,6 +44,7 @@ MAX_ANSWER_SIZE = 32 * 1024 * 1024  # characters
 _MAX_UNREAD_DELTAS = 64 * UNREAD_DELTAS
 _MERGED_SIZE = 4096  # characters; merging longer pieces would take quadratic time
 _MAX_EARLY_DELTAS = 4096
+_PURGED = "an operator cancelled all waiting requests of the role with `tokenlane roles purge`"
 _ORPHANED = "the pool cancelled the request, since its client sent no beat for the orphan_ms of the pool's policy"
 
 
@@ -178,7 +179,8 @@ class DeltaBuffer:
 
         Args:
             end: the number of deltas in the complete answer.
-            code: the code of the error with which the request failed; "orphaned" if its client had vanished.
+            code: the code of the error with which the request failed; "orphaned" if its client had vanished,
+                "purged" if an operator purged its role.
         """
         self.ended_by_pool = True
         match state:
@@ -189,7 +191,7 @@ class DeltaBuffer:
             case "failed":
                 self.fail(LlmError.from_report(ErrorReport(code=code)))
             case "cancelled":
-                self.fail(RequestCancelled(_ORPHANED if code == "orphaned" else ""))
+                self.fail(RequestCancelled({"orphaned": _ORPHANED, "purged": _PURGED}.get(code, "")))
             case "expired":
                 self.fail(self.overdue())
             case _:

@@ -119,7 +119,7 @@ def cancel(
         raise ConfigError("Name either one request by its id, or a role with --role and perhaps --older-than.")
     ids = [request] if request is not None else _of_role(role, older_than, redis, pool)
     if role is not None and ids and not yes:
-        _confirm(len(ids), role)
+        confirm_cancel(len(ids), role)
 
     async def ask(opened: Pool) -> dict[str, str]:
         outcomes: list[str] = []
@@ -223,7 +223,7 @@ def _of_role(role: str | None, older_than_ms: int | None, redis: str | None, poo
     return [record.id for record in _selected(live, role, None, older_than_ms)]
 
 
-def _confirm(number: int, role: str) -> None:
+def confirm_cancel(number: int, role: str) -> None:
     """Ask whether to cancel these requests, and end the command if the answer is no."""
     what = f"{counted(number, 'request', 'requests')} of role {role!r}"
     if not sys.stdin.isatty():

@@ -109,6 +109,8 @@ def _parts(snapshot: Snapshot, problems: tuple[Finding, ...], sentinels: str = "
     if snapshot.roles:
         columns = {**_ROLE_COLUMNS, "WAITS FOR": lambda role: _waits_for(snapshot, role)}
         parts.append(_table(columns, snapshot.roles))
+    if snapshot.paused:
+        parts.append(f"paused   {', '.join(snapshot.paused)}, until `tokenlane roles resume ROLE`")
     if snapshot.lanes:
         left = [lane for lane in snapshot.lanes if has_left(lane.state, lane.beat_ms)]
         parts.append(_table(_LANE_COLUMNS, [lane for lane in snapshot.lanes if lane not in left]))

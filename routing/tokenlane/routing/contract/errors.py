@@ -144,8 +144,8 @@ class DigestMismatch(LlmError):
 class RequestCancelled(LlmError):
     """The request was cancelled.
 
-    The agent cancelled it, another client that had attached to it, or an operator with `tokenlane requests cancel`; or
-    its client sent no beat for `orphan_ms`.
+    The agent cancelled it, another client that had attached to it, or an operator with `tokenlane requests cancel` or
+    `tokenlane roles purge`; or its client sent no beat for `orphan_ms`.
     """
 
     code = "cancelled"

@@ -113,7 +113,8 @@ class Failed(_FromAttempt):
 
 
 class Cancelled(_FromAttempt):
-    """The request was cancelled. `code`: '' if a client cancelled it; "orphaned" if its client vanished."""
+    """The request was cancelled. `code`: '' if a client cancelled it; "orphaned" if its client vanished;
+    "purged" if an operator purged its role."""
 
     type: Literal["cancelled"] = "cancelled"
     code: str = ""

@@ -68,6 +68,7 @@ class CheckReply:
         strangers: if the server has more requests of this client than the client, the ids of these requests, at most
             1,000.
         lapsed: the attempts, among the requests that the client asked about, whose lease has lapsed.
+        paused: the roles that an operator paused.
     """
 
     routers: int
@@ -80,6 +81,7 @@ class CheckReply:
     patience_ms: int
     strangers: tuple[str, ...] = ()
     lapsed: tuple[LapsedAttempt, ...] = ()
+    paused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class Beats:
 
 
 def _parse_check(reply: Reply) -> CheckReply:
-    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, *rest = as_list(reply)
+    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, paused, *rest = as_list(reply)
     return CheckReply(
         routers=as_int(routers),
         lanes=as_int(lanes),
@@ -204,6 +206,7 @@ def _parse_check(reply: Reply) -> CheckReply:
         patience_ms=as_int(patience_ms),
         strangers=tuple(map(as_text, as_list(strangers))),
         lapsed=parse_lapsed(lapsed),
+        paused=tuple(map(as_text, as_list(paused))),
     )
 
 

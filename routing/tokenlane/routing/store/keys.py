@@ -44,6 +44,7 @@ last of them.
 |                         |        |                                                        | beat, draining, lapse,   |
 |                         |        |                                                        | or `bury`                |
 | `drained`               | set    | lanes that an operator drained: they get no new work   | entry: `stop_work`       |
+| `paused`                | set    | roles that an operator paused: their requests wait     | entry: `stop_work`       |
 | `lanes`                 | zset   | lanes by the last beat of any of their workers, ms     | entry: `sweep` after 1 h |
 | `workers`               | zset   | workers by last beat, ms                               | entry: `sweep` after 3   |
 |                         |        |                                                        | leases, or `bury`        |

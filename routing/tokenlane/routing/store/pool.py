@@ -74,6 +74,15 @@ class Pool:
         """Let a drained lane get work again; return False if it was not drained."""
         return as_int(await self.scripts.run("stop_work", "drained", lane, "resume")) == 1
 
+    async def pause_role(self, role: str) -> bool:
+        """Let the role's requests wait until `resume_role`; return False if it was already paused. Requests that run
+        go on."""
+        return as_int(await self.scripts.run("stop_work", "paused", role, "stop")) == 1
+
+    async def resume_role(self, role: str) -> bool:
+        """Let a paused role's requests start again; return False if it was not paused."""
+        return as_int(await self.scripts.run("stop_work", "paused", role, "resume")) == 1
+
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes, at one moment."""
         return parse_survey(await self.scripts.run("survey"), self.keys.pool)

@@ -27,6 +27,8 @@ from .server import Urgency
 
 logger = logging.getLogger(__name__)
 
+_PURGED_AT_ONCE = 100
+
 Ending = Literal["completed", "failed", "cancelled", "expired"]
 State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending]
 
@@ -253,6 +255,14 @@ class Requests:
             it.
         """
         return as_text(await self._scripts.run("cancel", request_id, leaving))
+
+    async def purge(self, request_ids: Sequence[str]) -> int:
+        """Cancel those of these requests that wait or are delayed, for an operator; return how many that were."""
+        cancelled = 0
+        for first in range(0, len(request_ids), _PURGED_AT_ONCE):
+            batch = request_ids[first : first + _PURGED_AT_ONCE]
+            cancelled += as_int(await self._scripts.run("purge", *batch))
+        return cancelled
 
     async def attach(self, client: str, request_id: str) -> Attachment:
         """Make a client the owner of a request. The state is `missing` if the server does not know the request."""

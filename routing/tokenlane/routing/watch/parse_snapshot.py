@@ -84,6 +84,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes if not is_fallback(view.name)),
         views=views,
         drained=tuple(sorted(reply.drained)),
+        paused=tuple(sorted(reply.paused)),
         routers=routers,
         clients=ClientsStatus(*reply.clients),
         delayed=reply.delayed,

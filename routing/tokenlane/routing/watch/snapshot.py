@@ -181,6 +181,7 @@ class Snapshot:
         keys: every key that seals, the newest first. `retiring`: keys that no longer seal; `prepared`: keys that do not
             seal yet. All of them open requests.
         drained: the lanes that an operator drained, including lanes that the pool no longer knows.
+        paused: the roles that an operator paused.
     """
 
     v: int
@@ -203,6 +204,7 @@ class Snapshot:
     prepared: tuple[str, ...] = ()
     views: tuple[LaneView, ...] = ()
     drained: tuple[str, ...] = ()
+    paused: tuple[str, ...] = ()
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
         """The live workers that do not report this key. Workers of an older version report no keys."""

@@ -94,6 +94,7 @@ class SnapshotReply(NamedTuple):
     keys: KeysReply
     lane_facts: list[str]
     drained: list[str]
+    paused: list[str]
 
 
 def decoded(reply: object) -> SnapshotReply:

@@ -44,6 +44,9 @@ def wait_cause(snapshot: Snapshot, queue: QueueStatus) -> WaitCause:
 
 
 def _cause(snapshot: Snapshot, queue: QueueStatus) -> WaitCause:
+    if queue.role in snapshot.paused:
+        advice = f"resume the role: `tokenlane roles resume {queue.role}`"
+        return WaitCause("its role (paused)", f"an operator paused role {queue.role!r}", advice)
     options = candidates(snapshot.policy, queue.role, queue.needs, snapshot.views, queue.kind)
     lanes = [lane for lane, _ in options]
     if accepting := [lane for lane in lanes if lane.state.accepts_work]:

@@ -43,6 +43,7 @@ async def test_draining_and_resuming(pool: Pool) -> None:
     assert "operator" in listed["why"]
     (row,) = [line for line in (await lanes(pool, "ls")).out.splitlines() if line.startswith(LANE.lane)]
     assert row.split()[:4] == [LANE.lane, "draining", "1", "2"]
+    await life.audit(raw(pool))
     resumed = await document(pool, "resume", LANE.lane)
     assert (resumed["drained"], resumed["changed"]) == (False, True)
     assert (await document(pool, "resume", LANE.lane))["changed"] is False

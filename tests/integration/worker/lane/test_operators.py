@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from tests.integration.lanes import lane_of
 from tests.integration.life import audit, raw
 from tests.waiting import until
@@ -12,6 +13,7 @@ from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
+from tokenlane.routing.contract.errors import RequestCancelled
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 
@@ -57,3 +59,24 @@ async def test_a_lane_whose_workers_restart_stays_drained(pool: Pool, client: Cl
                 await until(lambda: "an operator drained it" in (waiting.waiting or ""))
                 assert await pool.resume_lane("gpu0")
                 assert {delta.lane async for delta in waiting} == {"gpu0"}
+
+
+async def test_requests_of_a_paused_role_wait_or_are_purged(pool: Pool, client: Client, redis_url: str) -> None:
+    """Their agents learn the cause. A purge ends them, and the error names the command; `resume` lets them start."""
+    async with (
+        asyncio.timeout(60),
+        Simulator() as simulator,
+        lane_of(redis_url, lane_settings("gpu0", simulator)),
+    ):
+        assert await pool.pause_role("r")
+        async with client.chat("q", role="r") as waiting:
+            await until(lambda: "an operator paused" in (waiting.waiting or ""))
+            assert (await client.complete("q", role="other")).text
+            assert await pool.requests.purge([waiting.request_id]) == 1
+            with pytest.raises(RequestCancelled, match="roles purge"):
+                _ = [delta async for delta in waiting]
+        async with client.chat("q", role="r") as waiting:
+            await until(lambda: "an operator paused" in (waiting.waiting or ""))
+            assert await pool.resume_role("r")
+            assert {delta.lane async for delta in waiting} == {"gpu0"}
+        await audit(raw(pool))

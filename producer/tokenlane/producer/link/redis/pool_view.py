@@ -123,6 +123,8 @@ class PoolView:
         away, unready = self._absent_candidates(role, envelope)
         if self.idle_reason:
             return self.idle_reason + (f"; waiting for lane {away}" if away else "")
+        if status.state == "waiting" and role in self.checked.paused:
+            return f"an operator paused role {role!r}"
         if pull := self._pull(envelope):
             return pull
         if status.state == "dispatched":

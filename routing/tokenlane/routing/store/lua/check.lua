@@ -7,7 +7,7 @@
 -- ARGV  1 client  2 how many requests the client has, or '' if it does not ask for strangers
 --       then the ids of the requests about which it asks; callers send at most 128
 -- reply {number of live routers, number of live lanes, absent lanes, policy revision, pulls, policy's lease ms, policy's
---       patience ms, strangers, lapsed attempts, then for each id {the values of `status_of` in base.lua, ms until the lease
+--       patience ms, strangers, lapsed attempts, roles that an operator paused, then for each id {the values of `status_of` in base.lua, ms until the lease
 --       lapses or -1 if there is no lease, place as `place_of` in places.lua returns it}}
 --       absent lanes: LANE_FACTS of lanes.lua, then the values of `lane_facts` for each lane that accepts no work now: at
 --       most 8 lanes without a live worker, the last seen first, at most 8 lanes whose model server cannot work, and at most 8
@@ -56,7 +56,8 @@ end
 
 local queues = {}
 local revision, lapsed = tonumber(redis.call('HGET', P .. 'policy', 'revision') or 0), {}
-local reply = { routers, lanes, absent, revision, pulls, lease_ms, policy_rule('patience_ms'), strangers, lapsed }
+local reply = { routers, lanes, absent, revision, pulls, lease_ms, policy_rule('patience_ms'), strangers, lapsed,
+  redis.call('SMEMBERS', P .. 'paused') }
 for i = 3, #ARGV do
   local id, request = ARGV[i], read_request(ARGV[i])
   local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or 0)

@@ -7,6 +7,7 @@
 --       6 token: a new value for each decision, by which the script recognises the same call sent twice
 -- reply {'dispatched', attempt} | {'gone'}: the request no longer waits
 --       | {'expired'}: its deadline has passed, and `sweep` will end it
+--       | {'paused'}: an operator paused the request's role
 --       | {'drained'} | {'closed'} | {'reserved'} | {'full'} | {'occupied'}: the gate in gates.lua that the request does not pass
 
 local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
@@ -20,6 +21,7 @@ end
 
 local now = now_ms()
 if tonumber(request.deadline) <= now then return { 'expired' } end
+if redis.call('SISMEMBER', P .. 'paused', request.role) == 1 then return { 'paused' } end
 local why = blocking_gate(lane, id, request)
 if why then return { why } end
 

@@ -3,7 +3,8 @@
 -- uses  arq_jobs, lanes, rates
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, number of delayed
---       requests, ms time of the last sweep or 0, keys, LANE_FACTS of lanes.lua, lanes that an operator drained}
+--       requests, ms time of the last sweep or 0, keys, LANE_FACTS of lanes.lua, lanes that an operator drained, roles
+--       that an operator paused}
 --       queue: {name, number of waiting requests, ms for which the oldest has waited}
 --       lane: {the values of `lane_facts`, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
@@ -110,4 +111,5 @@ for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
 return { now, to_integer(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - audible },
   { now - window, counts, failures }, redis.call('ZCARD', P .. 'delayed'),
-  to_integer(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS, redis.call('SMEMBERS', P .. 'drained') }
+  to_integer(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS, redis.call('SMEMBERS', P .. 'drained'),
+  redis.call('SMEMBERS', P .. 'paused') }

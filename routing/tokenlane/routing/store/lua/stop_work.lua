@@ -1,8 +1,8 @@
--- Stops new work at a lane until an operator resumes it, or resumes it. Requests that run go on.
+-- Stops new work at a lane, or of a role, until an operator resumes it; or resumes it. Requests that run go on.
 --
 -- uses  base
 -- KEYS  1 the pool's prefix
--- ARGV  1 'drained': the set of lanes that an operator drained  2 lane  3 'stop' | 'resume'
+-- ARGV  1 'drained', the set of lanes, or 'paused', the set of roles  2 lane or role  3 'stop' | 'resume'
 -- reply 1 if the set has changed | 0 if the work had already been stopped or resumed
 
 begin_with_delete()

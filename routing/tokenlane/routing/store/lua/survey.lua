@@ -1,5 +1,6 @@
 -- Reads what a router needs to plan, at one moment: all lanes, and the heads of all queues. The heads of a queue are the
--- requests to dispatch next: at most as many as the lanes have free slots, but at least 1 and at most 16.
+-- requests to dispatch next: at most as many as the lanes have free slots, but at least 1 and at most 16; none for the queues
+-- of a role that an operator paused.
 --
 -- uses  agent_fairness, lanes
 -- KEYS  1 the pool's prefix
@@ -74,7 +75,7 @@ end
 
 local turns, added = {}, {}
 for _, name in ipairs(redis.call('SMEMBERS', P .. 'queues')) do
-  add_heads(name)
+  if redis.call('SISMEMBER', P .. 'paused', string.match(name, '^[^:]*')) == 0 then add_heads(name) end
   local turn = turn_key(name)
   if not added[turn] then
     added[turn] = true

@@ -52,7 +52,8 @@ local function due_ending(request)
 end
 
 -- Cancels a request. If it runs, the script only sets a flag and notifies the worker, which ends the request once the model
--- server's stream is closed. reason: cancelled or expired; code: 'orphaned' if the client has vanished, nil otherwise.
+-- server's stream is closed. reason: cancelled or expired; code: 'orphaned' if the client has vanished, 'purged' if an
+-- operator purged the role, nil otherwise.
 -- Returns the reason if the request ends now or had already ended for this reason; 'flagged' if it runs; 'ended' if it had
 -- ended for another reason; 'unknown' if the server does not know it.
 local function cancel_request(id, reason, code)
