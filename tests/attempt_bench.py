@@ -73,7 +73,7 @@ class FakePool:
         self.queues: list[Queue | None] = []
         self.blamed: list[str | None] = []
         self.needs = Needs(model="m1")
-        self.forgetful = False
+        self.forgetful = self.spent = False
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
@@ -116,11 +116,14 @@ class FakePool:
         counts: bool = True,
         alone: bool = False,
         cause: str = "",
+        longest_delay_ms: int | None = None,
     ) -> str:
         if self.outage:
             raise self.outage.pop()
         if self.forgetful:
             return "lost"
+        if self.spent and longest_delay_ms is not None:
+            return "spent"
         self.queues.append(queue)
         self.log.append(f"requeued {self.id}")
         self.requeued.append((due_ms, counts))

@@ -268,7 +268,7 @@ _TABLE: Final = {
     r"lane:[^:]+:state": "hash",
     r"lane:[^:]+:workers": "zset",
     r"(client|agent):[^:]+": "set",
-    r"swept|drain:[^:]+|policy": "hash",
+    r"swept|drain:[^:]+|policy|retries": "hash",
     r"worker:[^:]+|rates:\d+": "hash",
     r"router:[^:]+(:survived)?": "string",
     r"sequence|key": "string",

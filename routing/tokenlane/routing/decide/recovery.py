@@ -22,6 +22,7 @@ from .policy import Policy, RolePolicy
 _BASE_MS = 200
 _CAP_MS = 30_000
 _LONGEST_PAUSE_MS = 3_600_000
+_LONGEST_BUDGET_DELAY_MS = 30_000
 _AGENT_PAUSE_MS = 2_000
 _MOST_AVOIDED = 8
 
@@ -32,10 +33,12 @@ _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
 @dataclass(frozen=True)
 class AttemptFailed:
     """The attempt ended with an error. `reached`: whether it reached the model server. An attempt that did not reach it
-    does not count as a start, and its lane has stopped accepting work."""
+    does not count as a start, and its lane has stopped accepting work. `delivered`: whether this attempt delivered part
+    of the answer."""
 
     error: LlmError
     reached: bool = True
+    delivered: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,18 @@ class End:
 
 @dataclass(frozen=True)
 class TryAgain:
-    """Try the request again with these needs, after `due_ms`. `counts`: whether the failed attempt counts as a start.
-    `alone`: whether the next lane must run nothing else, because this request may have killed its workers."""
+    """Try the request again with these needs, after `due_ms`.
+
+    `counts`: whether the failed attempt counts as a start. `alone`: whether the next lane must run nothing else because
+    this request may have killed its workers. `longest_delay_ms`: for how long the pool's retry budget may delay the
+    retry; None if the retry takes nothing from the budget.
+    """
 
     needs: Needs
     due_ms: int = 0
     counts: bool = True
     alone: bool = False
+    longest_delay_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,8 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
             return End(_cannot_continue(history, cause))
         history = replace(history, needs=_needs_to_continue(history))
     match cause:
-        case AttemptFailed(error, reached):
-            return _after_error(error, history, policy, reached=reached)
+        case AttemptFailed(_, reached):
+            return _after_error(cause, history, policy) if reached else TryAgain(_elsewhere(history), counts=False)
         case WorkerLost(alone):
             return _after_crash(history, policy, alone=alone)
         case WorkerDraining():
@@ -193,18 +201,29 @@ def _needs_to_continue(history: History) -> Needs:
     return history.needs.model_copy(update={"continues": continues, "restarts": restarts})
 
 
-def _after_error(error: LlmError, history: History, policy: Policy, *, reached: bool) -> Decision:
-    """Decide after a retryable error. The pause before the next attempt doubles with every start, with full jitter, and
-    is at least `retry_after_s`, but never longer than half of the time until the deadline. If the attempt did not reach
-    its model server, the request waits again without a pause, and the attempt does not count as a start.
+def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> Decision:
+    """Decide after a retryable error of an attempt that reached its model server. The pause before the next attempt
+    doubles with every start, with full jitter, and is at least `retry_after_s`, but never longer than half of the time
+    until the deadline. The retry is taken from the pool's retry budget, unless the attempt delivered part of the
+    answer: then the next one produces only the rest, and no work is done twice.
     """
-    if not reached:
-        return TryAgain(_elsewhere(history), counts=False)
+    error = failed.error
     if history.starts >= policy.max_starts or history.left_ms <= 0:
         return End(_final(error) if history.delivered > 0 else error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**history.starts))
     due_ms = min(max(pause_ms, 1000 * (error.retry_after_s or 0)), history.left_ms / 2, _LONGEST_PAUSE_MS)
-    return TryAgain(_elsewhere(history), due_ms=int(due_ms))
+    longest_delay_ms = None if failed.delivered else int(min(_LONGEST_BUDGET_DELAY_MS, history.left_ms / 2))
+    return TryAgain(_elsewhere(history), due_ms=int(due_ms), longest_delay_ms=longest_delay_ms)
+
+
+def decide_without_budget(error: LlmError, history: History) -> End:
+    """Decide what happens to a request that would be tried again after this error, if the pool's retry budget does not
+    allow that in time."""
+    report = (_final(error) if history.delivered > 0 else error).report()
+    message = (
+        f"{report.message}; the request was not tried again, because too many requests of the pool fail at present"
+    )
+    return End(LlmError.from_report(report.model_copy(update={"message": message})))
 
 
 def _elsewhere(history: History) -> Needs:

@@ -73,6 +73,8 @@ last of them.
 |                         |        |                                                        | `sweep`                  |
 | `rates:T`               | hash   | `ROLE:PRIORITY:EVENT`: requests accepted and ended in  | 80 s after first count   |
 |                         |        | 10 s                                                   |                          |
+| `retries`               | hash   | `paid_at`: when all retries so far are paid for, ms;   | at that time             |
+|                         |        | a completed request moves it nearer                    |                          |
 | `failed`                | stream | `id`, `role`, `lane`, `code`, `priority` of some 1,000 | entry: newer ones        |
 |                         |        | requests                                               |                          |
 | `key`                   | string | ids of the keys that seal payloads, newest first       | never                    |

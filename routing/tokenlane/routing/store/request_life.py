@@ -179,6 +179,7 @@ class Requests:
         counts: bool = True,
         alone: bool = False,
         cause: str = "",
+        longest_delay_ms: int | None = None,
     ) -> str:
         """End an attempt, and put its request back into a queue.
 
@@ -191,13 +192,17 @@ class Requests:
             alone: whether the request must from now on run on a lane that runs nothing else.
             cause: why the attempt ended, for operators: an error's code, or another word without text from the request;
                 '' if no worker started the attempt in time, or if its worker is lost.
+            longest_delay_ms: if given, the retry is taken from the pool's retry budget, which may delay the request for
+                this time at most.
 
         Returns:
             The request's new state; `stale` if the worker no longer runs the attempt or, without a worker, if the lease
-            has not lapsed; `lost` if the server has lost the payload.
+            has not lapsed; `spent` if the retry budget allows no retry in time: the attempt has then not ended; `lost`
+            if the server has lost the payload.
         """
         name = "" if queue is None else queue.name
-        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone), cause)
+        budget = () if longest_delay_ms is None else (longest_delay_ms,)
+        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone), cause, *budget)
         return as_text(await self._scripts.run("requeue", *args))
 
     async def finish(

@@ -37,6 +37,7 @@ from tokenlane.routing.decide.recovery import (
     as_interruption,
     decide,
     decide_resumption,
+    decide_without_budget,
     decide_without_handover,
     may_submit_again,
 )
@@ -63,7 +64,8 @@ def shape(decision: object) -> object:
     match decision:
         case End(error):
             return ("end", error.code)
-        case TryAgain(needs, due_ms, counts, alone) if due_ms > 0:
+        case TryAgain(needs, due_ms, counts, alone, longest_delay_ms) if due_ms > 0:
+            assert longest_delay_ms is not None, "a retry after an error is taken from the retry budget"
             return ("later", needs, counts, alone)
         case _:
             return decision
@@ -238,6 +240,29 @@ def test_a_request_waits_for_an_agent_that_does_not_reply() -> None:
         CONTINUES, due_ms=2_000, counts=False
     )
     assert decide_without_handover(history(left_ms=1_000)) == TryAgain(NEEDS, due_ms=500, counts=False)
+
+
+def test_a_retry_is_taken_from_the_budget_and_waits_for_it_only_so_long() -> None:
+    """The budget may delay a retry for half a minute, or for half of the time that the request has left."""
+    for left_ms, longest_ms in ((600_000, 30_000), (10_000, 5_000)):
+        decision = decide(AttemptFailed(DOWN), history(left_ms=left_ms), POLICY)
+        assert isinstance(decision, TryAgain)
+        assert decision.longest_delay_ms == longest_ms
+    free = AttemptFailed(DOWN, reached=False), AttemptFailed(DOWN, delivered=True)
+    for cause in (*free, WorkerLost(), WorkerDraining(), LaneStopped()):
+        decision = decide(cause, history(), POLICY)
+        assert isinstance(decision, TryAgain)
+        assert decision.longest_delay_ms is None
+
+
+def test_without_budget_a_request_ends_with_its_error() -> None:
+    """The error keeps its class, place and detail. An agent with part of the answer gets a final interruption."""
+    error = ProviderDown("HTTP 500", provider="vllm", lane="lane1", model="m1", detail="why")
+    ended = decide_without_budget(error, history()).error
+    assert (type(ended), ended.retryable, ended.detail, ended.lane) == (ProviderDown, True, "why", "lane1")
+    assert ended.message.startswith("HTTP 500")
+    cut = decide_without_budget(Interrupted(retryable=True, lane="lane1"), history(**CUT)).error
+    assert (type(cut), cut.retryable, cut.lane) == (Interrupted, False, "lane1")
 
 
 def test_an_interruption_of_the_last_start_is_final() -> None:

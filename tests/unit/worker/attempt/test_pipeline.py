@@ -50,6 +50,18 @@ async def test_a_key_the_worker_lacks(others_may: bool) -> None:
     assert [code for _, _, code, _ in bench.pool.endings] == ([] if others_may else [PoolKeyMismatch.code])
 
 
+async def test_a_failed_attempt_ends_its_request_if_the_retry_budget_is_spent() -> None:
+    """The agent gets the error of the attempt. An attempt that delivered something takes nothing from the budget."""
+    for delivered in (0, 2):
+        bench = Bench(FakeProvider(error=ProviderDown("HTTP 500"), fail_after=delivered))
+        bench.pool.spent = True
+        await bench.run()
+        assert len(bench.pool.requeued) == (delivered > 0)
+        assert [(ending, code) for ending, _, code, _ in bench.pool.endings] == [("failed", ProviderDown.code)] * (
+            not delivered
+        )
+
+
 @pytest.mark.parametrize("ending", ["completed", "failed"])
 async def test_every_message_about_a_sealed_request_is_sealed(ending: str) -> None:
     """With a pool key, the agent's question, the deltas and the ending are sealed with it."""

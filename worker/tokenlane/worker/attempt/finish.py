@@ -22,6 +22,7 @@ from tokenlane.routing.decide.recovery import (
     TryAgain,
     WorkerDraining,
     decide,
+    decide_without_budget,
 )
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.lane import Lane
@@ -49,7 +50,8 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             return await _finish(lane, run, "completed", completed, end)
         case LlmError():
             reached = await _handle_failure(lane, run, outcome, unpublished)
-            return await _recover(lane, run, AttemptFailed(outcome, reached), unpublished)
+            delivered = unpublished.first > run.outlet.start
+            return await _recover(lane, run, AttemptFailed(outcome, reached, delivered), unpublished)
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)
         case Stopped("expired"):
@@ -102,14 +104,14 @@ async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished)
     decision = decide(cause, run.history(lane.name, unpublished.first), policy)
     match decision:
         case End(error):
-            failed = Failed(**_answer_fields(lane, run, unpublished), end=unpublished.end, error=error.report())
-            return await _finish(lane, run, "failed", failed, unpublished.end, error.code)
+            return await _fail(lane, run, error, unpublished)
         case TryAgain() as retry:
             if isinstance(cause, AttemptFailed) and KINDS[run.claim.envelope.kind].is_long:
                 why = cause.error.message.partition(":")[0]
                 await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {why}; trying again"))
-            why = cause.error.code if isinstance(cause, AttemptFailed) else "draining"
-            return await _requeue(lane, run, retry, unpublished, why)
+            failure = cause.error if isinstance(cause, AttemptFailed) else None
+            why = "draining" if failure is None else failure.code
+            return await _requeue(lane, run, retry, unpublished, why, failure)
         case _:
             assert_never(decision)
 
@@ -131,6 +133,11 @@ async def _leave(lane: Lane, run: Run, outcome: NotResumed, unpublished: Unpubli
             return await _requeue(lane, run, retry, unpublished, outcome.why)
         case _:
             assert_never(decision)
+
+
+async def _fail(lane: Lane, run: Run, error: LlmError, unpublished: Unpublished) -> RequestOutcome:
+    failed = Failed(**_answer_fields(lane, run, unpublished), end=unpublished.end, error=error.report())
+    return await _finish(lane, run, "failed", failed, unpublished.end, error.code)
 
 
 async def _finish(
@@ -159,7 +166,15 @@ async def _finish(
     return ending
 
 
-async def _requeue(lane: Lane, run: Run, retry: TryAgain, unpublished: Unpublished, why: str) -> RequestOutcome:
+async def _requeue(
+    lane: Lane, run: Run, retry: TryAgain, unpublished: Unpublished, why: str, error: LlmError | None = None
+) -> RequestOutcome:
+    """Requeue the request.
+
+    Args:
+        why: why the attempt ended, as a code.
+        error: the error of the attempt, which ends the request if the retry budget is spent.
+    """
     queue = replace(Queue.of(run.claim.envelope), needs=retry.needs)
     state = await _retry_until_recorded(
         lane,
@@ -170,8 +185,12 @@ async def _requeue(lane: Lane, run: Run, retry: TryAgain, unpublished: Unpublish
             counts=retry.counts,
             alone=retry.alone,
             cause=why,
+            longest_delay_ms=retry.longest_delay_ms,
         ),
     )
+    if state == "spent" and error is not None:
+        decision = decide_without_budget(error, run.history(lane.name, unpublished.first))
+        return await _fail(lane, run, decision.error, unpublished)
     if state == "lost":
         return await _recover(lane, run, PoolForgot(), unpublished)
     run.outlet.discard()

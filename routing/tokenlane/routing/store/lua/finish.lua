@@ -5,7 +5,7 @@
 -- dispatched, running -> failed: a router or client, if the lease has lapsed. If the request was cancelled or its deadline has
 --   passed, it becomes cancelled or expired instead, and the reply is 'stale'.
 --
--- uses  leases
+-- uses  leases, retry_budget
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 'completed', 'failed', 'cancelled' or 'expired'
 --       5 end position: how many deltas the answer has  6 error code or ''  7 last message to the agent, JSON
@@ -33,6 +33,7 @@ if ending == 'cancelled' and (request.code or '') ~= '' then
   end_early(id, request, ending) -- with the code that `cancel_request` stored, which the worker does not know
 else
   end_request(id, request, ending, ARGV[7], ARGV[6], ARGV[8])
+  if ending == 'completed' then repay_budget() end
 end
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
 return 'done'

@@ -2,7 +2,7 @@
 -- again, before later requests of its agent. If the request was cancelled or its deadline has passed, it becomes cancelled or
 -- expired instead. The worker that runs the attempt calls this, or a router or client if the lease has lapsed.
 --
--- uses  leases
+-- uses  leases, retry_budget
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker, or '' for a lapsed lease  4 queue in which the request waits from now on, or '' for the same
 --       5 ms for which the request is delayed before it waits, or 0
@@ -10,7 +10,9 @@
 --       7 '1' to make the request a suspect, which from now on runs alone on its lane; '0' otherwise
 --       8 optional: why the attempt ended, a code without text; '' for an attempt that no worker started in time, and for one
 --       whose worker is lost
+--       9 optional: take the retry from the pool's retry budget, and delay it for that by at most this many ms
 -- reply the request's new state | 'stale': the worker no longer runs the attempt, or the lease has not lapsed
+--       | 'spent': the retry budget allows no retry within that time; the request is unchanged
 --       | 'lost': the server has lost the payload, so the request cannot run again
 
 local MOST_KEPT = 16
@@ -36,6 +38,11 @@ local is_allowed = request.state == 'dispatched' or (request.state == 'running' 
 if worker == '' then is_allowed = has_lapsed(id, request) end
 if not is_allowed then return 'stale' end
 if request.entry == '' and not ending then return 'lost' end
+if ARGV[9] and not ending then
+  local delay_ms = take_retry(request.lane, request.kind, tonumber(ARGV[9]))
+  if not delay_ms then return 'spent' end
+  due_ms = math.max(tonumber(due_ms), delay_ms)
+end
 
 if worker == '' then record_lapse(id, request) end
 if request.state == 'running' and ARGV[6] == '0' then redis.call('HINCRBY', key, 'starts', -1) end
