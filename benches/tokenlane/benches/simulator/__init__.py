@@ -7,8 +7,8 @@ Tests, benchmarks and authors of agents run it in their process, `async with Sim
 from __future__ import annotations
 
 from .faults import Fault, read_faults
-from .log import Received
 from .model.models import Model
+from .request_log import Received
 from .server import Simulator
 
 __all__ = ["Fault", "Model", "Received", "Simulator", "read_faults"]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from .engine import Engine
-from .log import Log
+from .request_log import Log
 
 _PATIENCE_S = 30
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from .fault_script import FaultScript
 from .http.clock import Clock
 from .http.player import Player
-from .log import Received
 from .model.answer import Ask, ConversationTurn, SimulatedAnswer, simulate_answer
 from .model.models import Instance, Model, SimulatedModels
 from .model.refusals import Refused
+from .request_log import Received
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from .engine import Engine
 from .fault_script import FaultScript
+from .http.http_answer import HttpAnswer
 from .http.player import Encoded, Player
-from .http.wire import HttpAnswer
-from .log import Log, Received
+from .request_log import Log, Received
 
 
 @dataclass(frozen=True)

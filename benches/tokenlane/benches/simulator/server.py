@@ -28,10 +28,10 @@ from .faults import Fault, Faults
 from .http.early_answer import close, early_answer
 from .http.encoded_chat import EncodedChat
 from .http.player import CloseConnection, SendError, StaySilent
-from .log import Log, Received
 from .model.answer import Ask
 from .model.models import Model, SimulatedModels
 from .model.refusals import Refused
+from .request_log import Log, Received
 
 _BODY_BYTES = 64 * 1024 * 1024
 _NO_FAULT = FaultScript()

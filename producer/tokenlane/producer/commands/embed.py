@@ -26,7 +26,9 @@ def embed(
     texts: Annotated[list[str], typer.Argument(help="The texts; `-` reads them from standard input, one per line.")],
     role: Role = "default",
     model: Model = None,
-    dimensions: Annotated[int | None, typer.Option(help="Fail unless vectors have this many numbers.", min=1)] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Ask for vectors of this many numbers; fail if the model gives others.", min=1)
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail rather than use the pool's fallback model.")
     ] = False,

@@ -44,7 +44,7 @@ class _State(StrEnum):
 _Role = Annotated[str | None, typer.Option(help="Only requests of this role.", metavar="ROLE")]
 _OlderThan = Annotated[
     int | None,
-    typer.Option(help="Only requests submitted longer ago, as in 90s, 10m or 2h.", metavar="TIME", parser=time_span),
+    typer.Option(help="Only requests older than this, such as 90s, 10m or 2h.", metavar="TIME", parser=time_span),
 ]
 
 
@@ -85,7 +85,7 @@ def show(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Show a request's state, what it waits for and when it is likely to start; for an hour, also after its end."""
+    """Show a request's state and attempts, what it waits for and when it may start; also for an hour after its end."""
 
     async def ask(opened: Pool) -> RequestReport | None:
         records = await opened.records.read([request])

@@ -1,1 +1,1 @@
-"""The data that agents and workers exchange: requests, answers, messages, errors and sealed payloads."""
+"""The data that agents and workers exchange: requests, answers, messages and errors, and how they are sealed."""

@@ -1,4 +1,4 @@
-"""The messages between agent and worker while a request runs: deltas, endings, cancellation and replay.
+"""The messages between agent and worker while a request runs: deltas, endings, cancellation, replay and handovers.
 
 All messages are JSON with the version in `v`; readers ignore unknown fields. No `repr` contains prompts or output, and
 validation errors do not quote their input. With a pool key, workers and agents seal these messages, as

@@ -1,4 +1,4 @@
-"""Agrees with a pool's other processes, through the Redis server, on the keys that seal request payloads."""
+"""Agrees with a pool's other processes, through the Redis server, on the keys that seal requests and answers."""
 
 from __future__ import annotations
 

@@ -22,13 +22,15 @@ class Answered:
 
 
 NotResumedReason = Literal["no_handover", "cannot_continue"]
-"""Why an attempt did not begin. `no_handover`: the agent did not reply in time with its part of the answer.
+"""Why an attempt did not resume an answer. `no_handover`: the agent did not reply in time with its part of the answer.
 `cannot_continue`: this lane cannot continue that part."""
 
 
 class NotResumed(Exception):
-    """The attempt did not begin: the agent may have part of the answer, and this attempt cannot continue it.
-    `decision`: what becomes of the request."""
+    """The attempt gives no output: the agent may have part of the answer, and this attempt cannot continue it.
+
+    `why`: what prevents that. `decision`: what becomes of the request.
+    """
 
     __match_args__ = ("decision",)
 
@@ -39,7 +41,7 @@ class NotResumed(Exception):
 
 
 AttemptOutcome: TypeAlias = Answered | LlmError | Stopped | NotResumed
-"""How an attempt ended: it completed its answer, failed, was stopped, or did not begin."""
+"""How an attempt ended: it completed its answer, failed, was stopped, or did not resume the answer."""
 
 RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
 """What became of the request. `left`: another attempt runs it, or a router recovers it when its lease runs out."""

@@ -43,7 +43,8 @@ class ModelServer:
     """The result of probing one target.
 
     Args:
-        lane: the settings of a lane for it, with the detected provider.
+        lane: the settings with which a lane can serve it.
+        provider: the provider that the probe detected, or else the configured one; None if there is neither.
         models: those of its models that can chat.
         problem: why it cannot be used; None if it can be used.
     """

@@ -7,8 +7,8 @@ from aiohttp import web
 from tokenlane.benches.simulator.dialects.base import Dialect
 from tokenlane.benches.simulator.fault_script import FaultScript
 
-from .hostile import bomb, endless_headers
-from .wire import HttpAnswer
+from .hostile_answers import bomb, endless_headers
+from .http_answer import HttpAnswer
 
 
 async def early_answer(request: web.Request, script: FaultScript, dialect: Dialect) -> web.StreamResponse | None:

@@ -11,10 +11,10 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from tokenlane.benches.simulator.fault_script import FaultScript
-from tokenlane.benches.simulator.log import Received
+from tokenlane.benches.simulator.request_log import Received
 
 from .clock import Clock
-from .wire import HttpAnswer
+from .http_answer import HttpAnswer
 
 _ENDLESS_BYTES = 1 << 30
 _BLOCK = b"x" * 65_536

@@ -29,7 +29,7 @@ def _cipher(secret: bytes) -> AESGCM:
 
 
 def fingerprint(text: str, key: PoolKey | None) -> str:
-    """A keyed hash that identifies a text. Nobody without the key can test a guess of the text against the hash."""
+    """A hash that identifies a text. If there is a key, only its holders can test guesses of the text."""
     return hashlib.blake2b(
         text.encode(), key=key.secret if key else b"", digest_size=16, person=b"fingerprint"
     ).hexdigest()
@@ -42,7 +42,7 @@ def seal(payload: bytes, request_id: str, key: PoolKey) -> bytes:
 
 
 def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
-    """Decrypt a sealed payload.
+    """Unseal a payload.
 
     Raises:
         BadRequest: a newer version sealed the payload, or the payload was changed or belongs to another request.
@@ -55,5 +55,5 @@ def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
     except (InvalidTag, ValueError):
         raise BadRequest(
             f"key {key.id} does not open the request, which was changed in Redis or copied from another request: send "
-            "it again, and find out who writes to the pool's keys"
+            "it again, and find out what else writes to the Redis server"
         ) from None

@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError,
 from tokenlane.routing.contract.tool_calls import ToolCalls
 from tokenlane.worker.providers.errors.http_errors import unreadable
 from tokenlane.worker.providers.parsing.frames import Frames
-from tokenlane.worker.providers.parsing.shape import Shape, kind_of, wrong_field
+from tokenlane.worker.providers.parsing.json_shape import Shape, kind_of, wrong_field
 from tokenlane.worker.providers.parsing.sse import Event
 
 from .contents import reasoning_of, refuse_unsupported, text_of

@@ -10,7 +10,7 @@ from struct import unpack
 from typing import Any
 
 from tokenlane.worker.providers.errors.http_errors import unreadable
-from tokenlane.worker.providers.parsing.shape import EMBEDDINGS, wrong_field
+from tokenlane.worker.providers.parsing.json_shape import EMBEDDINGS, wrong_field
 
 from .reader import wrong_model
 

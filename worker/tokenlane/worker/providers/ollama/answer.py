@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta, Usage
 from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream, unreadable
-from tokenlane.worker.providers.parsing.shape import OLLAMA_LINE, Shape, count_of, names_of
+from tokenlane.worker.providers.parsing.json_shape import OLLAMA_LINE, Shape, count_of, names_of
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 from .names import same_model_name

@@ -85,6 +85,6 @@ def refuse_if_truncated(
     full = (context is not None and read >= context) or (read in _DEFAULTS and read < estimated_tokens(request))
     if full or (counts_all and 0 < read * _MOST_BYTES_PER_TOKEN < text_bytes(request)):
         raise ContextTooLong(
-            f"Ollama read {read} of the prompt's about {max(read, estimated_tokens(request))} tokens and left out the "
+            f"Ollama read {read} tokens of a prompt of about {max(read, estimated_tokens(request))} and left out the "
             f"rest, so the answer would ignore a part of the prompt: {_ADVICE}."
         )

@@ -194,8 +194,8 @@ class OllamaProvider(OllamaModels):
         return known is None or "vision" in known
 
     async def _can_continue(self, request: ChatRequest, model: str) -> bool:
-        """Whether the model's template leaves a partial answer open. The request asks only for the rendered prompt; a
-        server that does not know this option generates one token."""
+        """Whether the model's template leaves a partial answer open. Ollama is asked to render the prompt and not to
+        answer it; a version without this option generates one token."""
         name = full_name(model)
         if name not in self._continuing_models:
             question = from_json(ollama_body(request, model))

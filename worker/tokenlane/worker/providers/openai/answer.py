@@ -13,7 +13,7 @@ from tokenlane.worker.providers.answers.model_names import same_model
 from tokenlane.worker.providers.answers.reader import AnswerReader, wrong_model
 from tokenlane.worker.providers.answers.text_filters import TextFilter
 from tokenlane.worker.providers.errors.http_errors import error_of, refusal_in_stream, unreadable
-from tokenlane.worker.providers.parsing.shape import OPENAI_CHUNK, Shape, count_of, names_of
+from tokenlane.worker.providers.parsing.json_shape import OPENAI_CHUNK, Shape, count_of, names_of
 from tokenlane.worker.providers.parsing.sse import MESSAGE, Event
 
 _WITHOUT_CHOICES = {"choices", "usage", "x_groq", "timings", "prompt_progress"}

@@ -6,7 +6,7 @@ import zlib
 
 from aiohttp import web
 
-from .wire import HttpAnswer
+from .http_answer import HttpAnswer
 
 _HEADERS_BYTES = 256 * 1024 * 1024
 _ZEROS = bytes(1 << 20)
