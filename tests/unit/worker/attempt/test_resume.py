@@ -243,6 +243,13 @@ async def test_another_model_continues_only_if_the_policy_allows_it(continue_wit
     assert bench.provider.resumed == (["one two "] if continues else [])
 
 
+async def test_a_part_without_text_is_continued_with_the_whole_answer() -> None:
+    """Its deltas had only log probabilities, so there is nothing to hand to the model server."""
+    bench = Bench()
+    await bench.run_again(**{**PART, "position": 1, "text": "", "tokens": 0})
+    assert (bench.ending[:2], bench.provider.resumed) == (("completed", 5), [None])
+
+
 @pytest.mark.parametrize("continues", [None, "m1"])
 async def test_a_model_server_may_name_its_model_with_a_date(continues: str | None) -> None:
     """The agent knows the model by the name in the answer, and lanes know it by the name in requests."""
@@ -297,7 +304,7 @@ async def test_an_answer_that_nobody_can_continue_begins_anew_if_the_agent_allow
         ({**PART, "obstacle": "tool_call"}, {}),
         ({**PART, "text": "", "obstacle": "reasoning"}, {}),
         ({**PART, "obstacle": "part"}, {}),
-        ({**PART, "text": ""}, {}),
+        ({"position": 3, "lane": "lane0", "model": "m1"}, {}),
         (PART, {"response_format": SCHEMA}),
     ],
     ids=["tool call", "reasoning", "joined in the middle", "agent without text", "schema"],

@@ -125,7 +125,7 @@ def provider_arguments(
         begun += partial.text
         if request.max_tokens is not None:
             changes["max_tokens"] = request.max_tokens - partial.tokens
-    return request.model_copy(update=changes), model, begun
+    return request.model_copy(update=changes), model, begun or None
 
 
 def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:

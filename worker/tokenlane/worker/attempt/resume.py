@@ -72,8 +72,9 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
         NotResumed: the attempt must not do either.
     """
     handover = _name_as_lanes_do(handover, run)
-    # An agent of an older version sends no text.
-    obstacle: Obstacle = handover.obstacle or ("part" if not handover.text else "schema" if run.has_schema else "")
+    # An agent of an older version sends neither text nor tokens. Deltas with log probabilities may have no text.
+    lacks_text = not handover.text and "tokens" not in handover.model_fields_set
+    obstacle: Obstacle = handover.obstacle or ("part" if lacks_text else "schema" if run.has_schema else "")
     history = replace(run.history(handover.lane, handover.position), model=handover.model, obstacle=obstacle)
     role = (await _read_policy(lane)).roles.get(run.claim.envelope.role, RolePolicy())
     match decide_resumption(history, role, run.claim.model, can_prefill=can_prefill):
