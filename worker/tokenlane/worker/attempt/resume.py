@@ -31,8 +31,8 @@ from .outcome import NotResumed
 async def resume(lane: Lane, run: Run, request: Request) -> None:
     """Set `run.partial` to the part of the answer that the agent has, if this attempt continues it.
 
-    On a request's first start the agent has nothing. On a later start the agent is asked, for at most
-    `Timings.handover_s`, since the attempt holds its slot meanwhile.
+    On a request's first start the agent has nothing. On a later start the agent is asked. The attempt holds its slot
+    meanwhile, so it waits at most `Timings.handover_s` for the reply, and as long for each further piece of it.
 
     Raises:
         Stopped: no agent waits for the answer any more, or a newer attempt has begun to answer.

@@ -16,7 +16,8 @@ class Timings:
     retry_s: float = 0.2
     """The pause before a call to a pool, or a question to an agent, is repeated."""
     handover_s: float = 0.5
-    """How long an attempt waits for the part of the answer that the agent has. It occupies a slot meanwhile."""
+    """How long an attempt waits for the part of the answer that the agent has, or for the next piece of a long one. It
+    occupies a slot meanwhile."""
     requeue_s: float = 3.0
     """How long a cancelled attempt may take to requeue or end its request."""
     check_s: float = 5.0
