@@ -54,9 +54,9 @@ async def test_a_kept_connection_that_is_closed_is_no_failure() -> None:
 
 
 async def test_a_server_that_always_hangs_up_is_down() -> None:
-    """One more try, and no third."""
+    """A request that was lost over a new connection is not sent again, since the server may have run it."""
     async with answering(served=0) as (url, came):
         async with default_registry().create(LaneSettings("gpu0", "openai", url)) as provider:
             with pytest.raises(ProviderDown):
                 await answer_of(provider, ask())
-    assert came == [1, 1]
+    assert came == [1]
