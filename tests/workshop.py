@@ -11,6 +11,7 @@ from typing import Self
 from tests.waiting import until
 
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.producer.link.redis.sealed_requests import SealedRequests
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import (
@@ -134,12 +135,15 @@ class Asker:
         self.lane = self.model = ""
         self.answers: Handover | None = None
         self._pool = pool
+        self._sealed = SealedRequests(pool.keychain)
         self._log = log if log is not None else []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, data: bytes) -> None:
         """Take a message of the request's delta channel."""
-        message = channel_message(data)
+        opened = self._sealed.open(self.id, data)
+        assert opened is not None
+        message = channel_message(opened)
         self.messages.append(message)
         if message.attempt < self.attempt:
             return
@@ -174,7 +178,9 @@ class Asker:
             model=self.model,
         )
         answer = state.model_copy(update={"id": self.id, "attempt": message.attempt})
-        await self._pool.publish([(self._pool.keys.control(message.worker), answer.to_wire())])
+        sealed = self._sealed.seal(answer)
+        assert sealed is not None
+        await self._pool.publish([(self._pool.keys.control(message.worker), sealed)])
 
     async def ended(self, timeout_s: float = 15) -> ChannelMessage:
         """Wait for the request's end."""
