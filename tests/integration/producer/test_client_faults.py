@@ -70,7 +70,7 @@ def part(run: Run, first: int, *texts: str, restarted: bool = False) -> Deltas:
         model="m1",
         first=first,
         deltas=deltas,
-        restarted=restarted,
+        begun_by=run.attempt if restarted else 0,
     )
 
 

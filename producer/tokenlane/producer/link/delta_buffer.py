@@ -106,7 +106,7 @@ class DeltaBuffer:
         self._ending: Completed | Failed | None = None
         self._handed_over = 0
         self._may_restart = may_restart
-        self._restarted_by = 0
+        self._begun_by = 0
         self._begins_anew = False
         self._waits_after = 0
         self._why_waiting = ""
@@ -242,12 +242,17 @@ class DeltaBuffer:
         if self.ended:
             return [Handover(id=self.request_id, attempt=resume.attempt, state="done")]
         return make_handover(
-            self.request_id, resume.attempt, self.answer, position=self.position, joined_at=self._first
+            self.request_id,
+            resume.attempt,
+            self.answer,
+            position=self.position,
+            joined_at=self._first,
+            begun_by=self._begun_by,
         )
 
     def _begin_anew(self, attempt: int) -> None:
-        """Drop the answer so far, since this attempt gives another one."""
-        self._restarted_by = attempt
+        """Drop the answer so far, since this attempt began another one."""
+        self._begun_by = attempt
         if self.position == 0:
             return
         if not self._may_restart:
@@ -262,8 +267,8 @@ class DeltaBuffer:
         self.worker = message.worker or self.worker
         # An attempt that failed before its first delta leaves the earlier answer as it is.
         has_answer = bool(deltas) or isinstance(message, Completed) or (isinstance(message, Failed) and message.end > 0)
-        if message.restarted and message.attempt > self._restarted_by and has_answer:
-            self._begin_anew(message.attempt)
+        if message.begun_by > self._begun_by and has_answer:
+            self._begin_anew(message.begun_by)
         if deltas and message.first < self._handed_over:
             # The attempt continues from the owner's position, and this reader has received more than the owner.
             self.fail(answer_lost("owner"))

@@ -11,13 +11,14 @@ PIECE_SIZE = 128 * 1024
 
 
 def make_handover(
-    request_id: str, attempt: int, answer: AnswerBuilder, *, position: int, joined_at: int
+    request_id: str, attempt: int, answer: AnswerBuilder, *, position: int, joined_at: int, begun_by: int
 ) -> list[Handover]:
     """Make the handover of an unfinished answer to an attempt: one message for each piece of the answer's text.
 
     Args:
         position: the position of the first missing delta.
         joined_at: the position of the first delta that the agent asked for.
+        begun_by: the attempt that began the answer anew; 0 if none did.
     """
     text = answer.text
     pieces = [text[start : start + PIECE_SIZE] for start in range(0, len(text), PIECE_SIZE)] or [""]
@@ -35,6 +36,7 @@ def make_handover(
             tokens=answer.tokens,
             finish_reason=answer.finish_reason,
             obstacle=_obstacle(answer, joined_at),
+            begun_by=begun_by,
         )
         for number, piece in enumerate(pieces)
     ]

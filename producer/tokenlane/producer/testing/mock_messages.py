@@ -170,13 +170,13 @@ class _Attempt:
     number: int = 1
     lane: str = ""
     position: int = 0
-    restarted: bool = False
+    begun_by: int = 0
 
     def after(self, failure: Failover | Restart) -> _Attempt:
         """The attempt that follows this one after a failure."""
         if isinstance(failure, Restart):
-            return _Attempt(self.number + 1, failure.lane, restarted=True)
-        return _Attempt(self.number + 1, failure.lane, self.position)
+            return _Attempt(self.number + 1, failure.lane, begun_by=self.number + 1)
+        return _Attempt(self.number + 1, failure.lane, self.position, self.begun_by)
 
     def deltas(self, delta: TokenDelta) -> Deltas:
         self.position += 1
@@ -193,5 +193,5 @@ class _Attempt:
             "worker": "",
             "lane": self.lane,
             "model": "mock",
-            "restarted": self.restarted,
+            "begun_by": self.begun_by,
         }

@@ -30,8 +30,8 @@ class _FromAttempt(Versioned):
 class Deltas(_FromAttempt):
     """Consecutive deltas, the first at position `first`. `worker`, `lane` and `model` apply to all of them.
 
-    `restarted`: the attempt began the answer anew, so what the agent has from earlier attempts is void. All messages of
-    such an attempt say so.
+    `begun_by`: the attempt that began the answer anew, which makes void what earlier attempts sent; 0 if none did. All
+    messages of that attempt say so, and all messages of the attempts that continue it.
     """
 
     type: Literal["deltas"] = "deltas"
@@ -40,17 +40,17 @@ class Deltas(_FromAttempt):
     model: str
     first: int
     deltas: list[TokenDelta] = Field(repr=False)
-    restarted: bool = False
+    begun_by: int = 0
 
 
 def deltas_writer(
-    attempt: int, worker: str, lane: str, model: str, *, restarted: bool = False
+    attempt: int, worker: str, lane: str, model: str, *, begun_by: int = 0
 ) -> Callable[[int, Iterable[bytes]], bytes]:
     """Return a function that writes `Deltas` messages for one attempt. It takes `first` and deltas serialized by
     `delta_piece`. Building a `Deltas` object for each message would cost three times as much."""
     empty = Deltas(attempt=attempt, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
     head = empty.removesuffix(b'0,"deltas":[]}')
-    tail = b'],"restarted":true}' if restarted else b"]}"
+    tail = b'],"begun_by":%d}' % begun_by if begun_by else b"]}"
     return lambda first, pieces: b'%b%d,"deltas":[%b%b' % (head, first, b",".join(pieces), tail)
 
 
@@ -95,7 +95,7 @@ class Completed(_FromAttempt):
     usage: Usage
     deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
     result: Annotated[SerializeAsAny[Result] | None, BeforeValidator(read_result)] = Field(default=None, repr=False)
-    restarted: bool = False
+    begun_by: int = 0
 
 
 class Failed(_FromAttempt):
@@ -109,7 +109,7 @@ class Failed(_FromAttempt):
     end: int = 0
     error: ErrorReport
     deltas: list[TokenDelta] = Field(default_factory=list, repr=False)
-    restarted: bool = False
+    begun_by: int = 0
 
 
 class Cancelled(_FromAttempt):
@@ -181,7 +181,7 @@ class Handover(_ForAttempt):
     `text`: the text of the answer so far. A long text travels in several messages that have the same position, numbered
     by `piece` from 0. `tokens`: how many tokens that text has, counted as one for each delta. `finish_reason`: set if
     the agent has the whole answer and only misses its end. `obstacle`: why no lane can continue the answer; empty if
-    one can.
+    one can. `begun_by`: as in `Deltas`.
     """
 
     type: Literal["handover"] = "handover"
@@ -195,6 +195,7 @@ class Handover(_ForAttempt):
     tokens: int = Field(default=0, ge=0)
     finish_reason: FinishReason | None = None
     obstacle: Obstacle = ""
+    begun_by: int = 0
 
 
 ControlMessage = Cancel | Replay | Handover

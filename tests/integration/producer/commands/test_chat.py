@@ -354,7 +354,7 @@ async def test_a_person_sees_what_happens_to_an_answer(
                     model="m1",
                     first=0 if restarted else again.first,
                     deltas=[delta],
-                    restarted=restarted,
+                    begun_by=again.attempt if restarted else 0,
                 )
             )
             shown += await read_until(ours, b"two")

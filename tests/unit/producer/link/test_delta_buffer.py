@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -506,7 +507,7 @@ def test_a_handover_says_why_no_lane_can_continue(obstacle: str, first: int, rec
 
 def anew(first: int, *texts: str, attempt: int = 2) -> Deltas:
     """Deltas of an attempt that gives the answer anew."""
-    return deltas(first, *texts, attempt=attempt, worker="w2").model_copy(update={"restarted": True})
+    return deltas(first, *texts, attempt=attempt, worker="w2").model_copy(update={"begun_by": attempt})
 
 
 def test_a_restart_voids_the_answer_and_says_so() -> None:
@@ -522,9 +523,26 @@ def test_a_restart_voids_the_answer_and_says_so() -> None:
     assert [(delta.text, delta.position, delta.restarted) for delta in popped] == [("x", 0, True), ("y", 1, False)]
     (handover,) = handed_over(buffer, attempt=3)
     assert (handover.text, handover.position, handover.tokens, handover.obstacle) == ("xy", 2, 2, "")
+    assert handover.begun_by == 2
     for message in over_the_wire([deltas(2, "z", attempt=3), completed(3, 3, attempt=3)]):
         buffer.receive(message)
     assert (buffer.ended, buffer.error, buffer.answer.text) == (True, None, "xyz")
+
+
+@pytest.mark.parametrize("may_restart", [False, True])
+def test_a_reader_that_missed_a_restart_never_joins_two_answers(may_restart: bool) -> None:
+    """It learns from the attempt that continues the new answer that what it has is void."""
+    buffer = DeltaBuffer(ID, may_restart=may_restart)
+    buffer.receive(deltas(0, "a", "b"))
+    third = partial(deltas, attempt=3, worker="w3")
+    buffer.receive(third(2, "z").model_copy(update={"begun_by": 2}))
+    if may_restart:
+        assert buffer.replay().after == 0
+        buffer.receive(third(0, "x", "y").model_copy(update={"begun_by": 2}))
+        assert buffer.answer.text == "xyz"
+    else:
+        assert isinstance(buffer.error, Interrupted)
+        assert (buffer.error.partial, texts_of(buffer)) == ("ab", ["a", "b"])
 
 
 def test_a_restart_that_the_agent_did_not_allow_interrupts_the_answer() -> None:
@@ -549,7 +567,7 @@ def test_a_restart_that_failed_before_its_first_delta_voids_nothing() -> None:
     """The part of the earlier answer is the best that the agent can have."""
     buffer = DeltaBuffer(ID, may_restart=True)
     buffer.receive(deltas(0, "a"))
-    buffer.receive(Failed(attempt=2, worker="w2", error=ProviderDown("gone").report(), restarted=True))
+    buffer.receive(Failed(attempt=2, worker="w2", error=ProviderDown("gone").report(), begun_by=2))
     assert isinstance(buffer.error, Interrupted)
     assert buffer.error.partial == "a"
 

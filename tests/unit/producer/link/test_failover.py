@@ -24,8 +24,9 @@ class Attempt:
         first: the position of the first delta of this attempt, which cannot send earlier ones again.
     """
 
-    def __init__(self, number: int, before: Sequence[str], count: int, *, restarted: bool) -> None:
-        self.number, self.restarted = number, restarted
+    def __init__(self, number: int, before: Sequence[str], count: int, *, begun_by: int = 0) -> None:
+        self.number, self.begun_by = number, begun_by
+        restarted = begun_by == number > 0
         self.first = 0 if restarted else len(before)
         self.texts = [*([] if restarted else before), *(f"{number}.{place} " for place in range(count))]
 
@@ -52,7 +53,7 @@ class Attempt:
             "model": "m",
             "first": first,
             "deltas": [TokenDelta(text=text) for text in self.texts[first:end]],
-            "restarted": self.restarted,
+            "begun_by": self.begun_by,
         }
 
 
@@ -102,15 +103,17 @@ def test_any_number_of_failovers_gives_one_text(
 ) -> None:
     """Whatever the channel does, each attempt is handed exactly what the reader has, the text has no gap and no repeat,
     and the reader of an answer begun anew has only the new text."""
-    reader, sent, attempt = Reader(chance, may_restart=may_restart), list[Sent](), Attempt(0, [], 0, restarted=False)
+    reader, sent, attempt = Reader(chance, may_restart=may_restart), list[Sent](), Attempt(0, [], 0)
     for number, (count, wants_restart) in enumerate(plan, 1):
         resume = Resume(attempt=number, worker=f"w{number}")
-        before: list[str] = []
+        before, begun_by = list[str](), 0
         if number > 1:
             (handover,) = reader.receive(resume, attempt)
-            before = reader.heard[: handover.position]
+            before, begun_by = reader.heard[: handover.position], handover.begun_by
             assert (handover.state, handover.text, handover.tokens) == ("open", "".join(before), len(before))
-        attempt = Attempt(number, before, count, restarted=wants_restart and may_restart and bool(before))
+        if wants_restart and may_restart and before:
+            begun_by = number
+        attempt = Attempt(number, before, count, begun_by=begun_by)
         arriving = [(message, attempt) for message in attempt.send(attempt.first, chance)]
         arriving += [(message, attempt) for message in attempt.send(attempt.first, chance) if chance.random() < 0.3]
         late = chance.sample(sent, min(3, len(sent)))
@@ -134,10 +137,10 @@ def test_any_number_of_failovers_gives_one_text(
 @given(st.integers(1, 5), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_an_answer_begun_anew_unasked_leaves_the_part(had: int, count: int, chance: Random) -> None:
     """A reader that does not allow it has exactly the part that it had, and nothing of the new answer."""
-    reader, first = Reader(chance, may_restart=False), Attempt(1, [], had, restarted=False)
+    reader, first = Reader(chance, may_restart=False), Attempt(1, [], had)
     for message in first.send(0, chance):
         reader.receive(message, first)
-    second = Attempt(2, [], count, restarted=True)
+    second = Attempt(2, [], count, begun_by=2)
     messages = [*second.send(0, chance), second.completion()]
     chance.shuffle(messages)
     for message in messages:

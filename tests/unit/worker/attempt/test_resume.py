@@ -111,7 +111,7 @@ async def test_the_answer_goes_on_where_the_agents_part_ends() -> None:
     ending, end, _, message = bench.ending
     assert (ending, end) == ("completed", 7)
     assert isinstance(message, Completed)
-    assert not any(message.restarted for message in answers(bench))
+    assert not any(message.begun_by for message in answers(bench))
 
 
 async def test_usage_counts_delivered_tokens_once() -> None:
@@ -292,7 +292,7 @@ async def test_an_answer_that_nobody_can_continue_begins_anew_if_the_agent_allow
     bench.pool.needs = Needs(continues="m1", restarts=True)
     await bench.run_again(**PART)
     assert text_by_position(bench) == {0: "a", 1: "b", 2: "c", 3: ""}
-    assert [message.restarted for message in answers(bench)] == [True] * len(answers(bench))
+    assert all(message.begun_by == message.attempt for message in answers(bench))
     assert (bench.ending[:2], bench.provider.resumed) == (("completed", 4), [None])
     assert bench.provider.requests[0].max_tokens == 5
 
@@ -335,7 +335,7 @@ async def test_a_second_refusal_is_final(restarts: bool) -> None:
     bench.pool.needs = Needs(continues="m1", avoid=("lane1",), restarts=restarts)
     await bench.run_again(**PART)
     assert bench.ending[0::2] == (("completed", "") if restarts else ("failed", Interrupted.code))
-    assert all(message.restarted == restarts for message in answers(bench))
+    assert all((message.begun_by == message.attempt) == restarts for message in answers(bench))
 
 
 async def test_a_bad_request_stays_one() -> None:

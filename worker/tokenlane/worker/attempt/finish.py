@@ -75,7 +75,7 @@ def _answer_fields(lane: Lane, run: Run, unpublished: Unpublished) -> dict[str, 
         "model": run.outlet.model,
         "first": unpublished.first,
         "deltas": unpublished.deltas,
-        **({"restarted": True} if run.outlet.restarted else {}),
+        **({"begun_by": run.outlet.begun_by} if run.outlet.begun_by else {}),
     }
 
 

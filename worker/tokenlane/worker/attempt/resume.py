@@ -100,7 +100,7 @@ def _name_as_lanes_do(handover: Handover, run: Run) -> Handover:
 
 def _continue(run: Run, handover: Handover) -> None:
     run.partial = handover
-    run.outlet.start_at(handover.position)
+    run.outlet.start_at(handover.position, handover.begun_by)
 
 
 def _must_match_schema(request: ChatRequest) -> bool:

@@ -50,7 +50,7 @@ class Outlet:
         self.channel = channel
         self.first_put_at: float | None = None
         self._publisher = publisher
-        self.restarted = False
+        self.begun_by = 0
         self.start = 0
         self._seal: Callable[[bytes], bytes] | None = None if is_sealed else _plain
         self._name_model(model)
@@ -60,15 +60,21 @@ class Outlet:
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
 
-    def start_at(self, position: int) -> None:
+    def start_at(self, position: int, begun_by: int = 0) -> None:
         """Continue an answer at `position`: the agent has all deltas before it, and their text. Call this before the
-        first `put`."""
+        first `put`.
+
+        Args:
+            begun_by: the attempt that began the answer anew; 0 if none did.
+        """
         self.start = self._first = position
         self._has_text = True
+        self.begun_by = begun_by
+        self._name_model(self.model)
 
     def restart(self) -> None:
         """Begin the answer anew: what the agent has from earlier attempts is void. Call this before the first `put`."""
-        self.restarted = True
+        self.begun_by = self.attempt[1]
         self.start = self._first = 0
         self._has_text = False
         self._name_model(self.model)
@@ -171,6 +177,6 @@ class Outlet:
 
     def _name_model(self, model: str) -> None:
         self._write = deltas_writer(
-            self.attempt[1], self._publisher.worker, self._publisher.lane, model, restarted=self.restarted
+            self.attempt[1], self._publisher.worker, self._publisher.lane, model, begun_by=self.begun_by
         )
         self.model = model
