@@ -108,7 +108,7 @@ async def test_the_doctor_looks_at_it(pool: Pool, tmp_path: Path) -> None:
         listening.bind(os.fspath(path))
         listening.listen()
         found = await doctors_finding(pool, host, path)
-        assert (found.severity, "answers" in found.observed) == ("ok", True)
+        assert found.severity == "ok"
     found = await doctors_finding(pool, host, path)
     assert (found.severity, "refuses" in found.observed) == ("fail", True)
     path.unlink()

@@ -12,9 +12,11 @@ from pydantic_core import PydanticSerializationError
 from tests.waiting import until
 from tests.workshop import Asker
 
+from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob, ToolCallDelta, TopLogprob, Usage
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.messages import Completed, Deltas, channel_message
+from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
@@ -31,6 +33,7 @@ class FakePool:
 
     def __init__(self) -> None:
         self.keys = Keys()
+        self.keychain = Keychain(KeyRing(), "pool 'main'")
         self.flushes: list[list[tuple[str, bytes]]] = []
         self.failing = False
         self.losing = False
