@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import UserError
-from tokenlane.config.host.child_processes import start_or_kill, wait_or_kill
+from tokenlane.config.host.child_processes import spawn
 
 _STOP_TIMEOUT_S = 20.0
 
@@ -38,7 +36,7 @@ async def worker_process(
         "--capacity",
         str(capacity),
     )
-    async with _process("worker", "--json", "--supervised", "--drain", "0", *options, redis=redis) as process:
+    async with _process("worker", "--json", "--drain", "0", *options, redis=redis) as process:
         assert process.stdout is not None
         if not await process.stdout.readline():
             raise UserError(
@@ -58,23 +56,13 @@ async def router_process(redis: str) -> AsyncIterator[Process]:
 async def _process(*arguments: str, redis: str) -> AsyncIterator[Process]:
     # The settings of whoever measures must not change what is measured.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}  # noqa: TID251
-    process = await start_or_kill(
-        asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tokenlane.config", *arguments, "--redis", redis),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE if arguments[0] == "router" else None,
-            env=kept,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent
-        )
+    child = await spawn(
+        *(sys.executable, "-m", "tokenlane.config", *arguments, "--redis", redis),
+        output=PIPE,
+        errors=DEVNULL if arguments[0] == "router" else sys.stderr.fileno(),
+        environment=kept,
     )
     try:
-        yield process
+        yield child.process
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGCONT)  # a frozen process ends by no signal but SIGKILL
-                os.kill(process.pid, signal.SIGTERM)
-        await wait_or_kill(process, _STOP_TIMEOUT_S)
+        await child.end(_STOP_TIMEOUT_S)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 # The shell starts a background copy of itself, and then becomes the command. The copy waits for the end of its input,
-# which comes when this process dies, even by SIGKILL. It then terminates the command's process group and removes the
-# directory $1, if there is one. A terminated command may ignore the signal, or still write files to the directory, so
-# the copy kills the command and removes the directory until both are gone. It gives up after three seconds, since dead
-# processes that nobody reaps, as in some containers, look alive.
+# which comes when this process dies, even by SIGKILL. It then terminates the command's process group, and continues
+# it, since a frozen process ends by no signal but SIGKILL. It removes the directory $1, if there is one. A terminated
+# command may ignore the signal, or still write files to the directory, so the copy kills the command and removes the
+# directory until both are gone. It gives up after three seconds, since dead processes that nobody reaps, as in some
+# containers, look alive.
 _WITH_US = """\
 left=$1; shift
 exec 3<&0 </dev/null
@@ -22,6 +23,7 @@ exec 3<&0 </dev/null
     read -r _ <&3
     trap '' TERM
     kill -TERM -$$
+    kill -CONT -$$
     test -n "$left" || exit
     tries=0
     while { kill -9 $$ || test -e "$left"; } && test $tries -lt 60; do
@@ -49,6 +51,7 @@ class Child:
         try:
             if self.process.returncode is None:
                 _send(self.process, signal.SIGTERM)
+                _send(self.process, signal.SIGCONT)  # it may be frozen
                 await wait_or_kill(self.process, within_s)
         finally:
             if self._lifeline is not None:
