@@ -363,8 +363,8 @@ async def test_nothing_lapses_after_a_gap_in_sweeping(pool: Pool, gap: str) -> N
     """After an outage no lease lapses and no client is gone for one full lease; deadlines and delays go on."""
     asked, delayed = await life.running(pool), await life.bring(pool, "delayed")
     if gap == "a short lease ago":
-        await pool.policies.write(Policy(lease_ms=1_000))
-        moment = (await pool.survey()).now_ms - 1_500
+        await pool.policies.write(Policy(lease_ms=4_000))
+        moment = (await pool.survey()).now_ms - 4_500
         await raw(pool).hset(f"{PREFIX}swept", mapping={"at": moment, "hold": 1})
     if gap == "long ago":
         await raw(pool).hset(f"{PREFIX}swept", mapping={"at": 1, "hold": 1})
