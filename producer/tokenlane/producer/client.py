@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeAlias, Unpack
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.pool_key_files import KeyRing
-from tokenlane.config.settings.client_pool import pool_of_client
+from tokenlane.config.settings.client_pool import keys_of_client, pool_of_client
 from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.contract.answers import Answer, Parsed
 from tokenlane.routing.contract.errors import PoolUnavailable
@@ -31,7 +31,7 @@ from .response_format import ResponseFormat, to_openai_format
 from .stream import ChatStream
 
 PoolKeys: TypeAlias = str | Sequence[str] | KeyRing | None
-"""A pool's key, or several keys with the newest first; None or an empty sequence if the pool has no key."""
+"""A pool's key, or several keys, the newest first; an empty sequence for a pool without a key; None: look for it."""
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.@-]+")
@@ -46,18 +46,19 @@ class Client:
         url: the URL of the pool's Redis server: `redis://`, `rediss://`, `unix://`, or with Sentinels
             `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE` or `rediss+sentinel://`. Without a URL the client looks
             for the pool as the command line does: in TOKENLANE_REDIS_URL, in llm.toml, and in this user's running
-            `tokenlane up`, in this order. With a URL it reads nothing from the environment.
+            `tokenlane up`, in this order.
         pool: the pool's name. Default: the name in the settings that gave the URL, or `main`.
         agent: the agent's name, for calls that name no agent. Agents of one role take turns. Default: host name and
             process id.
         key: the pool's key, as `tokenlane key show --reveal` prints it; during a key rotation a list of keys, the
-            newest first. Default: the key file next to the server's unix socket, if the URL names a socket.
+            newest first, or an empty list for a pool without a key. Default: TOKENLANE_POOL_KEY, else the key file that
+            llm.toml names, else the one next to the server's unix socket.
         link: a function that opens another link, to use in place of `url`, `pool` and `key`.
 
     Raises:
         TypeError: `url` is empty or not a string; `key` is neither a string nor a list of strings.
         ValueError: `agent` or `pool` is not a valid name, or `key` not a valid key.
-        PoolUnavailable: there is no URL, and the client finds no pool.
+        PoolUnavailable: there is no URL, and the client finds no pool; or a setting that it reads is wrong.
 
     Raises, when entered:
         PoolUnavailable: no Redis server answers at the URL, or the server requires a password.
@@ -70,7 +71,7 @@ class Client:
         *,
         pool: str | None = None,
         agent: str | None = None,
-        key: PoolKeys = (),
+        key: PoolKeys = None,
         link: OpenLink | None = None,
     ) -> None:
         self.agent = _default_agent() if agent is None else _name(agent)
@@ -290,24 +291,27 @@ def _pool(url: object, pool: object, key: object) -> tuple[str, str, KeyRing]:
     if url is not None and not (isinstance(url, str) and url):
         given = "empty" if isinstance(url, str) else f"of type {type(url).__name__}"
         raise TypeError(f"`url` is {given}: give a string such as redis://HOST:6379, or omit it to find the pool")
-    keys = _keys(key)
-    if isinstance(url, str):
-        return url, _name("main" if pool is None else pool), keys
+    keys, name = _keys(key), "main"
     try:
-        redis, name = pool_of_client()
+        if not isinstance(url, str):
+            redis, name = pool_of_client()
+            url, keys = redis.url, redis.keys if keys is None else keys
+        elif keys is None:
+            keys = keys_of_client()
     except ConfigError as error:
         raise PoolUnavailable(str(error)) from None
-    return redis.url, _name(name if pool is None else pool), keys if keys.keys else redis.keys
+    return url, _name(name if pool is None else pool), keys
 
 
-def _keys(key: object) -> KeyRing:
-    if isinstance(key, KeyRing):
+def _keys(key: object) -> KeyRing | None:
+    """The keys that the caller gave; None if the client must look for them."""
+    if key is None or isinstance(key, KeyRing):
         return key
-    texts = [key] if isinstance(key, str) else [] if key is None else key
+    texts = [key] if isinstance(key, str) else key
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"`key` is of type {type(key).__name__}: give the pool's key as a string, or a list of keys")
     if not all(map(str.strip, texts)):
-        raise ValueError("`key` is empty: give the pool's key, or None if it has no key")
+        raise ValueError("`key` is empty: give the pool's key, or [] if it has no key")
     return KeyRing.parse(*texts)
 
 

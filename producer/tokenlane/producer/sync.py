@@ -43,7 +43,7 @@ class Client(LoopThread[client.Client]):
     """
 
     def __init__(
-        self, url: str | None = None, *, pool: str | None = None, agent: str | None = None, key: client.PoolKeys = ()
+        self, url: str | None = None, *, pool: str | None = None, agent: str | None = None, key: client.PoolKeys = None
     ) -> None:
         super().__init__(client.Client(url, pool=pool, agent=agent, key=key))
 

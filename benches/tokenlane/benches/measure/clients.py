@@ -115,7 +115,7 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
 @asynccontextmanager
 async def agent(redis: str) -> AsyncIterator[Tasks]:
     """Run the process of the agent, which also measures the floor."""
-    async with Client(redis) as client, asking(redis) as floor:
+    async with Client(redis, key=[]) as client, asking(redis) as floor:
 
         async def ask(tokens: int) -> Arrivals:
             arrivals: Arrivals = []

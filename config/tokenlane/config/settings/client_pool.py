@@ -1,8 +1,9 @@
-"""Finds the pool for a client that was created without a URL: the same pool as the command line's."""
+"""Finds the pool and the pool's keys for a client that was created without them, as the command line does."""
 
 from __future__ import annotations
 
 from tokenlane.config.exit_codes import ConfigError
+from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.values import RedisSettings
 
 
@@ -14,7 +15,7 @@ def pool_of_client() -> tuple[RedisSettings, str]:
     Raises:
         ConfigError: none of the three names a pool, or a setting is wrong.
     """
-    from tokenlane.config.settings import load  # slow, so only clients without a URL import it
+    from tokenlane.config.settings import load  # slow, so clients that were given a URL and keys do not import it
 
     try:
         return load.find_pool(), load.pool_name()
@@ -23,3 +24,16 @@ def pool_of_client() -> tuple[RedisSettings, str]:
             "No pool is configured, and you have no `tokenlane up` running. Pass a URL to the client, such as "
             "redis://HOST:6379, set TOKENLANE_REDIS_URL or `url` in [redis] of llm.toml, or start `tokenlane up`."
         ) from None
+
+
+def keys_of_client() -> KeyRing:
+    """Return the pool's keys for a client that was given a URL and no keys.
+
+    They come from TOKENLANE_POOL_KEY, else from `key_file` in [redis] of llm.toml; else the ring is empty.
+
+    Raises:
+        ConfigError: a setting or the key file is wrong.
+    """
+    from tokenlane.config.settings import load
+
+    return load.pool_keys()

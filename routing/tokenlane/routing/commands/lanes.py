@@ -16,13 +16,14 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot
 
+from . import completion
 from .pool_session import pool_session
 
 _STYLES = {"up": "green", "degraded": "yellow", "loading": "yellow", "draining": "yellow", "down": "bold red"}
 
 lanes = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-_Lane = Annotated[str, typer.Argument(help="The lane's name.", metavar="LANE")]
+_Lane = Annotated[str, typer.Argument(help="The lane's name.", metavar="LANE", autocompletion=completion.lanes)]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

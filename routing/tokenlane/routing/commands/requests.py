@@ -24,6 +24,7 @@ from tokenlane.routing.support.tasks import gather_to_end
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.request_report import RequestReport, report
 
+from . import completion
 from .pool_session import pool_session
 
 _BATCH = 100
@@ -41,7 +42,9 @@ class _State(StrEnum):
     RUNNING = "running"
 
 
-_Role = Annotated[str | None, typer.Option(help="Only requests of this role.", metavar="ROLE")]
+_Role = Annotated[
+    str | None, typer.Option(help="Only requests of this role.", metavar="ROLE", autocompletion=completion.roles)
+]
 _OlderThan = Annotated[
     int | None,
     typer.Option(help="Only requests older than this, such as 90s, 10m or 2h.", metavar="TIME", parser=time_span),
@@ -107,7 +110,10 @@ def show(
 @requests.command()
 def cancel(
     request: Annotated[str | None, typer.Argument(help="The id of one request.", metavar="ID")] = None,
-    role: Annotated[str | None, typer.Option(help="Cancel the requests of this role.", metavar="ROLE")] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(help="Cancel the requests of this role.", metavar="ROLE", autocompletion=completion.roles),
+    ] = None,
     older_than: _OlderThan = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

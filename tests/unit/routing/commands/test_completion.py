@@ -65,6 +65,12 @@ def test_a_home_that_cannot_be_written_is_told(
         ("tokenlane chat --role p", {"planner"}),
         ("tokenlane chat --model ", {"m1"}),
         ("tokenlane models pull ", {"m1"}),
+        ("tokenlane lanes drain ", {"gpu0", "gpu1"}),
+        ("tokenlane lanes resume gpu0", {"gpu0"}),
+        ("tokenlane roles pause ", {"planner"}),
+        ("tokenlane roles purge p", {"planner"}),
+        ("tokenlane requests ls --role ", {"planner"}),
+        ("tokenlane requests cancel --role ", {"planner"}),
     ],
 )
 def test_values_are_completed(
