@@ -55,7 +55,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ),
     ("requeue what has not lapsed", ("waiting", "dispatched", "running", "flagged", *ENDED),
      lambda pool, it: pool.requests.requeue(it.id, it.attempt, ""), "stale"),
-    ("refuse what has not lapsed", ("dispatched", "running", "flagged", *ENDED),
+    ("refuse what has not lapsed", ("delayed", "requeued", "dispatched", "running", "flagged", *ENDED),
      lambda pool, it: pool.requests.fail(it.id, it.attempt, life.REFUSAL, lapsed=True), False),
     ("refuse what has lapsed, by an old attempt", ("lapsed",),
      lambda pool, it: pool.requests.fail(it.id, it.attempt - 1, life.REFUSAL, lapsed=True), False),

@@ -20,7 +20,7 @@ if not request then return worker == '' and 'stale' or 'unknown' end
 if worker == '' then
   if request.state == ending and request.code == ARGV[6] then return 'done' end
   local lapsed = request.attempt == attempt and has_lapsed(id, request)
-  local waits = request.state == 'waiting' or request.state == 'delayed'
+  local waits = attempt == '' and (request.state == 'waiting' or request.state == 'delayed')
   if not (waits or lapsed) then return 'stale' end
   if lapsed and ended_after_lapse(id, request) then return 'stale' end
   if lapsed then record_lapse(id, request) end
