@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
 import pytest
 import pytest_asyncio
 from hypothesis import settings
 from redis import Redis
+from tests.child_output import children_output
 
 from tokenlane.config.host.embedded_server import EmbeddedServer
 
@@ -25,6 +26,15 @@ if os.environ.get("TOKENLANE_TEST_LOOP") == "uvloop":
         import uvloop
 
         return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the child processes that its fixtures started have written."""
+    report = yield
+    if report.failed and (output := children_output()):
+        report.sections.append(("output of child processes", output))
+    return report
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

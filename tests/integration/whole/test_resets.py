@@ -40,10 +40,9 @@ async def has_answers(child: Child, count: int) -> None:
     """Wait until the agent has so many answers."""
 
     async def enough() -> bool:
-        assert child.running, child.error
         return len(child.out.splitlines()) >= count
 
-    await eventually(enough, 40)
+    await eventually(enough, 40, child=child)
 
 
 @pytest.mark.timeout(120)

@@ -80,7 +80,7 @@ async def test_a_running_answer_comes_to_its_end(
 ) -> None:
     """Whichever signal asks the process to end, and whichever verb serves."""
     child = await serve(site, verb, backend)
-    await eventually(lambda: is_open(pool), 40)
+    await eventually(lambda: is_open(pool), 40, child=child)
     async with Client(site.url) as client, client.chat("runs", role="planner", extra=HELD) as runs:
         await backend.held()
         child.process.send_signal(number)
@@ -107,16 +107,11 @@ async def test_what_serves_no_lane_ends_in_order(verb: str, site: Farm) -> None:
     """With 0, and without a traceback."""
     if verb == "router":
         child = await site.tokenlane("router")
-        await eventually(lambda: _says(child, child.error))
+        await child.says("\n")
     else:
         child = await site.python(MAIN, "simulate", "--port", "0")
-        await eventually(lambda: _says(child, child.out))
+        await child.says("\n")
     assert (await child.end(signal.SIGHUP)).code == OK, child.error
-
-
-async def _says(child: Child, text: str) -> bool:
-    assert child.running, child.error
-    return "\n" in text
 
 
 async def test_a_demo_ends_with_all_it_started(site: Farm, pool: Pool) -> None:

@@ -49,17 +49,20 @@ async def up(site: Farm, toy: Simulator, port: int, **more: str) -> Child:
     return await site.tokenlane("up", "--supervised", shim=SHIM, **places, **more)
 
 
+async def providers(pool: Pool) -> list[str]:
+    """The providers of the lanes that accept work. Every worker serves the fallback lane too, a little later than its
+    own."""
+    return [lane.provider for lane in of_model_servers((await pool.survey()).lanes) if lane.state.accepts_work]
+
+
 @pytest.mark.parametrize("named", [False, True])
 async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm, pool: Pool) -> None:
     """A running answer of the toy comes to its end, what is asked meanwhile waits, and all that follows is of the real
     model; whether or not the lane was given a name."""
     port = free_port()
 
-    async def providers() -> list[str]:
-        return [lane.provider for lane in of_model_servers((await pool.survey()).lanes) if lane.state.accepts_work]
-
     async def toy_serves() -> bool:
-        return await providers() == ["builtin"]
+        return await providers(pool) == ["builtin"]
 
     async def toy_gives_way() -> bool:
         return not await toy_serves()
@@ -69,16 +72,16 @@ async def test_a_server_that_comes_takes_the_toy_s_place(named: bool, site: Farm
         Client(site.url) as client,
     ):
         child = await up(site, toy, port, **({"TOKENLANE_LANE": "gpu0"} if named else {}))
-        await eventually(toy_serves, 40)
+        await eventually(toy_serves, 40, child=child)
         async with client.chat("first", role="planner") as first:
             await toy.held()
             async with Simulator(api="ollama", port=port, models=["real"]):
-                await eventually(toy_gives_way)
+                await eventually(toy_gives_way, child=child)
                 async with client.chat("second", role="planner") as second:
                     toy.release()
                     assert (await first.answer()).model == "sim"
                     assert (await second.answer()).model == "real:latest"
-                assert await providers() == ["ollama"]
+                assert await providers(pool) == ["ollama"]
                 assert child.out.count("model   ") == 2
                 assert (await child.end()).code == OK
 
@@ -91,16 +94,16 @@ async def test_a_server_that_cannot_be_served_does_not_end_up(site: Farm, pool: 
         child = await up(site, toy, port)
 
         async def toy_serves() -> bool:
-            return any(lane.state.accepts_work and lane.provider == "builtin" for lane in (await pool.survey()).lanes)
+            return "builtin" in await providers(pool)
 
         async def toy_serves_again() -> bool:
             await life.beat(pool, "another", taken)
             return child.out.count("model   ") == 3 and await toy_serves()
 
-        await eventually(toy_serves, 40)
+        await eventually(toy_serves, 40, child=child)
         await life.beat(pool, "another", taken)
         async with Simulator(api="ollama", port=port, models=["real"]):
-            await eventually(toy_serves_again, 40)
+            await eventually(toy_serves_again, 40, child=child)
             assert (await client.complete("hello", role="planner", model="sim")).text
         assert child.out.count("model   ") == 3
         assert (await child.end()).code == OK
@@ -111,16 +114,16 @@ async def test_up_returns_to_the_toy_when_the_server_stays_away(site: Farm, pool
     port = free_port()
 
     async def provider_is(wanted: str) -> bool:
-        return [lane.provider for lane in (await pool.survey()).lanes if lane.state.accepts_work] == [wanted]
+        return await providers(pool) == [wanted]
 
     async with Simulator(api="llamacpp") as toy:
         child = await up(site, toy, port)
-        await eventually(lambda: provider_is("builtin"), 40)
+        await eventually(lambda: provider_is("builtin"), 40, child=child)
         async with Simulator(api="ollama", port=port, models=["real"]):
-            await eventually(lambda: provider_is("ollama"), 40)
-        await eventually(lambda: provider_is("builtin"), 40)
+            await eventually(lambda: provider_is("ollama"), 40, child=child)
+        await eventually(lambda: provider_is("builtin"), 40, child=child)
         async with Simulator(api="ollama", port=port, models=["real"]):
-            await eventually(lambda: provider_is("ollama"), 40)
+            await eventually(lambda: provider_is("ollama"), 40, child=child)
             assert (await child.end()).code == OK
 
 
@@ -130,9 +133,9 @@ async def test_a_chosen_toy_does_not_promise_to_give_way(site: Farm, pool: Pool)
         child = await up(site, toy, free_port(), TOKENLANE_PROVIDER="builtin")
 
         async def toy_serves() -> bool:
-            return any(lane.state.accepts_work for lane in (await pool.survey()).lanes)
+            return await providers(pool) == ["builtin"]
 
-        await eventually(toy_serves, 40)
+        await eventually(toy_serves, 40, child=child)
         assert "switches" not in child.out
         assert "--provider" in child.out
         assert (await child.end()).code == OK

@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL
 
 import pytest
-from tests.integration.farm import Child, Farm, eventually, farm
+from tests.integration.farm import Farm, eventually, farm
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
@@ -20,8 +20,6 @@ from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-
-START_S = 30.0
 
 
 @pytest.fixture
@@ -43,21 +41,11 @@ def write(folder: Path, **lanes: str) -> str:
     return str(file)
 
 
-async def says(child: Child, text: str) -> None:
-    """Wait until it has said this."""
-
-    async def said() -> bool:
-        assert child.running, child.out + child.error
-        return text in child.out
-
-    await eventually(said, START_S)
-
-
 async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, tmp_path: Path, pool: Pool) -> None:
     """A worker runs for each lane of the file, and roles are routed as the file says."""
     async with Simulator() as first, Simulator() as second:
         up = await site.tokenlane("up", "--supervised", "--config", write(tmp_path, one=first.url, two=second.url))
-        await says(up, "Stop:  Ctrl-C")
+        await up.says("Stop:  Ctrl-C")
         for line in ("policy  revision 1", "lane    one", "lane    two"):
             assert line in up.out
         async with Client(site.url) as client:
@@ -76,7 +64,7 @@ async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) 
     await pool.policies.write(Policy(lease_ms=600_000))
     async with Simulator(faults=[FaultScript(hold_after=0)]) as simulator, Client(site.url) as client:
         up = await site.tokenlane("up", "--supervised", "--provider", "openai", "--endpoint", simulator.url)
-        await says(up, "Stop:  Ctrl-C")
+        await up.says("Stop:  Ctrl-C")
         async with client.chat("hello", role="planner") as stream:
             await simulator.held()
             (worker,) = [worker for lane in (await take_snapshot(pool)).lanes for worker in lane.workers]
@@ -93,7 +81,7 @@ async def test_up_leaves_the_policy_of_a_pool_of_others(site: Farm, tmp_path: Pa
     async with Simulator() as simulator:
         file = write(tmp_path, one=simulator.url)
         up = await site.tokenlane("up", "--supervised", "--json", "--config", file)
-        await says(up, '"ready"')
+        await up.says('"ready"')
         (told,) = [json.loads(line) for line in up.out.splitlines() if '"policy"' in line]
         assert "tokenlane policy diff" in told["policy"]
         assert (await up.end()).code == OK
@@ -112,7 +100,7 @@ async def test_an_endpoint_s_password_is_in_no_arguments(site: Farm, by_option: 
             *("up", "--supervised", "--provider", "openai", *options),
             **({} if by_option else {"TOKENLANE_ENDPOINT": at}),
         )
-        await says(up, "Stop:  Ctrl-C")
+        await up.says("Stop:  Ctrl-C")
         children = Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split()
         arguments = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
         assert any(b"worker" in it.split(b"\0") for it in arguments)
@@ -141,7 +129,7 @@ async def test_a_model_server_that_cannot_work_is_told(
         file.write_text(f'[defaults]\nprovider = "{provider}"\nmodel = "phi3"\n[{provider}]\nendpoint = "{url}"\n')
         code = "from tokenlane.config.cli.root import main\nmain()\n"
         running = await site.python(code, verb, "--redis", site.url, TOKENLANE_CONFIG=str(file))
-        await says(running, "problem ")
+        await running.says("problem ")
         (line,) = [line for line in running.out.splitlines() if line.startswith("problem ")]
         assert line.startswith(f"problem {provider} at http://")
         assert f"{url.rpartition(':')[2]}, for phi3: " in line
@@ -160,10 +148,10 @@ async def test_a_lane_without_its_model_server_keeps_no_other_from_serving(
     async with Simulator() as simulator:
         file = write(tmp_path, one=simulator.url, two=f"http://127.0.0.1:{port}")
         up = await site.tokenlane("up", "--supervised", "--config", file)
-        await says(up, "lane    two, waiting")
-        await says(up, "lane    one, 4 at once")
+        await up.says("lane    two, waiting")
+        await up.says("lane    one, 4 at once")
         async with Simulator(port=port), Client(site.url) as client:
-            await says(up, "lane    two, 4 at once")
+            await up.says("lane    two, 4 at once")
             assert [(await client.complete("q", role=role)).lane for role in ("one", "two")] == ["one", "two"]
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.integration.farm import eventually, farm
+from tests.integration.farm import farm
 from tests.integration.hub import COMMIT, Hub
 from tests.loopback import served
 from tests.waiting import until
@@ -272,12 +272,7 @@ async def test_through_the_queue(hub: Hub, redis_url: str, tmp_path: Path) -> No
     async with Simulator(api="vllm", models=["org/toy"]) as backend, farm(tmp_path, redis_url) as opened:
         serving = ("--lane", "gpu0", "--provider", "vllm", "--endpoint", backend.url)
         worker = await opened.tokenlane("worker", "--json", "--supervised", *serving)
-
-        async def ready() -> bool:
-            assert worker.running, worker.error
-            return "\n" in worker.out
-
-        await eventually(ready, 40)
+        await worker.says('"worker"')
         pulling = await opened.tokenlane("models", "pull", "org/toy")
         await until(lambda: hub.stop_after in begun(tmp_path))
         assert (await pulling.end(signal.SIGINT)).code == 130

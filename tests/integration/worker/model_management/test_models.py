@@ -376,12 +376,7 @@ async def worker(opened: Farm, url: str) -> Child:
     child = await opened.tokenlane(
         *("worker", "--json", "--supervised", "--lane", "gpu0", "--provider", "ollama", "--endpoint", url)
     )
-
-    async def ready() -> bool:
-        assert child.running, child.error
-        return "\n" in child.out
-
-    await eventually(ready, 40)
+    await child.says('"worker"')
     return child
 
 
@@ -446,11 +441,7 @@ async def test_the_command_line(redis_url: str, tmp_path: Path) -> None:
             assert "connected lanes: gpu0" in await run(*words, "--lane", "gpu9", code=2)
         shelf.go.clear()
         pulling = await opened.tokenlane("models", "pull", "new:1b")
-
-        async def shown() -> bool:
-            return "10 B of 40 B, 25 %" in pulling.out
-
-        await eventually(shown)
+        await pulling.says("10 B of 40 B, 25 %")
 
         async def told() -> bool:
             ended = await run_in_thread("status", "--redis", redis_url)

@@ -249,7 +249,7 @@ async def test_a_lane_whose_models_are_all_missing_stays_closed(processes: Farm,
     serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", f"http://127.0.0.1:{port}", "--model", "nope")
     async with Simulator(api="llamacpp", port=port):
         worker = await processes.tokenlane("worker", *serving)
-        await eventually(lambda: told(worker, "waits "))
+        await worker.says("waits ")
         assert worker.out.count("problem ") == 1
         assert "'nope'" in block(worker.out)["problem"]
         (lane,) = (await take_snapshot(pool)).lanes
@@ -400,7 +400,7 @@ async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool:
     at = f"127.0.0.1:{free_port()}"
     serving = ("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", f"http://user:hunter2@{at}")
     worker = await processes.tokenlane(*serving)
-    await eventually(lambda: told(worker, "waits "))
+    await worker.says("waits ")
     said = block(worker.out)
     assert list(said) == ["pool", "key", "lane", "endpoint", "models", "capacity", "roles", "problem", "waits"]
     assert said["endpoint"] == f"http://user:***@{at}, did not answer"
@@ -411,17 +411,12 @@ async def test_a_worker_that_waits_says_what_a_check_says(processes: Farm, pool:
     assert "hunter2" not in worker.out + worker.error
 
 
-async def told(worker: Child, what: str) -> bool:
-    assert worker.running, worker.error
-    return what in worker.out
-
-
 @pytest.mark.parametrize("running", [0, 1, 2])
 async def test_a_worker_says_that_it_serves_and_drains(processes: Farm, backend: Simulator, running: int) -> None:
     """Its block ends with how to stop it, and the drain begins with the number of requests that run."""
     serving = ("--lane", "gpu0", "--provider", "llamacpp", "--endpoint", backend.url, "--drain", "7")
     worker = await processes.tokenlane("worker", *serving)
-    await eventually(lambda: told(worker, "serves "))
+    await worker.says("serves ")
     last = worker.out.splitlines()[-1]
     assert (last[:10].strip(), "Ctrl-C" in last, "7 s" in last) == ("serves", True, True)
     held: dict[str, JsonValue] = {"simulate": FaultScript(pieces=("a", "b"), hold_after=1).model_dump(mode="json")}
@@ -464,7 +459,7 @@ async def test_a_model_servers_port_that_another_program_holds(processes: Farm, 
     """It is waited for like one that is not there."""
     at = f"http://127.0.0.1:{redis_port}"
     worker = await processes.tokenlane("worker", "--lane", "gpu0", "--provider", "ollama", "--endpoint", at)
-    await eventually(lambda: told(worker, "waits "))
+    await worker.says("waits ")
     assert at in block(worker.out)["endpoint"]
 
 
