@@ -74,6 +74,7 @@ class FakePool:
         self.blamed: list[str | None] = []
         self.needs = Needs(model="m1")
         self.forgetful = self.spent = False
+        self.forgotten: list[tuple[str, int, str]] = []
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
 
@@ -129,6 +130,12 @@ class FakePool:
         self.requeued.append((due_ms, counts))
         self.causes.append(cause)
         return "waiting"
+
+    async def forget(self, request_id: str, attempt: int, worker: str) -> str:
+        if self.outage:
+            raise self.outage.pop()
+        self.forgotten.append((request_id, attempt, worker))
+        return "forgotten"
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         self.published.extend(channel_message(self.opened(data)) for _, data in messages)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 from tests.faults.history import Accepted, Event, check_history
-from tests.faults.scenario import CAPACITY, Site, ask, settled, site
-from tests.integration.farm import Server
+from tests.faults.scenario import CAPACITY, POLICY, Site, ask, settled, site
+from tests.integration.farm import Server, eventually
 from tests.integration.life import PREFIX, raw
 from tests.redis_servers import every_server
 from tests.waiting import until
@@ -212,6 +212,36 @@ async def test_redis_wiped_in_the_middle_of_answers(tmp_path: Path) -> None:
         assert [task.result() for task in tasks] == ["completed"] * len(tasks)
         assert check_history(history) == []
         assert len(backend.log) == len(tasks)
+        await settled(town, random.Random(0))
+
+
+@pytest.mark.parametrize("gone", ["worker", "model server"])
+async def test_redis_wiped_and_then_the_attempt_breaks_off(gone: str, tmp_path: Path) -> None:
+    """The wiped server knows the request from its worker alone. When that worker is killed, or its model server breaks
+    the answer off, the agent sends the request again, and the answer goes on."""
+    async with site(tmp_path, lanes=("gpu0", "gpu0"), provider="llamacpp") as town, Client(town.server.url) as client:
+        backend = town.backends["gpu0"]
+        backend.faults.append(FaultScript(hold_after=5))
+        async with client.chat("hi", role="gpu0") as stream, connect(town.server.url) as pool:
+            for _ in range(5):
+                await anext(stream)
+            before = await worker_of(pool, stream.request_id)
+            await town.server.kill(wipe=True)
+            await town.server.start()
+            await pool.policies.write(POLICY)
+
+            async def is_restored() -> bool:
+                return await worker_of(pool, stream.request_id) == before
+
+            await eventually(is_restored)
+            assert await raw(pool).hget(f"{PREFIX}request:{stream.request_id}", "entry") == b""
+            if gone == "worker":
+                await kill_who_runs(town, stream.request_id)
+            else:
+                backend.cut()
+            answer = await stream.answer()
+        assert (answer.text, answer.usage.attempts) == (TEXT, 2)
+        assert [received.prefill for received in backend.log if received.sent] == ["", "w0 w1 w2 w3 w4"]
         await settled(town, random.Random(0))
 
 

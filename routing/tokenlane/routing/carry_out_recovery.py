@@ -1,4 +1,4 @@
-"""Requeues or fails the requests whose lease has lapsed, as `decide/recovery.py` decides.
+"""Requeues, fails or forgets the requests whose lease has lapsed, as `decide/recovery.py` decides.
 
 A router does this, or an agent if no router is alive. If two of them recover the same request, the second changes
 nothing. The store reports a request again until it is recovered.
@@ -12,14 +12,14 @@ from typing import assert_never
 
 from .contract.errors import LlmError
 from .decide.policy import Policy, PolicyUnreadable
-from .decide.recovery import End, TryAgain, decide
+from .decide.recovery import End, Forget, TryAgain, decide
 from .store.pool import Pool
 from .store.replies.lapsed import LapsedAttempt
 from .support.tasks import gather_to_end
 
 
 async def recover(pool: Pool, lapsed: Sequence[LapsedAttempt]) -> None:
-    """Requeue or fail the request of each lapsed attempt.
+    """Requeue, fail or forget the request of each lapsed attempt.
 
     Raises:
         PoolUnavailable: the Redis server does not answer. The store will report the remaining requests again.
@@ -59,5 +59,7 @@ async def _recover(pool: Pool, lapsed: LapsedAttempt, policy: Policy) -> None:
         case TryAgain(needs, due_ms, _, alone):
             queue = replace(lapsed.queue, needs=needs) if lapsed.queue else None
             await pool.requests.requeue(lapsed.id, lapsed.attempt, "", due_ms, queue=queue, alone=alone)
+        case Forget():
+            await pool.requests.forget(lapsed.id, lapsed.attempt, "")
         case _:
             assert_never(decision)

@@ -61,7 +61,7 @@ class LaneStopped:
 
 @dataclass(frozen=True)
 class PoolForgot:
-    """The Redis server has lost the request."""
+    """The Redis server has lost the request's payload, and knows the request only from the beats of its worker."""
 
 
 Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | PoolForgot
@@ -118,6 +118,11 @@ class TryAgain:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """Delete what the pool still knows of the request. An agent that has a copy of it submits it again."""
+
+
+@dataclass(frozen=True)
 class Continue:
     """Continue the answer on this lane, after the part that the agent has."""
 
@@ -127,7 +132,7 @@ class Restart:
     """Begin the answer anew on this lane. The part that the agent has becomes void."""
 
 
-Decision: TypeAlias = End | TryAgain
+Decision: TypeAlias = End | TryAgain | Forget
 Resumption: TypeAlias = Continue | Restart | TryAgain | End
 
 
@@ -141,7 +146,7 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
     if isinstance(cause, AttemptFailed) and not cause.error.retryable:
         return End(cause.error)
     if isinstance(cause, PoolForgot):
-        return End(RequestLost())
+        return Forget()
     if history.delivered > 0:
         if not (history.can_continue or history.restarts):
             return End(_cannot_continue(history, cause))
@@ -184,7 +189,7 @@ def decide_resumption(history: History, role: RolePolicy, model: str, *, can_pre
     return End(_cannot_continue(history))
 
 
-def decide_without_handover(history: History) -> Decision:
+def decide_without_handover(history: History) -> TryAgain:
     """Decide what happens to a request whose agent did not reply in time to a worker that asked how much it has.
 
     The agent may be cut off for a while, so the request waits, and no attempt holds a slot meanwhile. The pool cancels
@@ -201,7 +206,7 @@ def _needs_to_continue(history: History) -> Needs:
     return history.needs.model_copy(update={"continues": continues, "restarts": restarts})
 
 
-def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> Decision:
+def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End | TryAgain:
     """Decide after a retryable error of an attempt that reached its model server. The pause before the next attempt
     doubles with every start, with full jitter, and is at least `retry_after_s`, but never longer than half of the time
     until the deadline. The retry is taken from the pool's retry budget, unless the attempt delivered part of the
@@ -232,7 +237,7 @@ def _elsewhere(history: History) -> Needs:
     return history.needs.model_copy(update={"avoid": (*others, history.lane)[-_MOST_AVOIDED:]})
 
 
-def _after_crash(history: History, policy: Policy, *, alone: bool) -> Decision:
+def _after_crash(history: History, policy: Policy, *, alone: bool) -> End | TryAgain:
     """Decide after a worker's death. A crash counts against every request that the worker ran, so the last attempt of a
     request runs alone on its lane: if that worker dies, too, the request is probably the cause."""
     crashes = history.crashes + 1

@@ -205,6 +205,18 @@ class Requests:
         args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone), cause, *budget)
         return as_text(await self._scripts.run("requeue", *args))
 
+    async def forget(self, request_id: str, attempt: int, worker: str) -> str:
+        """Delete a request whose payload the server has lost, so that its agent submits it again.
+
+        Args:
+            worker: the worker that runs the attempt; '' if the attempt's lease has lapsed.
+
+        Returns:
+            `forgotten`; `cancelled` or `expired` if the request ended so instead; `stale` if the worker no longer runs
+            the attempt or, without a worker, if the lease has not lapsed.
+        """
+        return as_text(await self._scripts.run("forget", request_id, attempt, worker))
+
     async def finish(
         self,
         request_id: str,

@@ -98,21 +98,51 @@ async def test_a_wiped_server_keeps_what_runs(pool: Pool) -> None:
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
-async def test_what_was_wiped_cannot_run_again(pool: Pool) -> None:
-    """Where the server has lost the request itself, it cannot be run by another: its worker learns so when it gives it
-    back, and it ends as lost when that has died."""
+@pytest.mark.parametrize("gone", ["draining", "dead"])
+async def test_what_was_wiped_is_sent_again(gone: str, pool: Pool) -> None:
+    """If the server has lost the payload, no other worker can run the request. So the pool forgets it when its worker
+    gives it back or dies, and tells nobody; its agent finds it missing, and its next attempt is a newer one."""
     asked = await life.running(pool)
     await raw(pool).flushall()
     await life.beat(pool, WORKER, LANE, life.hold(asked))
-    for _ in range(2):
-        assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "lost"
-    assert await audit(raw(pool)) == {asked.id: "running"}
     async with life.listen(pool) as ear:
-        await life.pass_lease(pool, asked.id)
-        await life.sweep(pool)
-        (told,) = [content for channel, content in await ear.heard() if channel.startswith("deltas:")]
-    assert (told["attempt"], told["error"]["code"]) == (asked.attempt, "request_lost")
-    assert await audit(raw(pool)) == {asked.id: "failed"}
+        if gone == "draining":
+            for _ in range(2):
+                assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "lost"
+            assert await audit(raw(pool)) == {asked.id: "running"}
+            for stranger in ("worker2", ""):
+                assert await pool.requests.forget(asked.id, asked.attempt, stranger) == "stale"
+            for _ in range(2):
+                assert await pool.requests.forget(asked.id, asked.attempt, WORKER) == "forgotten"
+        else:
+            await life.pass_lease(pool, asked.id)
+            await life.sweep(pool)
+            assert await pool.requests.forget(asked.id, asked.attempt, "") == "forgotten"
+        assert await ear.told(asked.id) == []
+    assert await audit(raw(pool)) == {}
+    assert not await raw(pool).exists(f"{PREFIX}leases", f"{PREFIX}deadlines", f"{PREFIX}client:{CLIENT}")
+    await life.submit(pool, life.envelope(asked.id), floor=asked.attempt)
+    again = await life.running(pool, asked.id)
+    assert again.attempt > asked.attempt
+    assert await pool.requests.forget(again.id, again.attempt, WORKER) == "stale"
+    assert await audit(raw(pool)) == {asked.id: "running"}
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "expired"])
+async def test_what_was_wiped_and_is_no_longer_wanted_ends(reason: str, pool: Pool) -> None:
+    """A request that was cancelled, or whose deadline has passed, ends, and its agents learn why."""
+    asked = await life.running(pool)
+    await raw(pool).flushall()
+    await life.beat(pool, WORKER, LANE, life.hold(asked))
+    if reason == "cancelled":
+        assert await pool.requests.cancel(asked.id) == "flagged"
+    else:
+        await life.pass_deadline(pool, asked.id)
+    async with life.listen(pool) as ear:
+        for _ in range(2):
+            assert await pool.requests.forget(asked.id, asked.attempt, WORKER) == reason
+        assert await ear.told(asked.id) == [reason]
+    assert await audit(raw(pool)) == {asked.id: reason}
 
 
 async def test_a_wiped_request_is_cancelled_as_any_other(pool: Pool) -> None:

@@ -26,6 +26,7 @@ from tokenlane.routing.decide.recovery import (
     Cause,
     Continue,
     End,
+    Forget,
     History,
     LaneStopped,
     PoolForgot,
@@ -106,9 +107,9 @@ CUT = {"delivered": 3}
         (WorkerDraining(), {"starts": 8, "crashes": 2}, TryAgain(NEEDS, counts=False)),
         (WorkerDraining(), {**CUT, "starts": 8}, TryAgain(CONTINUES, counts=False)),
         (LaneStopped(), {"starts": 8, "crashes": 2}, TryAgain(ELSEWHERE)),
-        # A worker has no copy to submit again.
-        (PoolForgot(), {}, ended_with(RequestLost)),
-        (PoolForgot(), CUT, ended_with(RequestLost)),
+        # The agent has a copy to submit again, and the part of the answer that it received.
+        (PoolForgot(), {}, Forget()),
+        (PoolForgot(), CUT, Forget()),
         # If part of the answer was delivered, the next attempt continues it.
         (AttemptFailed(DOWN), CUT, CONTINUES_LATER),
         (AttemptFailed(Interrupted(retryable=True)), CUT, CONTINUES_LATER),
@@ -174,7 +175,8 @@ def test_a_request_ends_only_if_something_stands_in_the_way(cause: Cause, facts:
     used_up = isinstance(cause, AttemptFailed) and cause.reached and (facts.starts >= 8 or facts.left_ms == 0)
     killed = isinstance(cause, WorkerLost) and facts.crashes + 1 >= POLICY.max_crashes
     stuck = has_obstacle(facts) and not facts.restarts
-    assert isinstance(decision, End) == (lost or refused or used_up or killed or stuck)
+    assert isinstance(decision, Forget) == lost
+    assert isinstance(decision, End) == (not lost and (refused or used_up or killed or stuck))
     if isinstance(decision, End) and refused:
         assert isinstance(cause, AttemptFailed)
         assert decision.error is cause.error
@@ -185,7 +187,7 @@ def test_the_next_attempt_continues_exactly_what_was_delivered(cause: Cause, fac
     """It continues the model that wrote the latest part, avoids the lane only if that lane failed, and pauses for at
     most half of the time to the deadline."""
     decision = decide(cause, facts, POLICY)
-    if isinstance(decision, End):
+    if not isinstance(decision, TryAgain):
         return
     needs = decision.needs
     if facts.delivered == 0:

@@ -25,7 +25,6 @@ from tokenlane.routing.contract.errors import (
     ProviderDown,
     QueueFull,
     RateLimited,
-    RequestLost,
     Unauthorized,
 )
 from tokenlane.routing.contract.messages import Completed, Deltas, Failed, Handover, Resume, may_be_plain
@@ -271,12 +270,16 @@ async def test_a_requeued_request_avoids_the_lane_that_failed(avoided: tuple[str
     assert queue.needs == Needs(model="m1", avoid=(*avoided[1:], "lane1"))
 
 
-async def test_a_request_that_a_wiped_server_forgot_ends_as_lost() -> None:
-    """A wiped server knows only that the request runs, so no worker could run it again."""
+async def test_a_request_whose_payload_a_wiped_server_lost_is_left_to_its_agent() -> None:
+    """No worker can run it again, so the pool forgets it, and the agent gets no error and finds it missing."""
     bench = Bench(FakeProvider(error=ProviderDown()))
     bench.pool.forgetful = True
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
+    bench.pool.outage = [PoolUnavailable()]
     await bench.run()
-    assert bench.ending[0::2] == ("failed", RequestLost.code)
+    assert bench.pool.forgotten == [(bench.pool.id, 5, "worker1")]
+    assert bench.pool.endings == []
+    assert not bench.publisher.replay(bench.pool.id, 5, 0)
 
 
 @pytest.mark.parametrize(

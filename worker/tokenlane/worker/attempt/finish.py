@@ -18,6 +18,7 @@ from tokenlane.routing.decide.recovery import (
     AttemptFailed,
     Cause,
     End,
+    Forget,
     PoolForgot,
     TryAgain,
     WorkerDraining,
@@ -97,7 +98,7 @@ async def _handle_failure(lane: Lane, run: Run, error: LlmError, unpublished: Un
 
 
 async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished) -> RequestOutcome:
-    """End the request with an error, or requeue it, as the recovery policy decides."""
+    """End the request with an error, requeue it or forget it, as the recovery policy decides."""
     policy = await _retry_until_recorded(lane, run, lambda: known_policy(lane.pool))
     if policy is None:
         return "left"
@@ -112,6 +113,8 @@ async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished)
             failure = cause.error if isinstance(cause, AttemptFailed) else None
             why = "draining" if failure is None else failure.code
             return await _requeue(lane, run, retry, unpublished, why, failure)
+        case Forget():
+            return await _forget(lane, run)
         case _:
             assert_never(decision)
 
@@ -197,6 +200,16 @@ async def _requeue(
     match state:
         case "waiting" | "delayed":
             return "requeued"
+        case "cancelled" | "expired":
+            return state
+        case _:
+            return "left"
+
+
+async def _forget(lane: Lane, run: Run) -> RequestOutcome:
+    """Delete a request that the server cannot run again, and leave it to its agent, which submits it again."""
+    state = await _retry_until_recorded(lane, run, lambda: lane.pool.requests.forget(run.id, run.attempt, lane.worker))
+    match state:
         case "cancelled" | "expired":
             return state
         case _:

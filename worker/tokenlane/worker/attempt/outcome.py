@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.results import Result
-from tokenlane.routing.decide.recovery import Decision
+from tokenlane.routing.decide.recovery import End, TryAgain
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.running_attempts import Stopped
 
@@ -34,7 +34,7 @@ class NotResumed(Exception):
 
     __match_args__ = ("decision",)
 
-    def __init__(self, why: NotResumedReason, decision: Decision) -> None:
+    def __init__(self, why: NotResumedReason, decision: End | TryAgain) -> None:
         super().__init__(why)
         self.why: NotResumedReason = why
         self.decision = decision
