@@ -20,6 +20,12 @@ WHOLE = "".join(f"w{number} " for number in range(TOKENS))
 APIS = ("ollama", "vllm", "llamacpp", "lmstudio", "tgi", "openai")
 PAIRS = [pair for pair in product(APIS, APIS) if pair != ("openai", "openai")]
 """OpenAI's dialect cannot continue an answer, so one of the two lanes must speak another."""
+TEXTS = {
+    "a text that repeats itself": ("ha",) * 8,
+    "white space": tuple(" \n\ta\r\n\r\nb \u00a0c  \n"),
+    "characters of several code points": tuple("👩\u200d👩\u200d👧 e\u0301🇩🇪\ufeff"),
+    "tags of reasoning in the text": ("a ", "<think>", " b ", "</think>", " c"),
+}
 ROUTE = RolePolicy(route=(Candidate(lane="first"), Candidate(lane="second")))
 
 
@@ -54,3 +60,25 @@ async def _ask(client: Client, lane: str | None) -> None:
     assert (answer.usage.attempts, answer.lane, answer.finish_reason) == (2, lane or answer.lane, "stop")
     # A server may count the space after the last delivered word as a token of its own.
     assert answer.usage.completion_tokens in (TOKENS, TOKENS + 1)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("api", [api for api in APIS if api != "openai"])
+@pytest.mark.parametrize("name", TEXTS)
+async def test_any_text_cut_anywhere_is_whole(redis_url: str, api: str, name: str) -> None:
+    """The text is byte for byte the undisturbed text, whatever it consists of, and also if only its end is missing."""
+    pieces = TEXTS[name]
+    async with connect(redis_url) as pool:
+        await pool.policies.write(Policy(roles={"planner": ROUTE}))
+    async with (
+        Simulator(api=api, loaded=["sim"], capacity=32) as one,
+        Simulator(api=api, loaded=["sim"], capacity=32) as two,
+        lane_of(redis_url, LaneSettings("first", api, one.url, capacity=32)),
+        lane_of(redis_url, LaneSettings("second", api, two.url, capacity=32)),
+        Client(redis_url) as client,
+    ):
+        one.faults += [FaultScript(pieces=pieces, cut_after=tokens) for tokens in range(len(pieces) + 1)]
+        two.faults += [FaultScript(pieces=pieces)] * (len(pieces) + 1)
+        answers = await asyncio.gather(*(client.complete("hi", role="planner") for _ in range(len(pieces) + 1)))
+    assert {answer.text for answer in answers} == {"".join(pieces)}
+    assert {(answer.lane, answer.usage.attempts) for answer in answers} == {("second", 2)}

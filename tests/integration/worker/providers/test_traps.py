@@ -324,6 +324,14 @@ async def test_lm_studio_says_nothing_where_a_prompt_does_not_fit() -> None:
     assert (await asked("lmstudio", sse(chunk({}, "stop"), usage(1))))[0][-1].finish_reason == "stop"
 
 
+async def test_of_an_answer_that_lm_studio_continues_nothing_may_be_left() -> None:
+    """The answer broke off at its end. If not even the prompt was counted, it did not fit."""
+    (last,) = (await asked("lmstudio", sse(chunk({}, "stop"), usage(0)), resume="Paris."))[0]
+    assert (last.text, last.finish_reason) == ("", "stop")
+    with pytest.raises(ContextTooLong):
+        await asked("lmstudio", sse(chunk({}, "stop")), resume="Paris.")
+
+
 async def test_lm_studios_second_copy() -> None:
     """A model that is loaded twice answers under the name of its second copy."""
     assert said((await asked("lmstudio", text("a", model="m:2")))[0]) == ("a", "")

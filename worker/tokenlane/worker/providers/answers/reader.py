@@ -20,7 +20,7 @@ from tokenlane.worker.providers.parsing.sse import Event
 from .contents import reasoning_of, refuse_unsupported, text_of
 from .half_characters import HalfCharacters
 from .logprobs import logprobs_of
-from .text_filters import StopWordFilter, TextFilter, flush_filters
+from .text_filters import ContinuationFilter, StopWordFilter, TextFilter, flush_filters
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -88,6 +88,8 @@ class AnswerReader:
         self._calls = ToolCalls()
         self._filters = filters
         """The filters that are not finished."""
+        self._continues = any(isinstance(each, ContinuationFilter) for each in filters)
+        """Whether the answer continues a partial answer."""
         self._stops = next((each for each in filters if isinstance(each, StopWordFilter)), None)
         self._logprobs_requested = logprobs
         self._has_text = self._has_reasoning = False

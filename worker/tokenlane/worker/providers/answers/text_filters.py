@@ -126,16 +126,22 @@ class ContinuationFilter:
     space at its end. So the server gets the partial answer without trailing white space. This filter then removes the
     partial answer and its trailing white space from the beginning of the answer, if the server repeats them.
 
+    A model may repeat itself, too, as in "ha ha ha". So a partial answer that is short or that is itself a repetition
+    is never taken for repeated by the server.
+
     Args:
         begun: the partial answer.
         echoed: whether the server may repeat the partial answer.
     """
 
+    _SHORTEST_ECHO = 8  # characters
+
     def __init__(self, begun: str, *, echoed: bool = True) -> None:
         self._echo = begun.rstrip()
         self._blank = begun[len(self._echo) :]
         self._matched = 0
-        self._in_echo = echoed and bool(self._echo)
+        is_clear = len(self._echo) >= self._SHORTEST_ECHO and not (_is_repetition(self._echo) or _is_repetition(begun))
+        self._in_echo = echoed and is_clear
         self.is_finished = not (self._in_echo or self._blank)
 
     def feed(self, text: str) -> tuple[str, str]:
@@ -167,6 +173,11 @@ class ContinuationFilter:
         self._blank = self._blank[same:] if same == len(text) else ""
         self.is_finished = not self._blank
         return text[same:]
+
+
+def _is_repetition(text: str) -> bool:
+    """Whether the text consists of a shorter text, twice or more often."""
+    return text in (text + text)[1:-1]
 
 
 def _possible_match_length(text: str, words: Sequence[str]) -> int:

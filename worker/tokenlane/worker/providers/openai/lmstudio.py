@@ -33,12 +33,13 @@ _INSTANCE = re.compile(r":\d+")
 
 class _LmStudioReader(OpenAiAnswerReader):
     """Treats an empty answer as ContextTooLong, since LM Studio may send one instead of an error if the prompt does not
-    fit."""
+    fit. Nothing may be left of an answer that is continued: its end counts if LM Studio counted its prompt."""
 
     def last(self) -> TokenDelta:
         last = super().last()
         has_content = self.delivered or last.text or last.reasoning
-        if not has_content and (last.usage is None or last.usage.completion_tokens == 0):
+        is_rest = self._continues and last.usage is not None and last.usage.prompt_tokens > 0
+        if not (has_content or is_rest) and (last.usage is None or last.usage.completion_tokens == 0):
             raise ContextTooLong(
                 "LM Studio ended the answer before its first token, as it does if a prompt does not fit the model's "
                 "context: shorten the messages, or load the model with a larger context."

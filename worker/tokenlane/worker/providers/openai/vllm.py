@@ -14,7 +14,6 @@ from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.contents import reasoning_of
-from tokenlane.worker.providers.answers.text_filters import ContinuationFilter, TextFilter
 from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 from tokenlane.worker.providers.requests.turns import PIXEL
 
@@ -31,10 +30,8 @@ class _VllmReader(OpenAiAnswerReader):
     """Reads the reasoning in a continued answer as text. The end of the reasoning is part of the partial answer, so
     vLLM's parser never sees it and takes the whole continuation for reasoning."""
 
-    continues = False
-
     def _piece(self, piece: dict[str, Any], logprobs: tuple[TokenLogprob, ...] = ()) -> TokenDelta | None:
-        thought = reasoning_of(piece) if self.continues else ""
+        thought = reasoning_of(piece) if self._continues else ""
         if thought:
             piece = {"content": thought + (piece.get("content") or ""), "tool_calls": piece.get("tool_calls")}
         return super()._piece(piece, logprobs)
@@ -117,12 +114,6 @@ class VllmProvider(HubModels, OpenAiProvider):
                     f"vLLM ignores `{name}` in `extra`: use response_format, or `structured_outputs` in `extra`."
                 )
         return request
-
-    def _reader(self, request: ChatRequest, model: str, filters: list[TextFilter]) -> OpenAiAnswerReader:
-        answer = super()._reader(request, model, filters)
-        if isinstance(answer, _VllmReader):
-            answer.continues = any(isinstance(each, ContinuationFilter) for each in filters)
-        return answer
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
         if model not in self._roots:  # the server may have added this name since we last listed its models
