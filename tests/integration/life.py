@@ -275,6 +275,8 @@ _TABLE: Final = {
     r"lane:[^:]+:alone": "string",
     r"unwanted:[0-9a-f]{32}": "string",
     r"failed": "stream",
+    r"kept": "zset",
+    r"kept:[0-9a-f]{32}": "hash",
 }
 _ARQ: Final = r"\{main}:arq:(job|in-progress|retry):\{main}[0-9a-f]{32}:\d+"
 _BEATS: Final = re.compile(r"lanes|workers|routers|clients|lane:[^:]+:workers|swept")
@@ -330,7 +332,7 @@ def _ask(pipe: Any, key: bytes, kind: str) -> None:
 def _value(kind: bytes, value: Any) -> object:
     match kind:
         case b"hash":
-            return {field.decode(): text.decode() for field, text in value.items()}
+            return {field.decode(): text.decode(errors="replace") for field, text in value.items()}  # some are sealed
         case b"zset":
             return {member.decode(): score for member, score in value}
         case b"set":
@@ -353,6 +355,7 @@ async def audit(redis: Redis) -> dict[str, str]:
     _queues(held, live)
     _lanes(held, live)
     _memberships(held, live)
+    _failures(held, requests)
     return {request_id: request["state"] for request_id, request in requests.items()}
 
 
@@ -463,6 +466,20 @@ def _memberships(held: Dump, live: Mapping[str, Mapping[str, str]]) -> None:
         assert missing <= (flagged if role == "client" else set()), role
     watched = {request["client"] for request_id, request in live.items() if request_id not in flagged}
     assert watched <= set(held.get(f"{PREFIX}clients", ()))
+
+
+def _failures(held: Dump, requests: Mapping[str, Mapping[str, str]]) -> None:
+    failed = {request_id for request_id, request in requests.items() if request["state"] == "failed"}
+    listed = {entry: fields["id"].decode() for entry, fields in held.get(f"{PREFIX}failed", {}).items()}
+    entries = {request["failure"]: request_id for request_id, request in requests.items() if "failure" in request}
+    assert entries.items() <= listed.items()
+    assert set(entries.values()) <= failed
+    kept = {key.rpartition(":")[2]: value for key, value in _under(held, "kept:")}
+    assert set(kept) == set(held.get(f"{PREFIX}kept", ())) <= failed
+    for request_id, fields in kept.items():
+        assert fields.keys() == {"envelope", "payload"}
+        assert json.loads(fields["envelope"])["key_id"]
+        assert f"ttl {PREFIX}kept:{request_id}" in held
 
 
 def _under(held: Dump, start: str) -> Iterator[tuple[str, Any]]:

@@ -244,6 +244,7 @@ TWICE: list[tuple[str, str, Call]] = [
     *((f"attach {state}", state, lambda pool, it: _attach(pool, it)) for state in _STATES),
     ("leave", "running", lambda pool, it: pool.beats.leave(CLIENT)),
     ("leave ended", "completed", lambda pool, it: pool.beats.leave(CLIENT)),
+    ("drop", "failed", lambda pool, it: pool.records.drop_failed([it.id])),
     ("snapshot", "running", lambda pool, it: _shape(pool)),
     ("rank by a revision", "running", lambda pool, it: pool.beats.sweep(ROUTER, rank_only=True, revision=3)),
     ("rank", "running", lambda pool, it: pool.beats.sweep(ROUTER, rank_only=True)),

@@ -62,6 +62,7 @@ VERBS = {
     "requests": Verb("List, explain and cancel the pool's requests.", "cli"),
     "lanes": Verb("List lanes, give a lane no new work, and let it get work again.", "cli"),
     "roles": Verb("Let a role's requests wait, start again, or be cancelled.", "cli"),
+    "failed": Verb("List and explain requests that failed, send them again, and drop them.", "cli"),
     "config": Verb("Show the settings in force and their sources; `init` writes an llm.toml.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),

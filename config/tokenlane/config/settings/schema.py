@@ -244,6 +244,12 @@ class PolicyRules(Section):
     fallback: Literal["fasttext", "error"] | None = Field(None, description='"fasttext" or "error"')
 
 
+class Failed(Section):
+    """`[failed]`: what the pool keeps of failed requests. It takes effect when `tokenlane policy apply` writes it."""
+
+    keep_payload: YesOrNo | None = None
+
+
 class Document(Section):
     """A whole llm.toml, without the sections of providers, which `document_type` adds."""
 
@@ -254,6 +260,7 @@ class Document(Section):
     lanes: dict[Name, LaneSection] = {}
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()
+    failed: Failed = Failed()
 
     def provider(self, name: str) -> Provider:
         """Return a provider's section; an empty section if the file does not have it."""
@@ -263,7 +270,7 @@ class Document(Section):
     @property
     def has_policy(self) -> bool:
         """Whether the file has a section of the pool's policy."""
-        return bool({"roles", "policy"} & self.model_fields_set)
+        return bool({"roles", "policy", "failed"} & self.model_fields_set)
 
 
 def provider_names() -> tuple[str, ...]:

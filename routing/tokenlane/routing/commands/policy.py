@@ -83,7 +83,7 @@ def apply(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Replace the pool's policy with the tables [roles] and [policy] of a file. Omitted keys get their defaults."""
+    """Replace the pool's policy with [roles], [policy] and [failed] of a file. Omitted keys get their defaults."""
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
@@ -120,14 +120,17 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
         raise ConfigError("No llm.toml was found: name one, or write one with `tokenlane config init`.")
     name = "standard input" if file == DASH else file or settings.file or "the configuration"
     if not settings.document.has_policy:
-        raise ConfigError(f"{name} holds no policy: it has neither [roles] nor [policy].")
+        raise ConfigError(f"{name} holds no policy: it has none of [roles], [policy] and [failed].")
     return policy_of(settings), str(name)
 
 
 async def _warnings(pool: Pool, wanted: Policy) -> list[str]:
-    """A warning for each entry of a route that no lane of the pool matches."""
+    """A warning for each entry of a route that no lane of the pool matches, and for a policy that the pool refuses."""
     snapshot = await take_snapshot(pool)
-    return [unknown.message for unknown in unknown_places(wanted, snapshot.views)]
+    warnings = [unknown.message for unknown in unknown_places(wanted, snapshot.views)]
+    if wanted.keep_payload and not snapshot.key_id:
+        warnings.append("the pool has no key, so it refuses `keep_payload`: give it a key with `tokenlane key new`")
+    return warnings
 
 
 def _print_warnings(warnings: list[str]) -> None:

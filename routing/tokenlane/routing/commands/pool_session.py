@@ -10,9 +10,10 @@ from typing import TypeVar
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.routing.contract.errors import BadRequest, LaneConflict, LlmError, PoolKeyMismatch, PoolUnavailable
+from tokenlane.routing.decide.policy import PolicyRefused
 from tokenlane.routing.store.pool import Pool, connect
 
-CONFIGURATION_ERRORS = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest)
+CONFIGURATION_ERRORS = (PoolUnavailable, PoolKeyMismatch, LaneConflict, BadRequest, PolicyRefused)
 """Errors that a wrong configuration causes, so running the command again cannot help."""
 
 _Answer = TypeVar("_Answer")

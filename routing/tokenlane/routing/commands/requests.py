@@ -42,10 +42,10 @@ class _State(StrEnum):
     RUNNING = "running"
 
 
-_Role = Annotated[
+Role = Annotated[
     str | None, typer.Option(help="Only requests of this role.", metavar="ROLE", autocompletion=completion.roles)
 ]
-_OlderThan = Annotated[
+OlderThan = Annotated[
     int | None,
     typer.Option(help="Only requests older than this, such as 90s, 10m or 2h.", metavar="TIME", parser=time_span),
 ]
@@ -53,9 +53,9 @@ _OlderThan = Annotated[
 
 @requests.command()
 def ls(
-    role: _Role = None,
+    role: Role = None,
     state: Annotated[_State | None, typer.Option(help="Only requests in this state.")] = None,
-    older_than: _OlderThan = None,
+    older_than: OlderThan = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     redis: RedisUrl = None,
     pool: PoolName = None,
@@ -96,15 +96,11 @@ def show(
 
     found = pool_session(redis, pool, ask)
     if found is None:
-        raise _unknown(request, pool)
+        raise unknown_request(request, pool)
     if as_json:
         show_json({"v": 1, "pool": pool_name(pool), **found.document()})
         return
-    lines = [(name, text) for name, text in _lines(found) if text]
-    width = max(len(name) for name, _ in lines)
-    text = "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
-    rows = [[cell(attempt) for cell in _ATTEMPT_COLUMNS.values()] for attempt in found.record.attempts]
-    show_parts(text, *([Table(tuple(_ATTEMPT_COLUMNS), rows, _STYLES)] if rows else []))
+    show_report(found)
 
 
 @requests.command()
@@ -114,7 +110,7 @@ def cancel(
         str | None,
         typer.Option(help="Cancel the requests of this role.", metavar="ROLE", autocompletion=completion.roles),
     ] = None,
-    older_than: _OlderThan = None,
+    older_than: OlderThan = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     redis: RedisUrl = None,
@@ -125,7 +121,7 @@ def cancel(
         raise ConfigError("Name either one request by its id, or a role with --role and perhaps --older-than.")
     ids = [request] if request is not None else _of_role(role, older_than, redis, pool)
     if role is not None and ids and not yes:
-        confirm_cancel(len(ids), role)
+        confirm("Cancel", f"{counted(len(ids), 'request', 'requests')} of role {role!r}")
 
     async def ask(opened: Pool) -> dict[str, str]:
         outcomes: list[str] = []
@@ -136,13 +132,22 @@ def cancel(
 
     outcomes = pool_session(redis, pool, ask) if ids else {}
     if request is not None and outcomes[request] == "unknown":
-        raise _unknown(request, pool)
+        raise unknown_request(request, pool)
     if request is not None and outcomes[request] == "ended":
         raise UserError(f"Request {request} has already ended.", {"request_id": request})
     if as_json:
         show_json({"v": 1, "pool": pool_name(pool), "requests": outcomes})
     else:
         typer.echo(_summary(outcomes.values()))
+
+
+def show_report(shown: RequestReport, *more: tuple[str, str]) -> None:
+    """Print a request as lines of names and texts, with these lines at the end, and its attempts as a table."""
+    lines = [(name, text) for name, text in (*_lines(shown), *more) if text]
+    width = max(len(name) for name, _ in lines)
+    text = "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
+    rows = [[cell(attempt) for cell in _ATTEMPT_COLUMNS.values()] for attempt in shown.record.attempts]
+    show_parts(text, *([Table(tuple(_ATTEMPT_COLUMNS), rows, _STYLES)] if rows else []))
 
 
 def _selected(
@@ -229,15 +234,15 @@ def _of_role(role: str | None, older_than_ms: int | None, redis: str | None, poo
     return [record.id for record in _selected(live, role, None, older_than_ms)]
 
 
-def confirm_cancel(number: int, role: str) -> None:
-    """Ask whether to cancel these requests, and end the command if the answer is no."""
-    what = f"{counted(number, 'request', 'requests')} of role {role!r}"
+def confirm(verb: str, what: str) -> None:
+    """Ask whether to do this, and end the command if the answer is no."""
     if not sys.stdin.isatty():
-        raise ConfigError(f"To cancel {what} without a terminal, repeat the command with --yes.")
-    typer.confirm(f"Cancel {what}?", abort=True, err=True)
+        raise ConfigError(f"To {verb.lower()} {what} without a terminal, repeat the command with --yes.")
+    typer.confirm(f"{verb} {what}?", abort=True, err=True)
 
 
-def _unknown(request: str, pool: str | None) -> UserError:
+def unknown_request(request: str, pool: str | None) -> UserError:
+    """The error that the pool does not know a request."""
     return UserError(
         f"Pool {pool_name(pool)} does not know request {request}: it ended more than an hour ago, or belongs to "
         "another pool. `tokenlane requests ls` lists the requests that wait or run.",

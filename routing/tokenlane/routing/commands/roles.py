@@ -15,7 +15,7 @@ from tokenlane.config.settings.values import NAME_RULE, is_name
 
 from . import completion
 from .pool_session import pool_session
-from .requests import confirm_cancel
+from .requests import confirm
 
 roles = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -59,7 +59,7 @@ def purge(
     live = pool_session(redis, pool, lambda opened: opened.records.live())
     ids = [record.id for record in live if record.role == role and record.state in ("waiting", "delayed")]
     if ids and not yes:
-        confirm_cancel(len(ids), role)
+        confirm("Cancel", f"{counted(len(ids), 'request', 'requests')} of role {role!r}")
     cancelled = pool_session(redis, pool, lambda opened: opened.requests.purge(ids)) if ids else 0
     if as_json:
         show_json({"v": 1, "pool": pool_name(pool), "role": role, "cancelled": cancelled})

@@ -9,6 +9,7 @@ text, which may quote a prompt: it reaches the agent over the request's channel,
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -297,6 +298,14 @@ class QueueFull(LlmError):
 
     code = "queue_full"
     retryable_by_default = True
+
+
+def advice_on(code: str) -> str:
+    """What to do about an error with this code: the class's second paragraph; empty if the code is unknown."""
+    error = _CLASSES.get(code, LlmError)
+    if error is LlmError:
+        return ""
+    return " ".join(cleandoc(error.__doc__ or "").partition("\n\n")[2].split())
 
 
 def _descendants(root: type[LlmError]) -> list[type[LlmError]]:

@@ -25,6 +25,16 @@ class PolicyChanged(LlmError):
     code = "policy_changed"
 
 
+class PolicyRefused(LlmError):
+    """The pool cannot follow this policy.
+
+    `keep_payload` under `[failed]` needs a pool with a key, so that Redis never holds a prompt in plain text. Give the
+    pool a key with `tokenlane key new`, or remove `keep_payload`.
+    """
+
+    code = "policy_refused"
+
+
 class PolicyUnreadable(PoolUnavailable):
     """This version cannot read the pool's policy.
 
@@ -84,6 +94,7 @@ class Policy(_Frozen):
       it waits longer, until every live worker has had time to send a beat.
     - `max_crashes`: how many workers may die while they run a request before it fails.
     - `max_starts`: how often a request may be started.
+    - `keep_payload`: whether the pool keeps the sealed payloads of failed requests for a day.
     - `fallback`: whether the fallback lane serves embed requests that no other candidate can serve, or they fail.
     """
 
@@ -98,6 +109,7 @@ class Policy(_Frozen):
     max_crashes: int = Field(default=3, ge=1)
     max_starts: int = Field(default=8, ge=1)
     fallback: Literal["fasttext", "error"] = "fasttext"
+    keep_payload: bool = False
 
 
 def all_heard_ms(lease_ms: int) -> int:

@@ -1,4 +1,4 @@
-"""Converts a policy from and to the sections `[roles]` and `[policy]` of llm.toml."""
+"""Converts a policy from and to the sections `[roles]`, `[policy]` and `[failed]` of llm.toml."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def policy_of(settings: Settings) -> Policy:
         )
         for name, role in document.roles.items()
     }
-    return Policy(roles=roles, **document.policy.model_dump(exclude_none=True))
+    rules = document.policy.model_dump(exclude_none=True)
+    return Policy(roles=roles, keep_payload=bool(document.failed.keep_payload), **rules)
 
 
 def as_toml(policy: Policy) -> str:
     """The complete policy as sections of llm.toml. Reading them gives the same policy again."""
-    rules = policy.model_dump(exclude={"revision", "roles"})
+    rules = policy.model_dump(exclude={"revision", "roles", "keep_payload"})
     lines = ["[policy]", *(f"{rule} = {_value(value)}" for rule, value in rules.items())]
+    lines += ["", "[failed]", f"keep_payload = {_value(policy.keep_payload)}"]
     for name, role in sorted(policy.roles.items()):
         lines += ["", f"[roles.{section_key(name)}]"]
         if role.route:

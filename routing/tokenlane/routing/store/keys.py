@@ -8,7 +8,8 @@ last of them.
 | key                     | type   | contents                                               | deleted by, or when      |
 | ----------------------- | ------ | ------------------------------------------------------ | ------------------------ |
 | `role:R`                | stream | the requests of role R: `envelope`, `payload`          | entry: request's end     |
-| `request:ID`            | hash   | a request: its fields are listed below                 | 1 h after request's end  |
+| `request:ID`            | hash   | a request: its fields are listed below                 | 1 h after request's end, |
+|                         |        |                                                        | or with its payload      |
 | `idem:A:HASH`           | string | id of agent A's request with an idempotency key of     | 1 h after request's end  |
 |                         |        | this hash                                              |                          |
 | `queues`                | set    | names of queues that hold requests                     | entry: queue is empty    |
@@ -75,8 +76,14 @@ last of them.
 |                         |        | 10 s                                                   |                          |
 | `retries`               | hash   | `paid_at`: when all retries so far are paid for, ms;   | at that time             |
 |                         |        | a completed request moves it nearer                    |                          |
-| `failed`                | stream | `id`, `role`, `lane`, `code`, `priority` of some 1,000 | entry: newer ones        |
-|                         |        | requests                                               |                          |
+| `failed`                | stream | `id`, `role`, `lane`, `code`, `priority` of some 1,000 | entry: newer ones,       |
+|                         |        | requests                                               | `drop_failed`            |
+| `kept:ID`               | hash   | `envelope`, `payload` of a failed request, sealed      | 1 day after request's    |
+|                         |        |                                                        | end, newer ones,         |
+|                         |        |                                                        | `drop_failed`,           |
+|                         |        |                                                        | `set_policy`             |
+| `kept`                  | zset   | ids of requests with `kept:ID`, by the sum of bytes    | entry: with `kept:ID`;   |
+|                         |        | kept so far                                            | 1 day after the last     |
 | `key`                   | string | ids of the keys that seal payloads, newest first       | never                    |
 | `retiring`              | string | ids of keys that only unseal requests that still wait  | `announce`               |
 | `prepared`              | string | ids of keys that only unseal until they begin to seal  | `announce`               |
@@ -95,7 +102,8 @@ The fields of `request:ID`, with times in ms:
   `start`; `requeued` (an attempt), `suspect` and `history` by `requeue`; `emptied` (the lane reserved for a suspect).
   `history` has a line for each of the newest 16 requeued attempts: the JSON list of `attempt`, `lane`, `model`,
   `started`, the time of its end, and a code.
-- Written at the end: `cancel` (the reason, while the request still runs), `code`, `ended`, `end` (number of deltas).
+- Written at the end: `cancel` (the reason, while the request still runs), `code`, `ended`, `end` (number of deltas),
+  `failure` (its entry in `failed`).
 
 Channels, whose names also contain the database number, since pub/sub ignores it: `deltas:ID` (messages to the agent),
 `control:W` (messages to a worker), `doorbell` (to routers), `doorbell:L` and `doorbell:L:KIND` (to the lane's workers:
@@ -153,6 +161,19 @@ class Keys:
     def leases(self) -> str:
         """The sorted set of all requests that are dispatched or run."""
         return f"{self.prefix}leases"
+
+    @property
+    def failed(self) -> str:
+        """The stream of requests that failed."""
+        return f"{self.prefix}failed"
+
+    @property
+    def kept(self) -> str:
+        """The sorted set of failed requests whose payload is kept."""
+        return f"{self.prefix}kept"
+
+    def kept_payload(self, request_id: str) -> str:
+        return f"{self.prefix}kept:{request_id}"
 
     def request(self, request_id: str) -> str:
         return f"{self.prefix}request:{request_id}"

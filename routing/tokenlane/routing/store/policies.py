@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tokenlane.routing.decide.policy import Policy, PolicyChanged, PolicyUnreadable
+from tokenlane.routing.decide.policy import Policy, PolicyChanged, PolicyRefused, PolicyUnreadable
 
 from .keys import Keys
 from .replies.values import as_bytes, as_int, as_list, as_text
@@ -45,6 +45,7 @@ class Policies:
 
         Raises:
             PolicyChanged: the pool's policy no longer has the `expected` revision.
+            PolicyRefused: the policy keeps payloads, and the pool has no key that seals them.
         """
         fields = {rule: getattr(policy, rule) for rule in RULES}
         for name, role in policy.roles.items():
@@ -56,11 +57,17 @@ class Policies:
                 "set_policy",
                 "" if expected is None else expected,
                 policy.model_dump_json(exclude={"revision"}),
+                int(policy.keep_payload),
                 *(str(part) for field in fields.items() for part in field),
             )
         )
         if as_text(outcome) == "changed":
             raise PolicyChanged(
                 f"the pool's policy has changed from revision {expected} to {as_int(revision)}: read it again"
+            )
+        if as_text(outcome) == "unsealed":
+            raise PolicyRefused(
+                f"`keep_payload` needs sealed payloads, but pool {self._keys.pool!r} has no key: give the pool a key "
+                "with `tokenlane key new`, or remove `keep_payload`"
             )
         return as_int(revision)

@@ -1,4 +1,7 @@
-"""Reads what the pool stores about requests, for operators. It never reads an envelope or a payload."""
+"""Reads what the pool stores about requests, for operators, and drops failed requests.
+
+Only `kept_payload` reads an envelope or a payload.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.queue_place import QueuePlace
 
 from .keys import Keys
-from .replies.values import Reply, as_int, as_list, as_text, parse_place, parse_queue
+from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_place, parse_queue
 from .scripts import Scripts
 
 _BATCH = 100
@@ -65,6 +69,7 @@ class RequestRecord:
         stops: `cancelled` or `expired` if it still runs but its worker must end it; otherwise ''.
         due_ms: for a delayed request, the time until it waits again; otherwise 0.
         place: its place in its queue; None if it does not wait.
+        payload_kept: whether the pool keeps its payload. The pool does that for failed requests only.
         attempts: its attempts, the newest last. Of those that were put back into a queue, the newest 16 are kept.
     """
 
@@ -89,11 +94,12 @@ class RequestRecord:
     stops: str
     due_ms: int
     place: QueuePlace | None
+    payload_kept: bool
     attempts: tuple[AttemptRecord, ...]
 
 
 class RequestRecords:
-    """Reads the records of a pool's requests."""
+    """The records of a pool's requests."""
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:
         self._scripts = scripts
@@ -115,9 +121,38 @@ class RequestRecords:
             records.extend(_parse_record(as_int(reply[0]), as_list(record)) for record in reply[1:])
         return tuple(records)
 
+    async def failed(self) -> tuple[RequestRecord, ...]:
+        """Read all failed requests that the pool still knows and that no operator has dropped, the oldest first."""
+        ids = set(map(as_text, as_list(await self._scripts.ask("ZRANGE", self._keys.kept, 0, -1))))
+        for entry in as_list(await self._scripts.ask("XRANGE", self._keys.failed, "-", "+")):
+            _, values = as_list(entry)
+            texts = list(map(as_text, as_list(values)))
+            ids.update(value for name, value in zip(texts[::2], texts[1::2], strict=True) if name == "id")
+        records = await self.read(sorted(ids))
+        return tuple(sorted(records, key=lambda record: (-(record.ended_ms or 0), record.id)))
+
+    async def kept_payload(self, request_id: str) -> tuple[Envelope, bytes] | None:
+        """Read the envelope and the sealed payload of a failed request; None if the pool does not keep them.
+
+        Raises:
+            ValidationError: this version cannot read the envelope.
+        """
+        key = self._keys.kept_payload(request_id)
+        envelope, payload = as_list(await self._scripts.ask("HMGET", key, "envelope", "payload"))
+        if envelope is None or payload is None:
+            return None
+        return Envelope.model_validate_json(as_bytes(envelope)), as_bytes(payload)
+
+    async def drop_failed(self, request_ids: Sequence[str]) -> int:
+        """List these failed requests no longer, and delete their payloads; return how many of them failed."""
+        dropped = 0
+        for first in range(0, len(request_ids), _BATCH):
+            dropped += as_int(await self._scripts.run("drop_failed", *request_ids[first : first + _BATCH]))
+        return dropped
+
 
 def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:
-    request_id, flat, place, due_ms = reply
+    request_id, flat, place, due_ms, kept = reply
     texts = list(map(as_text, as_list(flat)))
     fields = dict(zip(texts[::2], texts[1::2], strict=True))
 
@@ -150,6 +185,7 @@ def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:
         stops=fields.get("cancel", ""),
         due_ms=as_int(due_ms),
         place=parse_place(place),
+        payload_kept=as_int(kept) == 1,
         attempts=(*_ended_attempts(fields, now_ms), *_newest_attempt(fields, now_ms)),
     )
 

@@ -37,6 +37,7 @@ WAITING = RequestRecord(
     code="",
     stops="",
     due_ms=0,
+    payload_kept=False,
     place=QueuePlace(2, 3, 20_000),
     attempts=(),
 )

@@ -5,7 +5,7 @@
 -- dispatched, running -> failed: a router or client, if the lease has lapsed. If the request was cancelled or its deadline has
 --   passed, it becomes cancelled or expired instead, and the reply is 'stale'.
 --
--- uses  leases, retry_budget
+-- uses  leases, retry_budget, kept_payloads
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 'completed', 'failed', 'cancelled' or 'expired'
 --       5 end position: how many deltas the answer has  6 error code or ''  7 last message to the agent, JSON
@@ -14,6 +14,7 @@
 --       | 'unknown', for a worker only: the server has lost the request; the worker's next beat restores it
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
+local keeps = ending == 'failed' and may_keep_payload()
 begin_with_delete()
 local request = read_request(id)
 if not request then return worker == '' and 'stale' or 'unknown' end
@@ -32,7 +33,9 @@ end
 if ending == 'cancelled' and (request.code or '') ~= '' then
   end_early(id, request, ending) -- with the code that `cancel_request` stored, which the worker does not know
 else
+  keeps = keeps and keep_payload(id, request)
   end_request(id, request, ending, ARGV[7], ARGV[6], ARGV[8])
+  if keeps then redis.call('EXPIRE', P .. 'request:' .. id, KEEP_PAYLOAD_S) end
   if ending == 'completed' then repay_budget() end
 end
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])

@@ -31,9 +31,10 @@ local function end_request(id, request, ending, message, code, lane)
   if request.state == 'running' then record_drain(request.role, tonumber(request.started), now) end
   count_event(request, ending, now)
   if ending == 'failed' then
-    redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
+    local entry = redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
       'id', id, 'role', request.role, 'lane', lane or request.lane or '', 'code', code or '',
       'priority', priority_of(request.queue))
+    redis.call('HSET', P .. 'request:' .. id, 'failure', entry)
   end
   publish_to_agent(id, message)
   if redis.call('EXISTS', P .. 'queues') == 1 then ring_routers() end
