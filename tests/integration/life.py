@@ -264,7 +264,6 @@ _TABLE: Final = {
     r"leases|delayed|deadlines|lanes|workers|routers|clients": "zset",
     r"lane:[^:]+(:embed|:command)?": "zset",
     r"lane:[^:]+(:embed|:command)?:health-check": "string",
-    r"pulls|unready": "hash",
     r"lane:[^:]+:state": "hash",
     r"lane:[^:]+:workers": "zset",
     r"(client|agent):[^:]+": "set",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.integration import life
 from tests.integration.life import AGENT, LANE, PREFIX, ROLE, WORKER, raw
@@ -131,8 +133,9 @@ async def test_the_pace_of_a_queue(pool: Pool) -> None:
     await raw(pool).hset(clock, "left", 4)
     assert 2_000 <= await pace(pool, ids[5]) < 4_000
     (status,) = (await pool.beats.check(life.CLIENT, [ids[5]])).statuses
-    assert status.place is not None
-    assert (status.place.position, status.place.waiting) == (4, 4)
+    assert status.waiting is not None
+    assert status.waiting.place is not None
+    assert (status.waiting.place.position, status.waiting.place.waiting) == (4, 4)
 
 
 async def pace(pool: Pool, request_id: str) -> int:
@@ -146,8 +149,33 @@ async def test_a_client_learns_the_place(pool: Pool) -> None:
     """The reply to its beat has the place of requests that wait."""
     waiting, running = await life.submit(pool), await life.running(pool)
     first, second = (await pool.beats.check(life.CLIENT, [waiting, running.id])).statuses
-    assert first.place == QueuePlace(1, 1)
-    assert second.place is None
+    assert first.waiting is not None
+    assert (first.waiting.place, second.waiting) == (QueuePlace(1, 1), None)
+
+
+async def test_only_a_client_that_waits_gets_the_lanes(pool: Pool) -> None:
+    """They explain why; other clients need no more than to know whether there is a lane."""
+    running = await life.running(pool)
+    await pool.pause_role(ROLE)
+    waiting = await life.submit(pool)
+    told, silent = [await pool.beats.check(life.CLIENT, ids) for ids in ([running.id, waiting], [running.id])]
+    assert told.lanes is not None
+    assert ([lane.name for lane in told.lanes], told.paused) == ([LANE.lane], (ROLE,))
+    assert (silent.lanes, silent.paused, silent.known_lanes) == (None, (), 1)
+
+
+async def test_a_client_learns_what_operators_read(pool: Pool) -> None:
+    """Both get the same description of a request that waits."""
+    states = ("waiting", "delayed", "dispatched", "running")
+    ids = [(await life.bring(pool, state)).id for state in states]
+    statuses = (await pool.beats.check(life.CLIENT, ids)).statuses
+    records = {each.id: each for each in await pool.records.read(ids)}
+    for request_id, status in zip(ids, statuses, strict=True):
+        known, told = records[request_id].waiting, status.waiting
+        assert (known is None) == (told is None) == (status.state == "running")
+        if known is not None and told is not None:
+            assert replace(told, due_ms=0) == replace(known, due_ms=0)
+            assert (told.due_ms > 0) == (known.due_ms > 0) == (status.state == "delayed")
 
 
 async def test_fields_of_another_version(pool: Pool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from tests.integration import life
-from tests.integration.life import CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
+from tests.integration.life import LANE, PREFIX, WORKER, Asked, audit, raw
 from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
@@ -382,4 +382,3 @@ async def test_heads_say_what_routers_need(pool: Pool) -> None:
     other = await life.submit(pool)
     heads = (await pool.survey()).heads
     assert [(head.id, head.place, head.more) for head in heads] == [(asked.id, 0, False), (other, 1, False)]
-    assert (await pool.beats.check(CLIENT)).lanes == 1

@@ -275,7 +275,7 @@ async def test_a_long_answer_is_handed_over_in_pieces(client: Client, worker: St
 
 
 async def test_an_answer_that_broke_off_says_what_it_waits_for(client: Client, worker: StandIn, pool: Pool) -> None:
-    """The stream waits, and names the lane; when a router refuses the request, the agent gets its part."""
+    """The stream waits, and says for what; when a router refuses the request, the agent gets its part."""
     async with client.chat("hello", role="planner", model="m1") as stream:
         dead = await worker.next_run()
         await dead.say("a")
@@ -284,7 +284,7 @@ async def test_an_answer_that_broke_off_says_what_it_waits_for(client: Client, w
         needs = dead.envelope.needs.model_copy(update={"model": "m3"})  # which the lane does not have
         queue = replace(Queue.of(dead.envelope), needs=needs)
         await pool.requests.requeue(dead.id, dead.attempt, dead.worker, queue=queue)
-        await until(lambda: "lane1" in (stream.waiting or ""))
+        await until(lambda: "'m3'" in (stream.waiting or ""))
         refusal = ModelNotFound("no lane serves 'm3'")
         assert await pool.requests.fail(dead.id, dead.attempt, refusal)
         with pytest.raises(Interrupted) as broken:

@@ -111,7 +111,7 @@ class _PrintedAnswer:
         if self._last is None:
             explain_start(why)
         else:
-            self._note(why)
+            self._note(f"the answer broke off on lane {self._last.lane!r}: {why}")
 
     def end_line(self) -> None:
         """On a terminal, begin a new line unless the text ends with one, so that a message does not follow the text."""

@@ -15,11 +15,11 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.stop_signals import until_stopped
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.link.redis.pool_view import without_changing_parts
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
 from tokenlane.routing.contract.requests import DEFAULT_TIME_TO_LIVE_MS
+from tokenlane.routing.decide.wait_cause import without_passing_times
 from tokenlane.routing.support.tasks import background
 
 Role: TypeAlias = Annotated[
@@ -125,7 +125,8 @@ async def explain_wait(request: Waiting, explain: Callable[[str], None] = explai
     printed = None
     await asyncio.sleep(_EXPLAIN_AFTER_S)
     while True:
-        if request.waiting is not None and without_changing_parts(request.waiting) != printed:
-            printed = without_changing_parts(request.waiting)
-            explain(request.waiting)
+        why = request.waiting
+        if why is not None and without_passing_times(why) != printed:
+            printed = without_passing_times(why)
+            explain(why)
         await asyncio.sleep(_CHECK_EVERY_S)

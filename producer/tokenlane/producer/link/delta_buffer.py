@@ -34,6 +34,7 @@ from tokenlane.routing.contract.messages import (
 )
 from tokenlane.routing.contract.results import Progress, Result
 from tokenlane.routing.decide.recovery import answer_lost, as_interruption
+from tokenlane.routing.decide.wait_cause import Wait
 from tokenlane.routing.store.request_life import Ending
 
 from .answer_builder import AnswerBuilder
@@ -109,7 +110,7 @@ class DeltaBuffer:
         self._begun_by = 0
         self._begins_anew = False
         self._waits_after = 0
-        self._why_waiting = ""
+        self._why_waiting: Wait | str = ""
         self._unread_deltas = unread_deltas
         self._longest_answer = longest_answer
 
@@ -166,7 +167,7 @@ class DeltaBuffer:
         """Ignore messages of earlier attempts."""
         self.attempt = max(self.attempt, attempt)
 
-    def note_waiting(self, why: str, ended_attempt: int = 0) -> None:
+    def note_waiting(self, why: Wait | str, ended_attempt: int = 0) -> None:
         """Note why the request waits to start, for the error if its time to live passes first.
 
         Args:
@@ -222,7 +223,7 @@ class DeltaBuffer:
             return DeadlineExceeded()
         what = "did not start" if self.attempt == 0 else "was not started again"
         return DeadlineExceeded(
-            f"The request {what} within its time to live; last known reason: {self._why_waiting.rstrip('.')}. "
+            f"The request {what} within its time to live; last known reason: {str(self._why_waiting).rstrip('.')}. "
             "`tokenlane status` shows whether its lanes accept work."
         )
 

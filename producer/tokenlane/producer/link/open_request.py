@@ -8,6 +8,7 @@ from tokenlane.routing.contract.answers import Answer, TokenDelta, Usage
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChannelMessage
 from tokenlane.routing.contract.results import Progress, Result
+from tokenlane.routing.decide.wait_cause import Wait
 
 from .delta_buffer import DeltaBuffer, MessageToWorker
 
@@ -17,26 +18,28 @@ class OpenRequest:
 
     Only the link changes the view, through `receive` and `give_up`.
 
-    Attributes:
-        waiting: why the request has not started, or why its answer does not go on, as text for people; None while it
-            runs.
-
     Args:
+        waiting: why the request has not started.
         position: the position of the first delta for the reader.
         may_restart: whether the reader allows the answer to begin anew.
     """
 
     def __init__(
-        self, request_id: str, *, position: int = 0, may_restart: bool = False, waiting: str | None = None
+        self, request_id: str, *, position: int = 0, may_restart: bool = False, waiting: Wait | str | None = None
     ) -> None:
         self.id = request_id
-        self.waiting = waiting
+        self._why_waiting = waiting
         self._buffer = DeltaBuffer(request_id, position=position, may_restart=may_restart)
         self._buffer.note_waiting(waiting or "")
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
+
+    @property
+    def waiting(self) -> str | None:
+        """Why the request has not started, or why its answer does not go on, as text for people; None while it runs."""
+        return None if self._why_waiting is None else str(self._why_waiting)
 
     @property
     def ended(self) -> bool:
@@ -113,13 +116,13 @@ class OpenRequest:
         self._changed.set()
         return handover
 
-    def wait(self, why: str, ended_attempt: int) -> None:
+    def wait(self, why: Wait | str, ended_attempt: int) -> None:
         """Note why the request waits to start.
 
         Args:
             ended_attempt: all attempts up to this number have ended.
         """
-        self.waiting = why
+        self._why_waiting = why
         self._buffer.note_waiting(why, ended_attempt)
 
     def expire(self) -> None:
@@ -129,5 +132,5 @@ class OpenRequest:
     def give_up(self, error: LlmError) -> None:
         """End the request with this error, or with `Interrupted` if part of the answer has arrived."""
         self._buffer.fail(error)
-        self.waiting = None
+        self._why_waiting = None
         self._changed.set()

@@ -15,6 +15,7 @@ from tokenlane.config.cli.sentences import age
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import has_left
+from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.sentinel_errors import address_text
 from tokenlane.routing.watch.finding import Code, Finding
@@ -23,7 +24,6 @@ from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.redis_health import examine_memory, examine_sentinels
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 from tokenlane.routing.watch.unused_pool import examine_use, is_unused, other_pools
-from tokenlane.routing.watch.wait_cause import oldest_queue, wait_cause
 
 from .pool_session import pool_session
 
@@ -82,7 +82,7 @@ def as_document(snapshot: Snapshot, problems: tuple[Finding, ...], primary: str 
         primary: the address of the primary, as Sentinels name it; None if the pool's URL names no Sentinels.
     """
     tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "views"})
-    causes = [wait_cause(snapshot, queue) for queue in snapshot.queues]
+    causes = [wait_cause(snapshot.facts, queue.key) for queue in snapshot.queues]
     queues = [
         {**queue.pop("needs"), **queue, "waits_for": cause.brief, "why": cause.explanation}
         for queue, cause in zip(tree["queues"], causes, strict=True)
@@ -196,8 +196,8 @@ _WORKER_COLUMNS: dict[str, Callable[[WorkerStatus], str]] = {
 
 def _waits_for(snapshot: Snapshot, role: RoleStatus) -> str:
     """What the role's oldest request of this priority waits for."""
-    queue = oldest_queue(snapshot, role)
-    return wait_cause(snapshot, queue).brief if queue else "-"
+    queue = snapshot.oldest_queue(role)
+    return wait_cause(snapshot.facts, queue.key).brief if queue else "-"
 
 
 def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Iterable[_Row]) -> Table:

@@ -28,7 +28,7 @@ class QueuePlace:
     @property
     def starts_in(self) -> str:
         """The estimate, such as `about 40 s`; empty if it is unknown."""
-        return "" if self.estimate_ms is None else f"about {_rounded(self.estimate_ms)}"
+        return "" if self.estimate_ms is None else f"about {rounded(self.estimate_ms)}"
 
     def __str__(self) -> str:
         """The place and the estimate as part of a sentence."""
@@ -36,7 +36,7 @@ class QueuePlace:
         return f"number {self.position} of {self.waiting} in its queue{estimate}"
 
 
-def _rounded(milliseconds: int) -> str:
+def rounded(milliseconds: int) -> str:
     """A time span with the few digits that an estimate deserves."""
     seconds = milliseconds / 1000
     if seconds < 10:

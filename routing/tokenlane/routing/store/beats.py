@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.contract.worker_report import WorkerReport
@@ -23,7 +23,7 @@ from tokenlane.routing.support.tasks import InternalErrors
 from .keychain import Keychain
 from .replies.lane import parse_lanes
 from .replies.lapsed import LapsedAttempt, parse_lapsed
-from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_place
+from .replies.values import Reply, as_int, as_list, as_text, parse_waiting
 from .request_life import RequestStatus, parse_status
 from .scripts import Scripts
 from .server import Urgency
@@ -58,29 +58,27 @@ class CheckReply:
 
     Attributes:
         routers: how many routers are alive.
-        lanes: how many lanes have a live worker.
-        absent: lanes that accept no work now, because their workers are gone or their model servers cannot work.
+        known_lanes: how many lanes had a worker in the last hour.
         revision: the policy's revision.
-        pulls: for each lane, the models that it is pulling, and their progress.
-        statuses: the states of the requests that the client asked about, in the order of the ids.
         lease_ms: the policy's lease.
         patience_ms: the policy's patience.
+        statuses: the states of the requests that the client asked about, in the order of the ids.
         strangers: if the server has more requests of this client than the client, the ids of these requests, at most
             1,000.
         lapsed: the attempts, among the requests that the client asked about, whose lease has lapsed.
-        paused: the roles that an operator paused.
+        lanes: if one of the requests waits, the lanes of the pool, at most 64; None if none waits.
+        paused: if one of the requests waits, the roles that an operator paused.
     """
 
     routers: int
-    lanes: int
-    absent: tuple[LaneView, ...]
+    known_lanes: int
     revision: int
-    pulls: Mapping[str, Mapping[str, Progress]]
-    statuses: tuple[RequestStatus, ...]
     lease_ms: int
     patience_ms: int
+    statuses: tuple[RequestStatus, ...] = ()
     strangers: tuple[str, ...] = ()
     lapsed: tuple[LapsedAttempt, ...] = ()
+    lanes: tuple[LaneView, ...] | None = None
     paused: tuple[str, ...] = ()
 
 
@@ -194,34 +192,25 @@ class Beats:
 
 
 def _parse_check(reply: Reply) -> CheckReply:
-    routers, lanes, absent, revision, pulls, lease_ms, patience_ms, strangers, lapsed, paused, *rest = as_list(reply)
+    routers, known, revision, lease_ms, patience_ms, strangers, lapsed, lanes, paused, *rest = as_list(reply)
     return CheckReply(
         routers=as_int(routers),
-        lanes=as_int(lanes),
-        absent=parse_lanes(absent),
+        known_lanes=as_int(known),
         revision=as_int(revision),
-        pulls={as_text(lane): _parse_pulls(as_bytes(document)) for lane, document in map(as_list, as_list(pulls))},
-        statuses=tuple(map(_parse_status, rest)),
         lease_ms=as_int(lease_ms),
         patience_ms=as_int(patience_ms),
+        statuses=tuple(map(_parse_status, rest)),
         strangers=tuple(map(as_text, as_list(strangers))),
         lapsed=parse_lapsed(lapsed),
+        lanes=parse_lanes(lanes) if as_list(lanes) else None,
         paused=tuple(map(as_text, as_list(paused))),
     )
 
 
 def _parse_status(reply: Reply) -> RequestStatus:
-    *fields, lapses_ms, place = as_list(reply)
-    return replace(parse_status(fields, as_int(lapses_ms)), place=parse_place(place))
-
-
-def _parse_pulls(document: bytes) -> dict[str, Progress]:
-    """The models that a lane is pulling. Empty if this version cannot read the document. That needs no log line: the
-    lane's offer contains the same pulls, and `status` reports an offer that it cannot read."""
-    try:
-        return _progress.validate_json(document)
-    except ValidationError:
-        return {}
+    *fields, lapses_ms, waiting = as_list(reply)
+    status = parse_status(fields, as_int(lapses_ms))
+    return replace(status, waiting=parse_waiting(status.state, waiting))
 
 
 def _parse_sweep(reply: Reply) -> SweepReply:

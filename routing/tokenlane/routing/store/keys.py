@@ -68,10 +68,6 @@ last of them.
 | `sequence`              | string | counter of submissions and dispatches                  | never                    |
 | `drain:ROLE`            | hash   | of requests that ran: `at`: last end, ms; `mean`: mean | 1 h after the last end   |
 |                         |        | time between ends, ms                                  |                          |
-| `pulls`                 | hash   | for each lane, JSON: the models it is pulling, with    | field: lane's beat,      |
-|                         |        | progress                                               | `sweep`                  |
-| `unready`               | hash   | for each lane that cannot work: `loading` or `down`    | field: lane's beat,      |
-|                         |        |                                                        | `sweep`                  |
 | `rates:T`               | hash   | `ROLE:PRIORITY:EVENT`: requests accepted and ended in  | 80 s after first count   |
 |                         |        | 10 s                                                   |                          |
 | `retries`               | hash   | `paid_at`: when all retries so far are paid for, ms;   | at that time             |
@@ -99,7 +95,8 @@ The fields of `request:ID`, with times in ms:
   the server knows the request only from its worker), `key` (id), `seq` (`sequence` at that time), `created`,
   `deadline`, `attempt`, `starts`, `crashes`, `once` (name of its `idem:` key).
 - Written for an attempt: `lane`, `model`, `token`, `charge` and `alone` by `dispatch`; `worker` and `started` by
-  `start`; `requeued` (an attempt), `suspect` and `history` by `requeue`; `emptied` (the lane reserved for a suspect).
+  `start`; `requeued` (an attempt), `suspect`, `history` and `delayed_by` ("budget" if the retry budget delays the
+  request) by `requeue`; `emptied` (the lane reserved for a suspect).
   `history` has a line for each of the newest 16 requeued attempts: the JSON list of `attempt`, `lane`, `model`,
   `started`, the time of its end, and a code.
 - Written at the end: `cancel` (the reason, while the request still runs), `code`, `ended`, `end` (number of deltas),

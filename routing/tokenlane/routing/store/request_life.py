@@ -17,8 +17,8 @@ from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, Re
 from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.contract.sealing.payloads import seal
 from tokenlane.routing.decide.queue_key import Queue
-from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.decide.role_fairness import Head
+from tokenlane.routing.decide.wait_cause import WaitingRequest
 
 from .keychain import Keychain
 from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_queue
@@ -65,7 +65,7 @@ class RequestStatus:
         owner: the client that keeps the request alive; '' if the server knows the request only from its worker.
         lapses_ms: time until the attempt's lease lapses unless the worker renews it; None if there is no lease. Only
             replies to a client's beat have it.
-        place: its place in its queue; None if it does not wait. Only replies to a client's beat have it.
+        waiting: what explains why it waits; None if it runs or has ended. Only replies to a client's beat have it.
     """
 
     state: State
@@ -75,7 +75,7 @@ class RequestStatus:
     code: str
     owner: str
     lapses_ms: int | None = None
-    place: QueuePlace | None = None
+    waiting: WaitingRequest | None = None
 
 
 @dataclass(frozen=True)

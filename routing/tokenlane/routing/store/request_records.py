@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.queue_place import QueuePlace
+from tokenlane.routing.decide.wait_cause import WaitingRequest, is_waiting
 
 from .keys import Keys
 from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_place, parse_queue
@@ -68,6 +69,7 @@ class RequestRecord:
         code: the code of the error with which it ended; '' if there is none.
         stops: `cancelled` or `expired` if it still runs but its worker must end it; otherwise ''.
         due_ms: for a delayed request, the time until it waits again; otherwise 0.
+        is_over_budget: whether the pool's retry budget delays it.
         place: its place in its queue; None if it does not wait.
         payload_kept: whether the pool keeps its payload. The pool does that for failed requests only.
         attempts: its attempts, the newest last. Of those that were put back into a queue, the newest 16 are kept.
@@ -96,6 +98,15 @@ class RequestRecord:
     place: QueuePlace | None
     payload_kept: bool
     attempts: tuple[AttemptRecord, ...]
+    is_over_budget: bool = False
+
+    @property
+    def waiting(self) -> WaitingRequest | None:
+        """What explains why it waits; None if it runs or has ended."""
+        if not is_waiting(self.state):
+            return None
+        ended_by = self.attempts[-1].ended_by if self.attempts else ""
+        return WaitingRequest(self.state, self.queue, self.lane, self.due_ms, ended_by, self.is_over_budget, self.place)
 
 
 class RequestRecords:
@@ -187,6 +198,7 @@ def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:
         place=parse_place(place),
         payload_kept=as_int(kept) == 1,
         attempts=(*_ended_attempts(fields, now_ms), *_newest_attempt(fields, now_ms)),
+        is_over_budget=fields.get("delayed_by") == "budget",
     )
 
 

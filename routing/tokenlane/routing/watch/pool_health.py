@@ -10,11 +10,11 @@ from tokenlane.config.cli.sentences import age, counted
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.contract.errors import ModelNotFound, RateLimited, Unauthorized
 from tokenlane.routing.decide.unknown_places import unknown_places
+from tokenlane.routing.decide.wait_cause import START_ROUTER
 
 from .finding import Code, Finding, Severity
 from .queue_health import examine_queues, examine_waits
 from .snapshot import LaneStatus, Snapshot
-from .wait_cause import START_ROUTER
 
 _FAILURES_IN_A_ROW = 3
 """From how many failures in a row a lane counts as failing."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.policy import RolePolicy
+from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
 
 from .finding import Code, Finding
 from .snapshot import QueueStatus, RoleStatus, Snapshot
-from .wait_cause import WaitCause, oldest_queue, wait_cause
 
 _FAILURES_A_MINUTE = 3
 """From how many failures in a minute, without a completed request, a role counts as failing."""
@@ -34,7 +34,9 @@ def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
         if queue.oldest_ms < snapshot.policy.patience_ms:
             continue
         if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
-            similar[queue.role, f"{queue.priority}{_wanted(queue)}", wait_cause(snapshot, queue)].append(queue)
+            similar[queue.role, f"{queue.priority}{_wanted(queue)}", wait_cause(snapshot.facts, queue.key)].append(
+                queue
+            )
     for (role, priority, cause), queues in similar.items():
         waiting, oldest_ms = sum(queue.waiting for queue in queues), max(queue.oldest_ms for queue in queues)
         observed = (
@@ -93,7 +95,7 @@ def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
             waiting = _describe_waiting(role.role, role.priority, role.waiting, role.oldest_ms)
             observed = f"{waiting}; the limit (--max-wait) is {max_wait_s:g} s"
             advice = "add lanes, or raise --max-wait"
-            if (queue := oldest_queue(snapshot, role)) is not None:
-                cause = wait_cause(snapshot, queue)
+            if (queue := snapshot.oldest_queue(role)) is not None:
+                cause = wait_cause(snapshot.facts, queue.key)
                 observed, advice = f"{observed}; the oldest waits for {cause.brief}: {cause.explanation}", cause.advice
             yield Finding(Code.WAITS_LONG, "fail", observed, advice, role.role)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenlane.config.cli.sentences import age
 from tokenlane.routing.decide.queue_place import QueuePlace
+from tokenlane.routing.decide.wait_cause import Wait, WaitCause
 from tokenlane.routing.store.request_records import RequestRecord
 
-from .snapshot import QueueStatus, Snapshot
-from .wait_cause import WaitCause, wait_cause
+from .snapshot import Snapshot
 
-_HIDDEN = ("queue", "place")
+_HIDDEN = ("queue", "place", "is_over_budget")
 """Attributes of a record that its document has in another form."""
 
 
@@ -21,13 +20,17 @@ class RequestReport:
     """A request, and what it waits for; None if it runs or has ended."""
 
     record: RequestRecord
-    cause: WaitCause | None
+    wait: Wait | None
+
+    @property
+    def cause(self) -> WaitCause | None:
+        """What the request waits for."""
+        return self.wait.cause if self.wait else None
 
     @property
     def place(self) -> QueuePlace | None:
-        """The request's place in its queue; without an estimate if no slot that becomes free would serve it."""
-        place = self.record.place
-        return place if place is None or (self.cause and self.cause.takes_turns) else replace(place, pace_ms=None)
+        """The request's place in its queue, with an estimate if one is possible."""
+        return self.wait.place if self.wait else None
 
     @property
     def priority(self) -> str:
@@ -52,22 +55,4 @@ class RequestReport:
 
 def report(snapshot: Snapshot, record: RequestRecord) -> RequestReport:
     """Explain a request with a snapshot of its pool."""
-    return RequestReport(record, _cause(snapshot, record))
-
-
-def _cause(snapshot: Snapshot, record: RequestRecord) -> WaitCause | None:
-    if record.state == "delayed":
-        soon = age(record.due_ms)
-        return WaitCause(
-            f"its next attempt, in {soon}", f"its last attempt failed, and it is tried again in {soon}", ""
-        )
-    if record.state == "dispatched":
-        explanation = f"lane {record.lane!r} has the request, and a worker is about to start it"
-        return WaitCause(f"a worker of {record.lane}", explanation, "")
-    if record.state != "waiting":
-        return None
-    if record.queue is None:
-        explanation = "this version of tokenlane cannot read what it asks for"
-        return WaitCause("-", explanation, "run the same version of tokenlane on all hosts")
-    queue = record.queue
-    return wait_cause(snapshot, QueueStatus(queue.role, queue.kind, queue.priority, queue.needs, 1, record.age_ms))
+    return RequestReport(record, None if record.waiting is None else Wait(snapshot.facts, record.waiting))

@@ -17,6 +17,8 @@ from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.wait_cause import PoolFacts
 
 SCHEMA_VERSION = 3
 
@@ -47,6 +49,11 @@ class QueueStatus:
     needs: Needs
     waiting: int
     oldest_ms: int
+
+    @property
+    def key(self) -> Queue:
+        """What its requests share."""
+        return Queue(self.role, self.kind, self.priority, self.needs)
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,16 @@ class Snapshot:
     views: tuple[LaneView, ...] = ()
     drained: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> PoolFacts:
+        """What decides why requests wait."""
+        return PoolFacts(self.pool, self.policy, self.views, bool(self.routers), self.paused)
+
+    def oldest_queue(self, role: RoleStatus) -> QueueStatus | None:
+        """The queue in which the role's oldest request of this priority waits; None if none waits."""
+        queues = (queue for queue in self.queues if (queue.role, queue.priority) == (role.role, role.priority))
+        return max(queues, key=lambda queue: queue.oldest_ms, default=None)
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
         """The live workers that do not report this key. Workers of an older version report no keys."""

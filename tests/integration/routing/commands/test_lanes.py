@@ -12,9 +12,9 @@ from tests.integration.life import LANE, PREFIX, WORKER, raw
 from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
+from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.wait_cause import wait_cause
 
 
 async def lanes(pool: Pool, *arguments: str) -> Ended:
@@ -58,7 +58,7 @@ async def test_the_cause_of_waiting(pool: Pool) -> None:
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     await pool.drain_lane(LANE.lane)
     snapshot = await take_snapshot(pool)
-    cause = wait_cause(snapshot, snapshot.queues[0])
+    cause = wait_cause(snapshot.facts, snapshot.queues[0].key)
     assert LANE.lane in cause.brief
     assert "operator" in cause.explanation
     assert f"tokenlane lanes resume {LANE.lane}" in cause.advice

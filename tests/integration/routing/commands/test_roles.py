@@ -12,9 +12,9 @@ from tests.integration.life import ROLE, raw
 from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
+from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.wait_cause import wait_cause
 
 
 async def roles(pool: Pool, *arguments: str) -> Ended:
@@ -40,7 +40,7 @@ async def test_pausing_and_resuming(pool: Pool) -> None:
     assert await life.dispatch(pool, other) is not None
     snapshot = await take_snapshot(pool)
     assert snapshot.paused == (ROLE,)
-    cause = wait_cause(snapshot, snapshot.queues[0])
+    cause = wait_cause(snapshot.facts, snapshot.queues[0].key)
     assert "operator" in cause.explanation
     assert f"tokenlane roles resume {ROLE}" in cause.advice
     await life.audit(raw(pool))

@@ -170,7 +170,6 @@ async def test_work_goes_on_beside_a_spoilt_lane(site: Pool) -> None:
     """A router gives requests to the good lane while another's state cannot be read."""
     spoiling = {"models": "[1]", "limit": "many", "offer": "{", "seen": "now"}
     await raw(site).hset(f"{PREFIX}lane:bad:state", mapping=spoiling)
-    await raw(site).hset(f"{PREFIX}pulls", "bad", "{")
     async with open_hub(site) as hub, background() as tasks:
         tasks.create_task(run_router(site, hub, host="host2"))
         asked = await life.submit(site, life.envelope(model=LANE.models[0]))

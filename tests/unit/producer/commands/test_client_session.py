@@ -12,9 +12,9 @@ import pytest
 from tokenlane.producer.commands import client_session
 from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded
 
-ALONE = "no worker is connected to this pool; waiting for lane 'gpu1' (last seen {} s ago)"
-QUEUE = "waiting in the queue of role 'planner'; lanes that are away: 'gpu1' (last seen {} s ago)"
-OTHER = "waiting in the queue of role 'planner'; lanes that are away: 'gpu2' (last seen {} s ago)"
+ALONE = "lane 'gpu1' lost its last worker {} s ago"
+QUEUE = "no slot is free: 'gpu1' (4 of 4); number 2 of 9 in its queue, starts in about {} s"
+OTHER = "its last attempt failed (provider_down); it is tried again in about {} s"
 
 
 class Stream:

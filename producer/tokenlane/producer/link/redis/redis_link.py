@@ -24,6 +24,8 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable, Request
 from tokenlane.routing.contract.messages import channel_message
 from tokenlane.routing.decide.lanes.fallback_lane import of_model_servers
 from tokenlane.routing.decide.lanes.offer import LaneView
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.wait_cause import WaitingRequest
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_limits import PrioritySemaphore
@@ -62,7 +64,7 @@ class RedisLink:
         self.client = client
         self.pool = str(pool)
         self.internal_errors = pool.internal_errors
-        self.view = PoolView(timings, self.pool)
+        self.view = PoolView(timings, pool.keys.pool, self.pool)
         self._pool = pool
         self._hub = hub
         self._tasks = tasks
@@ -107,7 +109,7 @@ class RedisLink:
                     copy=(envelope, payload),
                     deadline=asked_at + envelope.time_to_live_ms / 1000 + self._timings.deadline_grace_s,
                     may_restart=may_restart,
-                    waiting=self.view.why_queued(envelope.role, envelope.needs),
+                    waiting=self.view.explain(WaitingRequest("waiting", Queue.of(envelope))),
                 )
                 accepted_as = await self._enter(request, self._submit)
             if accepted_as == request.id:
@@ -281,7 +283,7 @@ class RedisLink:
         return await self._pool.requests.submit(*request.submission())
 
     async def _attach(self, request: RedisRequest) -> str:
-        request.receive_attachment(await self._pool.requests.attach(self.client, request.id), self.view)
+        request.receive_attachment(await self._pool.requests.attach(self.client, request.id))
         for reader in self._requests.get(request.id, ()):
             reader.owned = reader is request
         self.worker_messages.wake()

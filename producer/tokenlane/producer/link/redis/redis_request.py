@@ -28,6 +28,7 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
 from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
+from tokenlane.routing.decide.wait_cause import Wait, WaitingRequest
 from tokenlane.routing.store.request_life import Attachment, Ending, RequestStatus
 
 from .pool_view import PoolView
@@ -68,7 +69,7 @@ class RedisRequest(OpenRequest):
         deadline: float | None = None,
         position: int = 0,
         may_restart: bool = False,
-        waiting: str | None = None,
+        waiting: Wait | str | None = None,
     ) -> None:
         super().__init__(request_id, position=position, may_restart=may_restart, waiting=waiting)
         self.state = RequestState.QUEUED
@@ -82,7 +83,6 @@ class RedisRequest(OpenRequest):
         self._timings = timings
         self._clock = clock
         self._copy = copy
-        self._role = copy[0].role if copy is not None else ""
         self._since = self._opened_at = self._heard_at = clock()
         self._is_being_sent = self._may_be_in_pool = False
         self._may_miss_messages = False
@@ -96,9 +96,10 @@ class RedisRequest(OpenRequest):
 
     def is_silent(self, for_s: float) -> bool:
         """Whether the pool has the request, and no message has arrived for this long."""
-        if self._is_being_sent or self.state is RequestState.ENDED:
+        if self._is_being_sent or not self._may_be_in_pool or self.state is RequestState.ENDED:
             return False
-        return self._heard_at <= self._clock() - for_s
+        is_queued = self.state is RequestState.QUEUED  # then the pool says why
+        return self._heard_at <= self._clock() - (0 if is_queued else for_s)
 
     # Sending the request.
 
@@ -128,7 +129,7 @@ class RedisRequest(OpenRequest):
         envelope = self._copy[0].model_copy(update={"time_to_live_ms": math.ceil(1000 * left_s)})
         return envelope, self._copy[1], self._buffer.attempt
 
-    def receive_attachment(self, attachment: Attachment, pool: PoolView) -> None:
+    def receive_attachment(self, attachment: Attachment) -> None:
         """Take in the status of a request of which the pool has made this client the owner.
 
         Raises:
@@ -145,8 +146,8 @@ class RedisRequest(OpenRequest):
         if self._buffer.ended:  # by a message that arrived in the meantime
             return
         ended = status.state in get_args(Ending)
-        self._role = attachment.role
-        self.waiting = None if ended or status.state == "running" else pool.why_queued(attachment.role)
+        is_queued = not (ended or status.state == "running")
+        self._why_waiting = f"waiting in the queue of role {attachment.role!r}" if is_queued else None
         left_s = max(attachment.left_ms / 1000, timings.attach_ended_s if ended else 0)
         self.deadline = self._clock() + left_s + timings.deadline_grace_s
         self._buffer.ignore_attempts_before(status.attempt)
@@ -162,7 +163,7 @@ class RedisRequest(OpenRequest):
         if error is None:
             self._enter(RequestState.QUEUED)
         elif isinstance(error, QueueFull):  # every beat tries again, since the pool had accepted the request before
-            self.waiting = f"the pool lost this request, and cannot accept it again yet: {error.message}"
+            self._why_waiting = f"the pool lost this request, and cannot accept it again yet: {error.message}"
         elif not isinstance(error, PoolUnavailable):
             self.give_up(error if isinstance(error, LlmError) else RequestLost())
 
@@ -176,7 +177,9 @@ class RedisRequest(OpenRequest):
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
         self._heard_at, self.check_at = self._clock(), inf
-        self.waiting = f"lane {message.lane!r}: {message.progress.step}" if isinstance(message, Progressed) else None
+        self._why_waiting = None
+        if isinstance(message, Progressed):
+            self._why_waiting = f"lane {message.lane!r}: {message.progress.step}"
         if before != (buffer.attempt, buffer.position):
             self._replay = None
             self._may_miss_messages &= buffer.has_gap
@@ -208,7 +211,7 @@ class RedisRequest(OpenRequest):
     def report_outage(self, why: str) -> None:
         """Note that the pool does not answer, and why."""
         self.check_at = inf
-        if self.waiting is not None:
+        if self._why_waiting is not None:
             self.wait(why, self._buffer.attempt)
 
     def follow_status(self, status: RequestStatus, asked_at: float, pool: PoolView) -> list[Step]:
@@ -230,7 +233,7 @@ class RedisRequest(OpenRequest):
             case "missing":
                 steps += self._when_missing(pool)
             case "waiting" | "delayed" | "dispatched":
-                self._when_queued(status, pool)
+                self._when_queued(status, status.waiting or WaitingRequest(status.state, None), pool)
             case "running":
                 self._when_running(status)
             case "completed" | "failed" | "cancelled" | "expired":
@@ -302,20 +305,15 @@ class RedisRequest(OpenRequest):
         self.give_up(RequestLost())
         return []
 
-    def _when_queued(self, status: RequestStatus, pool: PoolView) -> None:
+    def _when_queued(self, status: RequestStatus, waiting: WaitingRequest, pool: PoolView) -> None:
         self._enter(RequestState.QUEUED)
-        envelope, answer = self._copy and self._copy[0], self._buffer.answer
-        if self._buffer.position == 0:
-            why = pool.why_waiting(self._role, envelope, status)
-        else:
-            why = pool.why_broken_off(self._role, envelope, status, lane=answer.lane, model=answer.model)
-        self.wait(why, status.attempt - (status.state == "dispatched"))
+        self.wait(pool.explain(waiting), status.attempt - (status.state == "dispatched"))
         if pool.is_deserted(self._opened_at, self._clock()):
-            self.give_up(no_lane(pool.pool))
+            self.give_up(no_lane(pool.server))
 
     def _when_running(self, status: RequestStatus) -> None:
         self._enter(RequestState.RUNNING)
-        self.waiting = None
+        self._why_waiting = None
         if self._may_miss_messages:
             self._want_replay(status.worker, status.attempt, self._timings.possible_gap_replay_every_s)
         if self._buffer.has_gap and self._waits_for_replay(self._timings.running_patience_s):
@@ -323,7 +321,7 @@ class RedisRequest(OpenRequest):
 
     def _when_ending(self, status: RequestStatus, state: Ending) -> None:
         self._enter(RequestState.ENDING)
-        self.waiting = None
+        self._why_waiting = None
         if not status.worker:
             over = self._has_been_for(self._timings.last_message_s)
         elif not (over := self._waits_for_replay(self._timings.ended_patience_s)):

@@ -32,7 +32,6 @@ else
   known = endpoint
   -- A worker that waits for its model server does not know the models yet. So the lane keeps the offer that another worker, or
   -- an earlier beat, has announced. Any client may have written the hash, so fields may be missing.
-  local pulling = cjson.decode(offer).pulling
   local same = previous[1] == provider and previous[2] == endpoint and previous[3] and previous[4] and previous[5]
   if same and not accepts_work and (models == '[]' or others > 0) then models, limit, offer = unpack(previous, 3, 5) end
   local is_new = accepts_work and redis.call('ZADD', workers, decimal(now), worker) == 1
@@ -40,16 +39,6 @@ else
     'offer', offer, 'seen', decimal(now), 'arq', P, 'told', condition, 'why', why)
   redis.call('ZADD', P .. 'lanes', decimal(now), lane)
   redis.call('ZADD', P .. 'workers', decimal(now), worker)
-  if pulling and next(pulling) then
-    redis.call('HSET', P .. 'pulls', lane, cjson.encode(pulling))
-  else
-    redis.call('HDEL', P .. 'pulls', lane)
-  end
-  if accepts_work or condition == 'draining' or redis.call('ZCARD', workers) > 0 then
-    redis.call('HDEL', P .. 'unready', lane)
-  else
-    redis.call('HSET', P .. 'unready', lane, condition)
-  end
   if is_new then ring_routers() end
 end
 

@@ -29,6 +29,7 @@ local function with_attempt(request, now, code)
 end
 
 local id, attempt, worker, queue, due_ms = unpack(ARGV, 1, 5)
+local is_over_budget = false
 begin_with_delete()
 local request = read_request(id)
 if not request or request.attempt ~= attempt then return 'stale' end
@@ -41,6 +42,7 @@ if request.entry == '' and not ending then return 'lost' end
 if ARGV[9] and not ending then
   local delay_ms = take_retry(request.lane, request.kind, tonumber(ARGV[9]))
   if not delay_ms then return 'spent' end
+  is_over_budget = delay_ms > tonumber(due_ms)
   due_ms = math.max(tonumber(due_ms), delay_ms)
 end
 
@@ -53,7 +55,8 @@ if ending then
 end
 remove_from_queues(id, request)
 refund(request)
-redis.call('HDEL', key, 'token', 'charge', 'alone', 'worker')
+redis.call('HDEL', key, 'token', 'charge', 'alone', 'worker', 'delayed_by')
+if is_over_budget then redis.call('HSET', key, 'delayed_by', 'budget') end
 if queue ~= '' then request.queue = queue end
 redis.call('HSET', key, 'queue', request.queue)
 if ARGV[7] == '1' then redis.call('HSET', key, 'suspect', '1') end

@@ -110,8 +110,6 @@ if not audited or now - tonumber(audited) > AUDIT_MS then
   for _, lane in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lanes', '-inf', decimal(now - LANE_KEPT_MS))) do
     redis.call('DEL', P .. 'lane:' .. lane .. ':state', P .. 'lane:' .. lane .. ':workers')
     redis.call('ZREM', P .. 'lanes', lane)
-    redis.call('HDEL', P .. 'pulls', lane)
-    redis.call('HDEL', P .. 'unready', lane)
   end
   -- Drop the jobs of attempts that are over. They would occupy slots of the lane forever.
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do

@@ -1,4 +1,4 @@
--- The place of a waiting request in its queue, and how fast the queue drains.
+-- Why a request waits: its place in its queue, how fast the queue drains, and what its last attempt left.
 -- uses base
 
 local MOST_AGENTS = 64
@@ -52,4 +52,15 @@ local function place_of(id, request, queues)
     ahead = ahead + math.max(0, others)
   end
   return { ahead + 1, math.max(known.waiting, ahead + 1), known.pace }
+end
+
+-- What explains why a request waits, if it waits, is delayed, or is dispatched and not started: {queue, lane or '', ms until a
+-- delayed request waits again or 0, code that says why its last attempt ended or '', whether the retry budget delays it: 0 or 1,
+-- place as `place_of` returns it}. Otherwise {}.
+local function wait_of(id, request, now, queues)
+  if not request or not ALIVE[request.state] or request.state == 'running' then return {} end
+  local delayed = tonumber(redis.call('ZSCORE', P .. 'delayed', id) or now)
+  return { request.queue, request.state == 'dispatched' and request.lane or '', math.max(0, delayed - now),
+    string.match(request.history or '', '"([%w_]*)"%]$') or '', request.delayed_by == 'budget' and 1 or 0,
+    place_of(id, request, queues) }
 end

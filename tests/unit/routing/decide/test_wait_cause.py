@@ -11,9 +11,9 @@ from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
 from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import Snapshot
-from tokenlane.routing.watch.wait_cause import WaitCause, wait_cause
 
 
 def seen(*lanes: LaneView, **others: Any) -> Snapshot:
@@ -23,7 +23,7 @@ def seen(*lanes: LaneView, **others: Any) -> Snapshot:
 
 def cause(snapshot: Snapshot, **needs: Any) -> WaitCause:
     """Why the requests with these needs wait."""
-    return wait_cause(snapshot, replace(QUEUE, needs=Needs(size=64, **needs)))
+    return wait_cause(snapshot.facts, replace(QUEUE, needs=Needs(size=64, **needs)).key)
 
 
 def test_a_full_lane() -> None:
