@@ -201,6 +201,17 @@ async def test_a_wiped_server_learns_the_key_again(redis_url: str) -> None:
         await refused(redis_url, ring())
 
 
+@pytest.mark.parametrize("who", ["worker", "client"])
+async def test_a_wiped_server_learns_the_key_from_beats(redis_url: str, who: str) -> None:
+    """Once a worker or an idle client has sent a beat, processes with the key can join again, and others cannot."""
+    async with connect(redis_url, keys=ring(NEW, OLD)) as pool:
+        await raw(pool).flushall()
+        await (life.beat(pool) if who == "worker" else pool.beats.check(life.CLIENT))
+        async with connect(redis_url, keys=ring(NEW, OLD), unseals=True) as worker:
+            assert await worker.key_agreement.key_ids() == (NEW.id, OLD.id)
+        await refused(redis_url, ring())
+
+
 async def test_a_request_sent_twice(redis_url: str) -> None:
     """A request the pool has is accepted again whatever has become of its key: nothing is written."""
     async with connect(redis_url, keys=ring(OLD)) as agent:

@@ -144,7 +144,7 @@ class Beats:
             *(worker, lane.lane, condition.state if accepts_new_work else "draining"),
             *(lane.provider, lane.endpoint, json.dumps(lane.models)),
             *(lane.offer.limit_of("chat"), lane.offer.model_dump_json()),
-            *(*error, report.model_dump_json(), condition.why, *attempts),
+            *(*error, report.model_dump_json(), condition.why, self._keychain.announced, *attempts),
             urgency=Urgency.BEAT,
         )
         status, endpoint, lease_ms, registered, *outcomes = as_list(reply)
@@ -171,7 +171,7 @@ class Beats:
             request_ids: the ids of the requests to ask about, at most 128.
             held: how many requests the client has; None if the client does not ask for `strangers`.
         """
-        args = (client, "" if held is None else held, *request_ids)
+        args = (client, "" if held is None else held, self._keychain.announced, *request_ids)
         return _parse_check(await self._scripts.run("check", *args, urgency=Urgency.BEAT))
 
     async def leave(self, client: str) -> None:

@@ -33,6 +33,12 @@ class Keychain:
         self._announced, self._retiring = announced, tuple(retiring.split())
 
     @property
+    def announced(self) -> str:
+        """The ids of the keys that seal the pool's requests, separated by spaces; empty if the pool has no keys. Beats
+        send them, for a server that has lost its data."""
+        return " ".join(self._announced)
+
+    @property
     def held(self) -> str:
         """The ids of all keys that this process holds, separated by spaces, as a worker registers them."""
         return " ".join(self.ring.all_ids)

@@ -5,6 +5,7 @@
 -- uses  leases, lanes, places
 -- KEYS  1 the pool's prefix
 -- ARGV  1 client  2 how many requests the client has, or '' if it does not ask for strangers
+--       3 ids of the pool's keys, as the client knows them
 --       then the ids of the requests about which it asks; callers send at most 128
 -- reply {number of live routers, number of lanes that the server knows, policy revision, policy's lease ms, policy's patience ms,
 --       strangers, lapsed attempts, lanes, paused roles, then for each id {the values of `status_of` in base.lua, ms until the
@@ -17,6 +18,7 @@
 local MOST_STRANGERS, MOST_LANES = 1000, 64
 local client, held, now, lease_ms = ARGV[1], tonumber(ARGV[2]), now_ms(), policy_rule('lease_ms')
 begin_with_delete()
+restore_keys(ARGV[3])
 local hold = update_hold(now)
 redis.call('ZADD', P .. 'clients', decimal(now), client)
 local routers = redis.call('ZCOUNT', P .. 'routers', decimal(now - 3000), '+inf')
@@ -43,7 +45,7 @@ local function facts_of_lanes()
 end
 
 local queues, lapsed, statuses, lanes, paused = {}, {}, {}, {}, {}
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local id, request = ARGV[i], read_request(ARGV[i])
   local lease = tonumber(redis.call('ZSCORE', P .. 'leases', id) or 0)
   if request and has_lapsed(id, request, hold) then

@@ -8,19 +8,21 @@
 --       4 provider  5 endpoint  6 models, JSON  7 limit for chats  8 offer, JSON
 --       9 code of the newest error from the model server, repeated until a reply with registered = 1, or ''
 --       10 ms since that error  11 the worker's report, JSON  12 why the model server is loading or down, or ''
+--       13 ids of the pool's keys, as the worker knows them
 --       then for each request that the worker runs: id, attempt, client, agent, role, kind, ms to the deadline
 -- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, registered: 1 or 0, then one value for each request}
 --       conflict: workers of the lane with another endpoint are alive
 --       registered: whether the server has what `register` stores
 --       values: 'mine': the worker holds the attempt | 'stale': it does not | 'cancelled' | 'expired': it must end the request
 
-local worker, lane, condition, provider, endpoint, models, limit, offer, error_code, error_age, report, why =
-  unpack(ARGV, 1, 12)
+local worker, lane, condition, provider, endpoint, models, limit, offer, error_code, error_age, report, why, keys =
+  unpack(ARGV, 1, 13)
 local accepts_work = condition == 'up'
 local now, lease = now_ms(), policy_rule('lease_ms')
 local workers, state = P .. 'lane:' .. lane .. ':workers', P .. 'lane:' .. lane .. ':state'
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', decimal(now - lease))
 if not accepts_work then redis.call('ZREM', workers, worker) end
+restore_keys(keys)
 
 local previous = redis.call('HMGET', state, 'provider', 'endpoint', 'models', 'limit', 'offer')
 local known = previous[2]
@@ -77,7 +79,7 @@ local function renew_one(id, attempt, client, agent, role, kind, left)
 end
 
 local reply = { status, known, lease, registered }
-for i = 13, #ARGV, 7 do
+for i = 14, #ARGV, 7 do
   reply[#reply + 1] = renew_one(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
     tonumber(ARGV[i + 6]))
 end

@@ -54,9 +54,7 @@ if idempotency then
   redis.call('SET', P .. 'idem:' .. idempotency, id)
   redis.call('HSET', P .. 'request:' .. id, 'once', idempotency)
 end
-if sealed ~= '' and not announced then -- the server has lost its data, and with it the ids
-  redis.call('SET', P .. 'key', sealed)
-end
+restore_keys(sealed)
 count_event(request, 'accepted', now)
 
 enqueue(id, request)

@@ -52,6 +52,12 @@ local function lane_queue(lane, kind)
   return P .. 'lane:' .. lane .. (SUFFIXES[kind] or ':' .. kind)
 end
 
+-- Announces the ids of the pool's keys again if the server has lost them with its data. Otherwise the pool would be in use
+-- without a key, and no process with a key could join it. ids: the ids that the calling process knows, or ''.
+local function restore_keys(ids)
+  if ids ~= '' then redis.call('SET', P .. 'key', ids, 'NX') end
+end
+
 -- Rings the routers' doorbell, because there may be something to dispatch.
 local function ring_routers()
   redis.call('PUBLISH', CHANNEL .. 'doorbell', '')
