@@ -34,9 +34,9 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 test: $(READY) ## run all tests that need no real server and kill none, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-# TOKENLANE_FAULT_SEEDS=A-B runs only these seeds of random faults, and prints each.
+# SEEDS=A-B runs only these seeds of random faults, and prints each. A single seed prints its whole history.
 test-faults: $(READY) ## run the tests that kill, freeze and cut off real processes, in two processes
-	$(BIN)/pytest $(if $(TOKENLANE_FAULT_SEEDS),-s tests/faults/test_scenarios.py,-n 2 --dist loadfile --no-loadscope-reorder tests/faults)
+	$(BIN)/pytest $(if $(SEEDS),-s --seeds $(SEEDS) tests/faults/test_scenarios.py,-n 2 --dist loadgroup --no-loadscope-reorder tests/faults)
 
 # `make test` runs them with redis-py 5 on asyncio.
 test-redis: $(READY) $(AGENT_READY) ## run an agent's tests with the newest redis-py and with redis-py 5, on asyncio and on uvloop

@@ -1,7 +1,6 @@
 """The program of an agent: it asks the questions in the lines of its standard input, and writes every event as a line.
 
-Lines are JSON. A question has `key`, `after_s`, `role`, `prompt`, `simulate` (the simulator's script), and `cancel_at`:
-the number of deltas after which the agent cancels the request, or null.
+Lines are JSON: the fields of `plan.Question`, and `prompt`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 
 from tokenlane.producer import Client, Interrupted, LlmError
 
+_FORMAT: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}
 _NOT_ACCEPTED = ("queue_full", "pool_unavailable")
 
 
@@ -33,7 +33,13 @@ async def ask(client: Client, question: dict[str, Any]) -> None:
 
 async def ask_once(client: Client, question: dict[str, Any]) -> str:
     """Ask a question, and return how it ended: `completed`, or the error's code."""
-    stream = client.chat(question["prompt"], role=question["role"], extra={"simulate": question["simulate"]})
+    stream = client.chat(
+        question["prompt"],
+        role=question["role"],
+        extra={"simulate": question["simulate"]},
+        response_format=_FORMAT if question["has_schema"] else None,
+        on_interrupt="restart" if question["restarts"] else "error",
+    )
     request, deltas, partial = stream.request_id, 0, None
     write("sent", key=question["key"], request=request)
     try:
@@ -43,7 +49,9 @@ async def ask_once(client: Client, question: dict[str, Any]) -> str:
                 await cancel(stream)
             async for delta in stream:
                 fields = {"attempt": delta.attempt, "position": delta.position, "lane": delta.lane, "text": delta.text}
-                write("got", request=request, **fields)
+                write("got", request=request, restarted=delta.restarted, **fields)
+                if question["read_ms"]:
+                    await asyncio.sleep(question["read_ms"] / 1000)
                 deltas += 1
                 if deltas == question["cancel_at"]:
                     await cancel(stream)

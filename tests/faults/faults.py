@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from tests.faults.plan import Fault, Plan
-from tests.faults.stack import Place, Stack
+from tests.faults.plan import LANES, Fault, Plan
+from tests.faults.stack import Place, Stack, until_answered
 from tests.faults.tcp_proxy import TcpProxy
 from tests.integration.farm import Child
 
@@ -57,6 +57,18 @@ async def _drop_doorbells(stack: Stack, fault: Fault) -> None:
         await place.replace(ended_in_order, deaf=True)
 
 
+async def _rolling_restart(stack: Stack, fault: Fault) -> None:
+    """Every worker is restarted, those of a lane one after another."""
+
+    async def restart(lane: str) -> None:
+        for place in stack.places:
+            if place.lane == lane:
+                async with place.lock:
+                    await place.replace(ended_in_order, deaf=False)
+
+    await asyncio.gather(*map(restart, LANES))
+
+
 async def ended_in_order(child: Child) -> None:
     """Stop a worker, which must end with code 0."""
     ended = await child.end()
@@ -70,11 +82,27 @@ async def _freeze_worker(stack: Stack, fault: Fault) -> None:
 
 
 async def _freeze_agent(stack: Stack, fault: Fault) -> None:
-    await _freeze(stack.agents[fault.place % len(stack.agents)].child, fault)
+    agent = stack.agents[fault.place % len(stack.agents)]
+    async with agent.lock:
+        await _freeze(agent.child, fault)
+
+
+async def _kill_agent(stack: Stack, fault: Fault) -> None:
+    agent = stack.agents[fault.place % len(stack.agents)]
+    async with agent.lock:
+        await agent.kill()
 
 
 async def _freeze_router(stack: Stack, fault: Fault) -> None:
-    await _freeze(stack.router, fault)
+    async with stack.router_lock:
+        await _freeze(stack.router, fault)
+
+
+async def _kill_router(stack: Stack, fault: Fault) -> None:
+    async with stack.router_lock:
+        await stack.router.kill()
+        await asyncio.sleep(fault.for_s)
+        await stack.start_router()
 
 
 async def _freeze(child: Child, fault: Fault) -> None:
@@ -177,6 +205,23 @@ async def _fill_redis(stack: Stack, fault: Fault) -> None:
                 await stack.server.ask("CONFIG", "SET", "maxmemory", "0")
 
 
+async def _drain_lane(stack: Stack, fault: Fault) -> None:
+    lane = _place(stack, fault).lane
+    await until_answered(lambda: stack.pool.drain_lane(lane))
+    try:
+        await asyncio.sleep(fault.for_s)
+    finally:
+        await until_answered(lambda: stack.pool.resume_lane(lane))
+
+
+async def _purge_role(stack: Stack, fault: Fault) -> None:
+    async def purge() -> None:
+        live = await stack.pool.records.live()
+        await stack.pool.requests.purge([record.id for record in live if record.role == fault.role])
+
+    await until_answered(purge)
+
+
 FAULTS: Final[Mapping[str, Callable[[Stack, Fault], Awaitable[None]]]] = {
     "kill_worker": _kill_worker,
     "freeze_worker": _freeze_worker,
@@ -199,5 +244,10 @@ FAULTS: Final[Mapping[str, Callable[[Stack, Fault], Awaitable[None]]]] = {
     "fill_redis": _fill_redis,
     "drop_doorbells": _drop_doorbells,
     "freeze_agent": _freeze_agent,
+    "kill_agent": _kill_agent,
     "freeze_router": _freeze_router,
+    "kill_router": _kill_router,
+    "rolling_restart": _rolling_restart,
+    "drain_lane": _drain_lane,
+    "purge_role": _purge_role,
 }

@@ -14,10 +14,11 @@ _NOT_ACCEPTED = ("queue_full", "pool_unavailable")
 
 @dataclass(frozen=True)
 class Sent:
-    """An agent asked; `answer` is the only text that may come back."""
+    """An agent asked; `answer` is the only text that may come back. `restarts`: the answer may begin anew."""
 
     request: str
     answer: str
+    restarts: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Got:
-    """A delta reached the agent."""
+    """A delta reached the agent. `restarted`: it begins the answer anew."""
 
     request: str
     attempt: int
     position: int
     text: str
+    restarted: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class CancelAsked:
 
 @dataclass(frozen=True)
 class Ended:
-    """It ended for the agent: `completed`, or an error's code. `partial`: of an interrupted one."""
+    """It ended for the agent: `completed`, an error's code, or `abandoned` if the agent was killed. `partial`: of an
+    interrupted one."""
 
     request: str
     how: str
@@ -60,7 +63,8 @@ def check_history(history: Sequence[Event]) -> list[str]:
     """What is wrong with a history; nothing, if every promise to agents was kept.
 
     Every request ends once, after which nothing comes; its deltas are numbered from 0 without a gap, and never of an
-    older attempt than those before; a completed one is the whole answer, any other a part of it from the start.
+    older attempt than those before; a completed one is the whole answer, any other a part of it from the start. If an
+    answer begins anew, that holds for the deltas before and after.
     """
     events: dict[str, list[Event]] = defaultdict(list)
     for event in history:
@@ -82,25 +86,45 @@ def _check_request(events: Sequence[Event]) -> Iterable[str]:
         yield "the end is not its last event"
         return
     got = [event for event in events if isinstance(event, Got)]
-    yield from _check_deltas(got)
+    yield from _check_deltas(first, got)
     yield from _check_end(first, got, last, events)
 
 
-def _check_deltas(got: Sequence[Got]) -> Iterable[str]:
-    positions = [delta.position for delta in got]
-    if positions != list(range(len(got))):
-        yield f"positions {positions}"
+def _check_deltas(sent: Sent, got: Sequence[Got]) -> Iterable[str]:
     attempts = [delta.attempt for delta in got]
     if attempts != sorted(attempts):
         yield f"deltas of an outdated attempt: {attempts}"
+    answers = _answers(got)
+    if len(answers) > 1 and not sent.restarts:
+        yield "begun anew, which its agent does not allow"
+    for answer in answers:
+        positions = [delta.position for delta in answer]
+        if positions != list(range(len(answer))):
+            yield f"positions {positions}"
+        if not sent.answer.startswith(text := _text(answer)):
+            yield f"not a part of the answer: {text!r}"
+
+
+def _answers(got: Sequence[Got]) -> list[list[Got]]:
+    """The deltas, split where the answer begins anew."""
+    answers: list[list[Got]] = [[]]
+    for delta in got:
+        if delta.restarted:
+            answers.append([])
+        answers[-1].append(delta)
+    return answers
+
+
+def _text(answer: Sequence[Got]) -> str:
+    return "".join(delta.text for delta in answer)
 
 
 def _check_end(sent: Sent, got: Sequence[Got], end: Ended, events: Sequence[Event]) -> Iterable[str]:
-    text = "".join(delta.text for delta in got)
+    text = _text(_answers(got)[-1])
     accepted = any(isinstance(event, Accepted) for event in events)
     asked = any(isinstance(event, CancelAsked) for event in events)
-    if not sent.answer.startswith(text):
-        yield f"not a part of the answer: {text!r}"
+    if end.how == "abandoned":
+        return
     if not accepted:
         if end.how not in _NOT_ACCEPTED or got:
             yield f"not accepted, but {end.how} after {len(got)} deltas"

@@ -6,14 +6,15 @@ import asyncio
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 from tests.faults.faults import carry_out
 from tests.faults.history import Accepted, CancelAsked, Ended, Event, Got, Sent, check_history
-from tests.faults.plan import CAPACITY, LANES, MARK, Plan, draw_plan
+from tests.faults.leftovers import find_leftovers
+from tests.faults.plan import CAPACITY, LANES, MARK, Plan, Question, draw_plan
 from tests.faults.stack import ModelServer, Stack
 from tests.integration.farm import eventually
 from tests.integration.life import ENDED, audit, dump, raw
@@ -25,9 +26,12 @@ __all__ = ["Run", "run_seed"]
 
 _ANSWERED_S: Final = 45.0
 _SETTLED_S: Final = 20.0
+_MOST_CONNECTIONS: Final = 2 * (CAPACITY + 1)
+"""As many idle connections two workers may keep to their model server."""
 _ENDS: Final = {"completed": ("completed",), "cancelled": ("cancelled", "completed")}
-"""The states in Redis, by how a request ended for its agent. A worker may complete an answer as its agent cancels."""
-_ALLOWED: Final = ("completed", "cancelled", "queue_full", "pool_unavailable")
+"""The states in Redis, by how a request ended for its agent. A worker may complete an answer as its agent cancels. A
+wiped server may hold other states: a worker restores what it runs, and may not have learnt that it had ended."""
+_ALLOWED: Final = ("completed", "cancelled", "abandoned", "queue_full", "pool_unavailable")
 
 
 @dataclass
@@ -41,11 +45,22 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     first_logged: dict[str, int] = field(default_factory=dict)
+    answered_s: float = 0.0
     took_s: float = 0.0
 
     def note(self, text: str) -> None:
         """Add a line to the history."""
         self.notes.append((time.monotonic(), text))
+
+    def abandon(self, agent: int) -> None:
+        """Record that an agent was killed, and with it its open requests."""
+        own = [event for event in self.events if event["agent"] == agent]
+        ended = {event["request"] for event in own if event["event"] == "ended"}
+        for event in own:
+            if event["event"] == "sent" and event["request"] not in ended:
+                how = {"how": "abandoned", "message": "", "partial": None, "usage": None}
+                end = {"event": "ended", "request": event["request"], "agent": agent, "time": time.monotonic(), **how}
+                self.events.append(end)
 
     def received(self) -> Iterator[tuple[str, ModelServer, Received]]:
         """What the simulators received for this seed, with the question's key."""
@@ -92,6 +107,7 @@ async def run_seed(stack: Stack, seed: int) -> Run:
         run.problems += traceback.format_exception(error)
     _check_answers(run)
     run.note("all questions are answered")
+    run.answered_s = time.monotonic() - run.began
     if not run.problems:
         await _check_settled(run)
         run.note("settled")
@@ -101,14 +117,20 @@ async def run_seed(stack: Stack, seed: int) -> Run:
 
 
 async def _answers(run: Run) -> None:
-    """Read what the agents write until all questions are answered."""
-    wanted = {question.key for questions in run.plan.questions for question in questions}
+    """Read what the agents write until all questions are answered, except those of killed agents."""
+    wanted = [{question.key for question in questions} for questions in run.plan.questions]
 
     async def answered() -> bool:
-        for agent in run.stack.agents:
-            assert agent.child.running, agent.child.error
-            run.events += agent.new_events()
-        return wanted <= {event["key"] for event in run.events if event["event"] == "answered"}
+        for number, agent in enumerate(run.stack.agents):
+            assert agent.lock.locked() or agent.child.running, agent.child.error
+            for event in agent.new_events():
+                if event["event"] == "answered":
+                    wanted[number].discard(str(event["key"]))
+                elif event["event"] == "killed":
+                    wanted[number].clear()
+                    run.abandon(number)
+                run.events.append(event | {"agent": number})
+        return not any(wanted)
 
     await eventually(answered, _ANSWERED_S)
 
@@ -128,36 +150,49 @@ async def _watch(run: Run) -> None:
 
 def _check_answers(run: Run) -> None:
     """Check what agents saw, and what simulators were asked to continue."""
-    answers = {question.key: question.answer for questions in run.plan.questions for question in questions}
-    run.events.sort(key=lambda event: float(event.get("time", 0)))
-    run.problems += check_history([*_history(run.events, answers)])
-    allowed = {*_ALLOWED}
-    if any(fault.name == "wipe_redis" for fault in run.plan.faults):
-        # The pool forgets which worker has just finished an answer. If that worker shuts down before the agent asks it
-        # for the end that the outage swallowed, nobody has this end any more: docs/guarantees.md does not promise it.
-        allowed.add("interrupted")
+    asked = {question.key: question for questions in run.plan.questions for question in questions}
+    run.events.sort(key=lambda event: float(event["time"]))
+    run.problems += check_history([*_history(run, asked)])
+    keys = {event["request"]: event["key"] for event in run.events if event["event"] == "sent"}
     for event in run.events:
-        if event["event"] == "ended" and event["how"] not in allowed:
+        if event["event"] == "ended" and event["how"] not in _allowed_ends(run.plan, asked[keys[event["request"]]]):
             run.problems.append(f"{event['request']}: {event['how']}: {event['message']}")
     for key, server, received in run.received():
         begun = received.prefill + received.text
-        if not answers.get(key, begun).startswith(begun):
+        if key in asked and not asked[key].answer.startswith(begun):
             run.problems.append(f"{key}: {server.api} continued {received.prefill!r} with {received.text!r}")
 
 
-def _history(events: list[dict[str, Any]], answers: dict[str, str]) -> Iterator[Event]:
-    for event in events:
+def _allowed_ends(plan: Plan, question: Question) -> set[str]:
+    allowed = {*_ALLOWED}
+    if question.may_break_off or any(fault.name == "wipe_redis" for fault in plan.faults):
+        # A wiped pool forgets which worker has just finished an answer. If that worker shuts down before the agent
+        # asks for the end that the outage swallowed, nobody has this end: docs/guarantees.md does not promise it.
+        allowed.add("interrupted")
+    return allowed
+
+
+def _history(run: Run, asked: Mapping[str, Question]) -> Iterator[Event]:
+    purged = {fault.role for fault in run.plan.faults if fault.name == "purge_role"}
+    roles = dict[str, str]()
+    for event in run.events:
+        request = event.get("request", "")
         match event["event"]:
             case "sent":
-                yield Sent(event["request"], answers.get(event["key"], ""))
+                question = asked[event["key"]]
+                roles[request] = question.role
+                yield Sent(request, question.answer, question.restarts)
             case "accepted":
-                yield Accepted(event["request"])
+                yield Accepted(request)
             case "got":
-                yield Got(event["request"], event["attempt"], event["position"], event["text"])
+                fields = (event["attempt"], event["position"], event["text"], event["restarted"])
+                yield Got(request, *fields)
             case "cancel":
-                yield CancelAsked(event["request"])
+                yield CancelAsked(request)
             case "ended":
-                yield Ended(event["request"], event["how"], event["partial"])
+                if event["how"] == "cancelled" and roles[request] in purged:
+                    yield CancelAsked(request)
+                yield Ended(request, event["how"], event["partial"])
 
 
 async def _check_settled(run: Run) -> None:
@@ -173,6 +208,11 @@ async def _check_settled(run: Run) -> None:
         running = {lane: server.running for lane, server in stack.model_servers.items()}
         run.problems.append(f"a slot is left over, or a request runs on: {running} run")
     await _check_left_over(run)
+    run.problems += await find_leftovers(stack.children, stack.idle, _SETTLED_S)
+    run.problems += [f"a file is left over: {path}" for path in stack.files()]
+    for lane, connections in stack.connections().items():
+        if connections > _MOST_CONNECTIONS:
+            run.problems.append(f"{connections} connections to the model server of {lane} are open")
 
 
 async def _nothing_runs(server: ModelServer) -> None:
@@ -215,7 +255,7 @@ async def _check_left_over(run: Run) -> None:
     for event in run.events:
         if event["event"] == "ended" and event["how"] in _ENDS:
             state = states.get(event["request"])
-            if state not in _ENDS[event["how"]] and not (state is None and run.stack.wiped):
+            if state not in _ENDS[event["how"]] and not run.stack.wiped:
                 run.problems.append(f"{event['request']}: {event['how']} for its agent, {state} in Redis")
 
 

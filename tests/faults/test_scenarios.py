@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.faults.plan import SEEDS_OF_A_STACK, apis_of
 from tests.faults.seeds import run_seed
 from tests.faults.stack import Stack, stack
 
 
-def _seeds() -> range:
-    """TOKENLANE_FAULT_SEEDS=A-B: the seeds from A to B; otherwise those that a test run has time for."""
-    first, _, last = os.environ.get("TOKENLANE_FAULT_SEEDS", "0-49").partition("-")
-    return range(int(first), int(last or first) + 1)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each seed. Seeds that can share a stack run in one process."""
+    first, _, last = metafunc.config.getoption("--seeds").partition("-")
+    seeds = [
+        pytest.param(seed, marks=pytest.mark.xdist_group(f"seeds {seed // SEEDS_OF_A_STACK}"))
+        for seed in range(int(first), int(last or first) + 1)
+    ]
+    metafunc.parametrize("seed", seeds)
 
 
 class Stacks:
-    """The stack on which seeds run, one after another. After a failure the next seed gets a new one."""
+    """The stack on which seeds run, one after another. After a failure, and for other kinds of model servers, the next
+    seed gets a new one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._opened = AsyncExitStack()
         self._stack: Stack | None = None
+        self._apis: tuple[str, ...] = ()
         self._count = 0
 
-    async def get(self) -> Stack:
-        """Return the stack, and start it if there is none."""
+    async def get(self, apis: tuple[str, ...]) -> Stack:
+        """Return a stack with model servers of these kinds."""
+        if self._stack is not None and apis != self._apis:
+            await self.close()
         if self._stack is None:
             directory = self._directory / str(self._count)
             directory.mkdir()
             self._count += 1
-            self._stack = await self._opened.enter_async_context(stack(directory))
+            self._stack = await self._opened.enter_async_context(stack(directory, apis))
+            self._apis = apis
         return self._stack
 
     async def close(self) -> None:
@@ -56,14 +65,15 @@ async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stac
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("seed", _seeds())
-async def test_no_answer_is_lost(seed: int, stacks: Stacks) -> None:
+async def test_no_answer_is_lost(seed: int, stacks: Stacks, pytestconfig: pytest.Config) -> None:
     """Every answer is whole, byte for byte, unless its agent cancelled it; and nothing is left over or readable.
 
-    TOKENLANE_FAULT_SEEDS=A-B runs the seeds from A to B; a failure prints the whole history of its seed.
+    `--seeds A-B` runs the seeds from A to B; a failure, and a seed that runs alone, prints its whole history.
     """
-    run = await run_seed(await stacks.get(), seed)
-    print(f"seed {seed}: {run.took_s:.1f} s, {len(run.problems)} problems")  # noqa: T201  # for runs by hand
+    run = await run_seed(await stacks.get(apis_of(seed)), seed)
+    print(f"seed {seed}: {run.took_s:.1f} s, answered after {run.answered_s:.1f} s, {len(run.problems)} problems")  # noqa: T201  # for runs by hand
+    if "-" not in pytestconfig.getoption("--seeds"):
+        print(run.history())  # noqa: T201  # as above
     if run.problems:
         try:
             await stacks.close()

@@ -7,6 +7,9 @@ SENT, ACCEPTED, ASKED = Sent("r", "abc"), Accepted("r"), CancelAsked("r")
 A, B, C = Got("r", 5, 0, "a"), Got("r", 5, 1, "b"), Got("r", 5, 2, "c")
 DONE, BROKEN, CANCELLED = Ended("r", "completed"), Ended("r", "interrupted", "ab"), Ended("r", "cancelled")
 
+ANEW, ABANDONED = Got("r", 6, 0, "a", restarted=True), Ended("r", "abandoned")
+MAY_RESTART = Sent("r", "abc", restarts=True)
+
 
 @pytest.mark.parametrize(
     "history",
@@ -16,6 +19,10 @@ DONE, BROKEN, CANCELLED = Ended("r", "completed"), Ended("r", "interrupted", "ab
         [SENT, ACCEPTED, A, B, BROKEN],
         [SENT, ACCEPTED, A, Got("r", 6, 1, "b"), Got("r", 7, 2, "c"), DONE],
         [SENT, ACCEPTED, A, ASKED, CANCELLED],
+        [SENT, ACCEPTED, A, ABANDONED],
+        [SENT, ABANDONED],
+        [MAY_RESTART, ACCEPTED, A, B, ANEW, Got("r", 6, 1, "b"), Got("r", 6, 2, "c"), DONE],
+        [MAY_RESTART, ACCEPTED, A, B, C, ANEW, Got("r", 6, 1, "b"), BROKEN],
         [SENT, ACCEPTED, A, ASKED, B, C, DONE],
         [SENT, Ended("r", "pool_unavailable")],
         [SENT, ACCEPTED, A, Sent("s", ""), Accepted("s"), B, Ended("s", "completed"), C, DONE],
@@ -40,6 +47,11 @@ def test_good_histories(history: list[Event]) -> None:
         ([SENT, ACCEPTED, B, A, C, DONE], "positions"),
         ([SENT, ACCEPTED, A, Got("r", 6, 1, "b"), C, DONE], "outdated attempt"),
         ([SENT, ACCEPTED, A, Got("r", 5, 1, "x"), BROKEN], "not a part"),
+        ([SENT, ACCEPTED, A, B, ANEW, Got("r", 6, 1, "b"), Got("r", 6, 2, "c"), DONE], "begun anew"),
+        ([MAY_RESTART, ACCEPTED, A, B, ANEW, DONE], "completed with 'a'"),
+        ([MAY_RESTART, ACCEPTED, Got("r", 5, 0, "x"), ANEW, Got("r", 6, 1, "b"), BROKEN], "not a part"),
+        ([SENT, ACCEPTED, A, B, Got("r", 5, 0, "a"), Got("r", 5, 1, "b"), C, DONE], "positions"),
+        ([SENT, ACCEPTED, A, C, ABANDONED], "positions"),
         ([SENT, ACCEPTED, A, BROKEN], "interrupted with 'ab' after 'a'"),
         ([SENT, ACCEPTED, A, Ended("r", "interrupted", None)], "interrupted with None"),
         ([SENT, ACCEPTED, A, CANCELLED], "cancelled by nobody"),

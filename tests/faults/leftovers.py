@@ -1,0 +1,97 @@
+"""What processes hold while nothing happens: asyncio tasks, connections in use, and open files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from tests.integration.farm import Child
+
+__all__ = ["WRITES_HOLDINGS", "Holdings", "find_leftovers", "idle_holdings"]
+
+Holdings: TypeAlias = Mapping[str, Any]
+
+_MARK: Final = "holdings: "
+WRITES_HOLDINGS: Final = f"""
+import asyncio, gc, json, signal, sys
+import redis.asyncio
+
+def _write_holdings(*_):
+    try:
+        tasks = sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    except RuntimeError:  # the loop does not run yet
+        return
+    in_use = 0
+    for each in gc.get_objects():
+        if isinstance(each, redis.asyncio.ConnectionPool):
+            in_use += len(each._in_use_connections)
+        elif "aiohttp" in sys.modules and isinstance(each, sys.modules["aiohttp"].BaseConnector):
+            in_use += len(each._acquired)
+    sys.stderr.write({_MARK!r} + json.dumps({{"tasks": tasks, "connections in use": in_use}}) + "\\n")
+    sys.stderr.flush()
+
+signal.signal(signal.SIGUSR1, _write_holdings)
+"""
+"""A process that runs this code first writes what it holds whenever it gets SIGUSR1."""
+_STABLE_S: Final = 0.3
+
+
+async def idle_holdings(children: Mapping[str, Child]) -> dict[str, Holdings]:
+    """What processes hold that have just started, once that does not change any more."""
+    async with asyncio.timeout(20):
+        before = await _look_at_all(children)
+        while True:
+            await asyncio.sleep(_STABLE_S)
+            now = await _look_at_all(children)
+            if now == before and all(now.values()):
+                return now
+            before = now
+
+
+async def find_leftovers(children: Mapping[str, Child], idle: Mapping[str, Holdings], within_s: float) -> list[str]:
+    """What processes still hold after this time that they do not hold when they are idle."""
+    deadline = time.monotonic() + within_s
+    while True:
+        held = await _look_at_all(children)
+        left = [
+            f"{name} holds {held[name]}, and {idle[name]} when idle" for name in children if held[name] != idle[name]
+        ]
+        if not left or time.monotonic() > deadline:
+            return left
+        await asyncio.sleep(0.05)
+
+
+async def _look_at_all(children: Mapping[str, Child]) -> dict[str, Holdings]:
+    held = await asyncio.gather(*map(_look, children.values()))
+    return dict(zip(children, held, strict=True))
+
+
+async def _look(child: Child) -> Holdings:
+    """Ask a process what it holds. The answer has nothing if the process does not answer soon."""
+    lines = child.error.count(_MARK)
+    child.process.send_signal(signal.SIGUSR1)
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        said = child.error.split(_MARK)[1:]
+        if len(said) > lines and "\n" in said[-1]:
+            return {**json.loads(said[-1].partition("\n")[0]), "files": _open_files(child.process.pid)}
+    return {}
+
+
+def _open_files(pid: int) -> list[str]:
+    """The open files of a process that are neither sockets nor pipes nor its standard output and error."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            name = os.readlink(entry)
+        except FileNotFoundError:  # closed in the meantime
+            continue
+        if name.startswith("/") and not name.startswith("/dev/") and not name.endswith((".out", ".err")):
+            found.append(name.rpartition("/")[2])
+    return sorted(found)
