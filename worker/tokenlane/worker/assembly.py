@@ -32,9 +32,9 @@ from .lane.publisher import Publisher
 from .lane.readiness import Readiness, check_condition, condition_after
 from .lane.running_attempts import Runs
 from .lane.timings import TIMINGS, Timings
-from .lane.worker_info import worker_info
 from .model_management.lane_models import LaneModels
 from .providers import LlmProvider, default_registry
+from .worker_info import worker_info
 
 logger = logging.getLogger(__name__)
 
