@@ -168,6 +168,9 @@ class FakeHeartbeat:
     async def beat(self) -> None:
         self.log.append(self.availability.state)
 
+    def announce_soon(self) -> None:
+        self.log.append(f"soon {self.availability.state}")
+
 
 async def nothing() -> None:
     """Describe the lane as unchanged."""

@@ -137,6 +137,7 @@ async def _assemble(
             internal_errors=pool.internal_errors.count,
             attempts=totals.report(),
             delivery=publisher.report(),
+            breaker=readiness.breaker_state,
         )
 
     heartbeat = Heartbeat(pool, worker, availability, await worker_info(provider), runs, report)

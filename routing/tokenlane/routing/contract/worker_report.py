@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from .wire import WIRE_VERSION, Value
 
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+
+BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
+"""The state of a worker's circuit breaker. `open`: its model server failed most requests, so none starts now.
+`half-open`: one request at a time does, to see whether the server works again."""
 
 
 class Hits(Value):
@@ -57,3 +61,4 @@ class WorkerReport(Value):
     internal_errors: Count = 0
     attempts: AttemptsReport = AttemptsReport()
     delivery: DeliveryReport = DeliveryReport()
+    breaker: BreakerState = "closed"

@@ -84,7 +84,7 @@ async def test_the_cache_says_what_the_model_server_says(
     provider = Mapper()
     async with embedding(provider, tmp_path_factory if with_cache else None) as embedder:
         for model, dimensions, texts in requests:
-            found = await embedder.embed(EmbedRequest(role="r", inputs=texts, dimensions=dimensions), model)
+            found, _ = await embedder.embed(EmbedRequest(role="r", inputs=texts, dimensions=dimensions), model)
             assert unpacked(found) == [numbers(model, text)[:dimensions] for text in texts]
         told = {(model, dimensions, text) for model, dimensions, texts in requests for text in texts}
         if with_cache:
@@ -101,11 +101,12 @@ async def test_a_model_server_that_is_away_does_not_keep_the_cache_from_answerin
     provider = Mapper()
     async with embedding(provider, tmp_path_factory) as embedder:
         request = EmbedRequest(role="r", inputs=["a"])
-        first = await embedder.embed(request, "one")
+        first, is_computed = await embedder.embed(request, "one")
+        assert is_computed
         provider.down = True
-        assert await embedder.embed(request, "one") == first
+        assert await embedder.embed(request, "one") == (first, False)
         embedder._digests_read_at = float("-inf")
-        assert await embedder.embed(request, "one") == first
+        assert await embedder.embed(request, "one") == (first, False)
         assert provider.listed == 2
 
 
@@ -125,7 +126,7 @@ async def test_vectors_of_another_size_are_not_kept(tmp_path_factory: pytest.Tem
             with pytest.raises(BadRequest, match=r"\b8\b.*\b3\b"):
                 await embedder.embed(request, "one")
         provider.can = True
-        assert (await embedder.embed(request, "one")).dimensions == 3
+        assert (await embedder.embed(request, "one"))[0].dimensions == 3
 
 
 async def test_what_is_asked_of_a_vector_is_checked() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Literal, cast
 
 import pytest
@@ -26,9 +27,10 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
+from tokenlane.worker.lane.circuit_breaker import LEAST_FAILED
 from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.readiness import Readiness, check_condition
-from tokenlane.worker.lane.running_attempts import Runs
+from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 
 DOWN = ServerCondition(LaneState.DOWN, "gone")
@@ -66,6 +68,9 @@ class Announced:
     async def beat(self) -> None:
         self.log.append(self.availability.condition)
 
+    def announce_soon(self) -> None:
+        self.log.append(self.availability.condition)
+
 
 class Ward:
     """A model server under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
@@ -77,6 +82,23 @@ class Ward:
         self.blind: LlmError | None = None
         lease = cast("Heartbeat", self.announced)
         self.readiness = Readiness(self.provider, self.said, lease, Runs(), self._look, timings)
+
+    def answer(self, request: str = "r") -> None:
+        """The model server answers a request."""
+        self.readiness.begin(request, "chat")
+        self.readiness.record_answer(self._run(request))
+        self.readiness.end(request)
+
+    def fail(self, times: int, error: Exception | None = None) -> None:
+        """The model server fails so many requests, one after the other."""
+        for number in range(times):
+            self.readiness.begin(f"f{number}", "chat")
+            self.readiness.record_error(self._run(f"f{number}"), error or ProviderDown("HTTP 500"))
+            self.readiness.end(f"f{number}")
+
+    def _run(self, request: str) -> Run:
+        claim = SimpleNamespace(model="m1")
+        return cast("Run", SimpleNamespace(id=request, claim=claim, started_at=self.readiness._clock()))
 
     async def _look(self) -> None:
         self.looks += 1
@@ -238,7 +260,7 @@ async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_mor
         assert ward.said.condition == UP
     assert pauses == sorted(pauses)
     assert pauses[-1] > pauses[0]
-    ward.readiness.record_answer()
+    ward.answer()
     assert not await ward.readiness.record_failure(loading)
     assert ward.readiness._pause_s() == pauses[0]
 
@@ -266,3 +288,77 @@ async def test_a_busy_server_that_is_slow_to_say_that_it_is_well_stays_up() -> N
         tasks.create_task(ward.readiness.run())
         await until(lambda: ward.looks > 2)
     assert (ward.provider.asked, ward.said.condition) == (0, UP)
+
+
+async def test_a_server_whose_requests_fail_gets_one_at_a_time_after_a_pause() -> None:
+    """Its health is good all the while. The lane is closed until the cooldown is over and while the trial runs, and
+    accepts one request otherwise, until two have succeeded."""
+    async with watched(timings=Timings(check_s=3600, describe_s=3600, cooldown_s=0.05)) as ward:
+        ward.fail(LEAST_FAILED)
+        condition = ward.said.condition
+        assert (condition.state, ward.said.limit_of("chat"), ward.readiness.breaker_state) == ("down", 0, "open")
+        assert all(word in condition.why for word in ("5 of the last 5", "provider_down", "UTC"))
+        await ward.said.wait_until_up()
+        for number in range(2):
+            assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (1, "half-open")
+            assert ward.said.announced.offer.limits == {"chat": 1}
+            assert "one request at a time" in ward.said.condition.why
+            ward.readiness.begin(f"r{number}", "chat")
+            assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (0, "half-open")
+            ward.answer(f"r{number}")
+        assert (ward.said.condition, ward.said.limit_of("chat"), ward.readiness.breaker_state) == (UP, 2, "closed")
+        assert ward.provider.asked == 0
+
+
+async def test_requests_that_still_run_do_not_stand_in_the_way_of_the_trial() -> None:
+    """They began before; the lane accepts one more than these."""
+    ward, now = Ward(UP), 0.0
+    ward.readiness._clock = lambda: now
+    ward.readiness._runs = cast("Runs", ["a run"])
+    for _ in range(LEAST_FAILED):
+        now += 1
+        ward.fail(LEAST_FAILED)
+    assert ward.said.limit_of("chat") == 0
+    now += 3600
+    ward.readiness.end("another")
+    assert ward.said.limit_of("chat") == 2
+    ward.readiness.begin("a pull", "command")
+    assert ward.said.limit_of("chat") == 2
+    ward.readiness.begin("trial", "chat")
+    assert ward.said.limit_of("chat") == 0
+
+
+async def test_a_server_that_goes_down_is_judged_by_its_health_alone() -> None:
+    """Once it is back, the lane is open, whatever failed before."""
+    async with watched(timings=Timings(check_s=0.01, cooldown_s=3600)) as ward:
+        ward.fail(LEAST_FAILED)
+        ward.provider.ill = ProviderDown("refused")
+        await until(lambda: "refused" in ward.said.condition.why)
+        ward.fail(LEAST_FAILED)
+        ward.provider.ill = None
+        await until(lambda: ward.said.condition == UP)
+        assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (2, "closed")
+
+
+async def test_refused_requests_leave_the_lane_open() -> None:
+    """Nor does its health check open a lane that the breaker closed."""
+    ward = Ward(UP)
+    for error in (BadRequest(), RateLimited(retry_after_s=60), Unauthorized()):
+        ward.fail(5 * LEAST_FAILED, error)
+    assert (ward.said.condition, ward.announced.log) == (UP, [])
+    ward.fail(LEAST_FAILED)
+    await ward.readiness._check_when_due()
+    assert ward.said.condition.state == "down"
+
+
+async def test_opening_and_closing_of_the_breaker_are_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    """What comes between is not, however often the trials fail."""
+    async with watched(timings=Timings(check_s=3600, describe_s=3600, cooldown_s=0.01)) as ward:
+        ward.fail(LEAST_FAILED)
+        for _ in range(2):
+            await ward.said.wait_until_up()
+            ward.fail(1)
+        await ward.said.wait_until_up()
+        ward.answer("r1")
+        ward.answer("r2")
+    assert [record.levelname for record in caplog.records].count("WARNING") == 2

@@ -30,9 +30,11 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             return await _chat(lane, run, request)
         case EmbedRequest():
             lane.embedder.check_fallback(request)
-            with _reporting_errors(lane):
+            with _reporting_errors(lane, run):
                 alone = run.claim.starts > 1
-                result = await lane.embedder.embed(request, run.claim.model, alone=alone)
+                result, is_computed = await lane.embedder.embed(request, run.claim.model, alone=alone)
+            if is_computed:
+                lane.readiness.record_answer(run)
         case ModelCommand():
             result = await lane.models.carry_out(request, run.outlet.report_progress)
         case _:
@@ -77,7 +79,7 @@ async def _stream(lane: Lane, run: Run, request: ChatRequest) -> Answered:
         LlmError: the provider failed, or the stream ended without a finish reason.
         NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
-    with _reporting_errors(lane):
+    with _reporting_errors(lane, run):
         return await _publish(lane, run, request)
 
 
@@ -102,6 +104,7 @@ async def _publish(lane: Lane, run: Run, request: ChatRequest) -> Answered:
                 await outlet.wait_for_room()
     if finish_reason is None:
         raise Interrupted("the model server's stream ended before the answer was complete", retryable=True)
+    lane.readiness.record_answer(run)
     if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)
     if usage is not None and run.partial is not None:
@@ -142,15 +145,15 @@ def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
 
 
 @contextmanager
-def _reporting_errors(lane: Lane) -> Iterator[None]:
+def _reporting_errors(lane: Lane, run: Run) -> Iterator[None]:
     """Report an error in the block to the pool, as a failure of the model server, unless the request caused it."""
     try:
         yield
-        lane.readiness.record_answer()
     except (BadRequest, NoToolCall):
         raise
     except Exception as error:
         lane.heartbeat.report_failure(error.code if isinstance(error, LlmError) else ProviderDown.code)
+        lane.readiness.record_error(run, error)
         raise
 
 

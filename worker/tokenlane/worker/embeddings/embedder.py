@@ -67,8 +67,8 @@ class Embedder:
                 retryable=False,
             )
 
-    async def embed(self, request: EmbedRequest, model: str, *, alone: bool = False) -> Vectors:
-        """Return the vectors of the request's texts, in their order.
+    async def embed(self, request: EmbedRequest, model: str, *, alone: bool = False) -> tuple[Vectors, bool]:
+        """Return the vectors of the request's texts, in their order, and whether the model server computed any of them.
 
         Args:
             alone: share no call with other requests, because this request may have made an earlier call fail.
@@ -79,20 +79,21 @@ class Embedder:
             LlmError: the provider failed.
         """
         if self._cache is None:
-            vectors = await self._compute(request.inputs, request, model, alone)
+            vectors, computed = await self._compute(request.inputs, request, model, alone), len(request.inputs)
         else:
-            vectors = await self._look_up_or_compute(self._cache, request, model, alone)
+            vectors, computed = await self._look_up_or_compute(self._cache, request, model, alone)
         dimensions = len(vectors[0]) // _FLOAT_BYTES
         if sum(map(len, vectors)) > MAX_VECTOR_BYTES:
             limit = MAX_VECTOR_BYTES // (_FLOAT_BYTES * dimensions)
             raise BadRequest(
                 f"{len(vectors)} vectors of {dimensions} dimensions are too many for one request: the limit is {limit}."
             )
-        return Vectors(dimensions=dimensions, data=b64encode(b"".join(vectors)).decode())
+        return Vectors(dimensions=dimensions, data=b64encode(b"".join(vectors)).decode()), computed > 0
 
     async def _look_up_or_compute(
         self, cache: VectorCache, request: EmbedRequest, model: str, alone: bool
-    ) -> Sequence[bytes]:
+    ) -> tuple[Sequence[bytes], int]:
+        """The vectors of the texts, and how many of them the model server computed."""
         texts = request.inputs
         parameters = "" if request.dimensions is None else json.dumps({"dimensions": request.dimensions})
         origin = Origin(self._provider_name, model, await self._model_build(model), parameters)
@@ -106,7 +107,7 @@ class Embedder:
             fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
             vectors = [fresh[text] for text in texts]
         cache.put(origin, missing, [fresh[text] for text in missing])
-        return vectors
+        return vectors, len(missing)
 
     async def _compute(self, texts: Sequence[str], request: EmbedRequest, model: str, alone: bool) -> Sequence[bytes]:
         """Compute the vectors of the texts, in their order, without the cache."""

@@ -164,6 +164,7 @@ class LaneWorker(arq.worker.Worker):
             if not self._has_room():
                 self._more_queued = True
                 return
+            self._lane.readiness.begin(_parse_job_id(job_id)[0], self.kind)
             task = self.tasks[job_id] = self.loop.create_task(self._run(job_id))
             task.add_done_callback(partial(self._on_job_done, job_id))
 
@@ -180,6 +181,7 @@ class LaneWorker(arq.worker.Worker):
 
     def _on_job_done(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self.tasks[job_id]
+        self._lane.readiness.end(_parse_job_id(job_id)[0])
         if self._more_queued:
             self._woken.set()
         error = None if task.cancelled() else task.exception()

@@ -78,6 +78,11 @@ class Heartbeat:
         """Do not wait for the next beat's time: the lane has changed, or a control message may have been lost."""
         self._wake.set()
 
+    def announce_soon(self) -> None:
+        """Do not wait for the next beat's time if the lane is not as the latest beat announced it."""
+        if self._last_announced != (self._availability.announced, self._availability.state):
+            self.beat_soon()
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each beat that announces a changed offer or state."""
         self._listeners.append(callback)
@@ -107,10 +112,10 @@ class Heartbeat:
         # Beats must not overlap: an older one could undo the announcement that the lane drains.
         async with self._beat_lock:
             held, failure, lane = list(self._runs), self._failure, self._availability
-            announced = lane.announcement, lane.state
+            announced = lane.announced, lane.state
             beat = await self._pool.beats.renew(
                 self._worker,
-                lane.announcement,
+                lane.announced,
                 [run.describe() for run in held],
                 accepts_new_work=not lane.draining,
                 condition=lane.condition,

@@ -2,22 +2,31 @@
 
 The model server is checked when the worker starts, after a failure that may be its fault, every few seconds while
 nothing runs, and more often while it is not up. Before it counts as up again, the lane lists its models again.
+
+A model server that is up may still fail its requests. The lane's circuit breaker then closes the lane for a while. When
+the server goes down, the breaker is reset: from then on, the checks decide.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ModelNotFound, ProviderDown, Timeout, Unauthorized
+from tokenlane.routing.contract.kinds import KINDS
+from tokenlane.routing.contract.wire import Kind
+from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.worker.providers import LlmProvider, ReportsHealth
 
 from .availability import Availability
+from .circuit_breaker import CircuitBreaker, Outcome, is_servers_fault
 from .heartbeat import Heartbeat
-from .running_attempts import Runs
+from .running_attempts import Run, Runs
 from .timings import TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +64,7 @@ async def check_condition(provider: LlmProvider) -> ServerCondition:
 
 
 class Readiness:
-    """Watches the condition of one model server, and has the heartbeat announce each change.
+    """Watches the condition of one model server and its circuit breaker, and has the heartbeat announce each change.
 
     Args:
         describe: lists the lane's models again, and raises `LlmError` if that fails.
@@ -75,6 +84,9 @@ class Readiness:
         self._clock = asyncio.get_running_loop().time
         self._check_s = timings.check_hosted_s if provider.endpoint.startswith("https://") else timings.check_s
         self._describe_s = timings.describe_s
+        self._server = availability.condition
+        self._breaker = CircuitBreaker(lambda: self._clock(), timings.cooldown_s)
+        self._logged: BreakerState = "closed"
         self._check_lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._check_requested = self._loading_logged = self._warned = False
@@ -85,19 +97,47 @@ class Readiness:
         """Check the model server until cancelled."""
         while True:
             self._wake.clear()
+            self._apply_breaker()
             due_at = min(self._confirmed_at + self._pause_s(), self._described_at + self._describe_s)
             if self._check_requested or self._clock() >= due_at:
                 await self._check_when_due()
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(due_at):
+                async with asyncio.timeout_at(min(due_at, self._cooldown_ends_at)):
                     await self._wake.wait()
 
-    def record_answer(self) -> None:
+    @property
+    def breaker_state(self) -> BreakerState:
+        """The state of the lane's circuit breaker, for the worker's report."""
+        return self._breaker.state
+
+    def begin(self, request_id: str, kind: Kind) -> None:
+        """Record that a request starts. If it is the trial of the circuit breaker, no other starts from now on.
+
+        This is not announced at once: the trial takes the only slot that the lane has announced, and another worker of
+        the lane may have claimed the request.
+        """
+        if not KINDS[kind].is_long:
+            self._breaker.begin(request_id)
+            self._update_availability()
+
+    def end(self, request_id: str) -> None:
+        """Record that a request has ended, however it did."""
+        self._breaker.end(request_id)
+        self._apply_breaker()
+
+    def record_answer(self, run: Run) -> None:
         """Record that the model server answered a request, which is better evidence than a check."""
         if self._is_up:
             self._confirmed_at = self._clock()
             self._unavailable_since, self._loading_logged = None, False
+            self._record_outcome(run)
+
+    def record_error(self, run: Run, error: Exception) -> None:
+        """Record that a request failed at the model server."""
+        if self._is_up and is_servers_fault(error):
+            known = error if isinstance(error, LlmError) else ProviderDown()
+            self._record_outcome(run, known.code, known.retry_after_s)
 
     async def record_failure(self, error: LlmError) -> bool:
         """Record that an attempt failed before its first token. Return whether its request may have reached the model.
@@ -125,7 +165,8 @@ class Readiness:
 
     @property
     def _is_up(self) -> bool:
-        return self._availability.condition == UP
+        """Whether the model server is up, whether or not its circuit breaker lets requests start."""
+        return self._server == UP
 
     async def _check_when_due(self) -> None:
         requested, self._check_requested = self._check_requested, False
@@ -171,7 +212,8 @@ class Readiness:
         return UP
 
     async def _set_condition(self, condition: ServerCondition) -> None:
-        if condition == self._availability.condition:
+        """Announce the condition that a check has found, unless it is known."""
+        if condition == self._server:
             return
         self._confirmed_at = self._clock()
         self._wake.set()
@@ -188,5 +230,55 @@ class Readiness:
             logger.log(
                 level, "lane %r accepts no new work: its model server is %s: %s", name, condition.state, condition.why
             )
-        self._availability.condition = condition
+            self._breaker.reset()
+            self._logged = "closed"
+        self._server = condition
+        self._update_availability()
         await self._heartbeat.beat()
+
+    def _record_outcome(self, run: Run, code: str = "", retry_after_s: float | None = None) -> None:
+        self._breaker.record(Outcome(run.id, run.claim.model, run.started_at, self._clock(), code, retry_after_s))
+        self._apply_breaker()
+        if self._breaker.state == "open":
+            self._wake.set()  # `run` waits for the end of the cooldown
+
+    @property
+    def _cooldown_ends_at(self) -> float:
+        """When the open breaker lets a request start; infinity if it is not open."""
+        return self._breaker.retry_at if self._breaker.state == "open" else math.inf
+
+    def _apply_breaker(self) -> None:
+        """Announce soon what the breaker allows now, if that has changed."""
+        self._update_availability()
+        self._heartbeat.announce_soon()
+
+    def _update_availability(self) -> None:
+        """Set what the model server's condition and the breaker allow."""
+        breaker, condition, most_at_once = self._breaker, self._server, None
+        if condition == UP and breaker.state != "closed":
+            state = LaneState.UP if breaker.lets_start else LaneState.DOWN
+            condition = ServerCondition(state, f"{breaker.failures}; {self._what_comes_next()}")
+            most_at_once = len(self._runs) + 1
+        self._log_breaker(condition)
+        if condition != self._availability.condition:
+            self._availability.condition = condition
+        self._availability.most_at_once = most_at_once
+
+    def _what_comes_next(self) -> str:
+        breaker = self._breaker
+        if breaker.is_trying:
+            return "one more is being tried"
+        if breaker.lets_start:
+            return "it gets one request at a time, until two in a row succeed"
+        at = datetime.now(UTC) + timedelta(seconds=breaker.retry_at - self._clock())
+        return f"the next one is tried at {at:%H:%M:%S} UTC"
+
+    def _log_breaker(self, condition: ServerCondition) -> None:
+        """Log a change of the breaker: when it opens at first and when it closes as warnings."""
+        state, name = self._breaker.state, self._availability.announcement.lane
+        if state == self._logged:
+            return
+        level = logging.WARNING if "closed" in (state, self._logged) else logging.INFO
+        why = condition.why or "two requests in a row succeeded"
+        logger.log(level, "the circuit breaker of lane %r is %s: %s", name, state, why)
+        self._logged = state

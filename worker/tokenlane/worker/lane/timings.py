@@ -26,6 +26,8 @@ class Timings:
     """The same for a model server with an `https` endpoint: a hosted service may charge for requests or limit them."""
     describe_s: float = 30.0
     """How often the lane lists its model server's models again."""
+    cooldown_s: float = 2.0
+    """For how long a model server that failed most requests gets none, at first."""
 
 
 TIMINGS = Timings()

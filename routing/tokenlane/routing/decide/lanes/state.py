@@ -43,7 +43,8 @@ class LaneState(StrEnum):
 
 @dataclass(frozen=True)
 class ServerCondition:
-    """The condition of a model server as its worker sees it: up, loading or down. `why`: why it is not up, in words."""
+    """The condition of a model server as its worker sees it: up, loading or down. `why`: in words, why it is not up, or
+    why it gets only one request at a time although it is up; empty otherwise."""
 
     state: LaneState = LaneState.UP
     why: str = ""

@@ -7,7 +7,8 @@
 -- ARGV  1 worker  2 lane  3 condition: 'up' if the worker accepts new work, 'loading', 'down' or 'draining'
 --       4 provider  5 endpoint  6 models, JSON  7 limit for chats  8 offer, JSON
 --       9 code of the newest error from the model server, repeated until a reply with registered = 1, or ''
---       10 ms since that error  11 the worker's report, JSON  12 why the model server is loading or down, or ''
+--       10 ms since that error  11 the worker's report, JSON
+--       12 why the model server is loading or down, or why the worker accepts fewer requests than it could; or ''
 --       13 ids of the pool's keys, as the worker knows them
 --       then for each request that the worker runs: id, attempt, client, agent, role, kind, ms to the deadline
 -- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, registered: 1 or 0, then one value for each request}
@@ -32,10 +33,12 @@ if known and known ~= endpoint and others > 0 then
   status = 'conflict'
 else
   known = endpoint
-  -- A worker that waits for its model server does not know the models yet. So the lane keeps the offer that another worker, or
-  -- an earlier beat, has announced. Any client may have written the hash, so fields may be missing.
+  -- A worker that waits for its model server does not know the models yet, and one that accepts fewer requests must not lower
+  -- the limit of the others. So the lane keeps the offer that another worker, or an earlier beat, has announced. Any client may
+  -- have written the hash, so fields may be missing.
   local same = previous[1] == provider and previous[2] == endpoint and previous[3] and previous[4] and previous[5]
-  if same and not accepts_work and (models == '[]' or others > 0) then models, limit, offer = unpack(previous, 3, 5) end
+  local gives_way = (others > 0 and (not accepts_work or why ~= '')) or (models == '[]' and not accepts_work)
+  if same and gives_way then models, limit, offer = unpack(previous, 3, 5) end
   local is_new = accepts_work and redis.call('ZADD', workers, decimal(now), worker) == 1
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
     'offer', offer, 'seen', decimal(now), 'arq', P, 'told', condition, 'why', why)

@@ -1,0 +1,316 @@
+"""The circuit breaker opens on failures of the model server alone, and lets one request at a time find out whether the
+server works again."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tokenlane.routing.contract.errors import (
+    BadRequest,
+    Interrupted,
+    LlmError,
+    ModelNotFound,
+    NoToolCall,
+    ProviderDown,
+    RateLimited,
+    Timeout,
+    Unauthorized,
+    UnreadableAnswer,
+)
+from tokenlane.worker.lane.circuit_breaker import (
+    LEAST_FAILED,
+    LONGEST_COOLDOWN_S,
+    LONGEST_RETRY_AFTER_S,
+    CircuitBreaker,
+    Outcome,
+    is_servers_fault,
+)
+
+COOLDOWN_S = 2.0
+
+
+class Server:
+    """A breaker with a clock, and requests that take a second each."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.breaker = CircuitBreaker(lambda: self.now, COOLDOWN_S)
+        self.numbers = count()
+
+    def run(
+        self,
+        code: str = "",
+        *,
+        request: str = "",
+        model: str = "m",
+        began_at: float | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Run a request to its end; `code`: that of its error."""
+        name = request or f"r{next(self.numbers)}"
+        began_at = self.now if began_at is None else began_at
+        self.breaker.begin(name)
+        self.now += 1
+        self.breaker.record(Outcome(name, model, began_at, self.now, code, retry_after_s))
+        self.breaker.end(name)
+
+    def fail(self, times: int, model: str = "m") -> None:
+        for _ in range(times):
+            self.run("provider_down", model=model)
+
+    def is_closed(self) -> bool:
+        return self.breaker.state == "closed"
+
+    def cool_down(self) -> None:
+        self.now = self.breaker.retry_at
+
+
+def refused(error: LlmError, status: int) -> LlmError:
+    """The error of a server that answered with this HTTP status."""
+    error.http_status = status
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (refused(ProviderDown(), 500), True),
+        (refused(ProviderDown(), 503), True),
+        (ProviderDown("refused"), True),
+        (ProviderDown(retryable=False), True),
+        (Timeout(), True),
+        (Interrupted(retryable=True), True),
+        (UnreadableAnswer(), True),
+        (KeyError("choices"), True),
+        (BadRequest(), False),
+        (Unauthorized(), False),
+        (ModelNotFound(), False),
+        (RateLimited(), False),
+        (NoToolCall(), False),
+        *((refused(error, status), False) for error in (ProviderDown(), Timeout()) for status in (400, 407, 408, 499)),
+    ],
+)
+def test_which_errors_speak_against_the_server(error: Exception, counts: bool) -> None:
+    """Whatever the class of the error, a 4xx status does not."""
+    assert is_servers_fault(error) == counts
+
+
+def test_it_opens_once_enough_requests_have_failed() -> None:
+    """The cooldown counts from the newest failure, and the reason names how many failed and why."""
+    server = Server()
+    server.run()
+    server.fail(LEAST_FAILED - 1)
+    assert server.is_closed()
+    server.run("timeout")
+    assert (server.breaker.state, server.breaker.lets_start) == ("open", False)
+    assert server.breaker.retry_at == server.now + COOLDOWN_S
+    assert all(word in server.breaker.failures for word in ("5 of the last 6", "timeout"))
+
+
+def test_a_server_that_answers_most_requests_keeps_it_closed() -> None:
+    """Below half of the latest requests, other lanes and tries make up for the failures."""
+    server = Server()
+    for _ in range(4 * LEAST_FAILED):
+        server.run()
+        server.run()
+        server.fail(1)
+    assert server.is_closed()
+
+
+def test_one_request_that_always_fails_keeps_it_closed() -> None:
+    """A request may be the cause of its failures, however often it is tried."""
+    server = Server()
+    for _ in range(10 * LEAST_FAILED):
+        server.run("provider_down", request="poison")
+    assert server.is_closed()
+    server.fail(LEAST_FAILED - 1)
+    assert not server.is_closed()
+
+
+def test_one_event_that_breaks_all_running_answers_keeps_it_closed() -> None:
+    """Only a request that began after another had failed shows that the server goes on failing."""
+    server = Server()
+    for _ in range(10 * LEAST_FAILED):
+        server.run("interrupted", began_at=0.0)
+    assert server.is_closed()
+    server.run("interrupted")
+    assert not server.is_closed()
+
+
+def test_a_model_that_works_keeps_it_closed() -> None:
+    """The breaker of a lane would take the lane's other models with it."""
+    server = Server()
+    for _ in range(LEAST_FAILED):
+        server.fail(3, "broken")
+        server.run(model="good")
+    assert server.is_closed()
+    server.fail(LEAST_FAILED, "good")
+    assert not server.is_closed()
+
+
+def test_old_failures_do_not_count() -> None:
+    """A lane that is rarely asked does not open for failures of long ago."""
+    server = Server()
+    server.fail(LEAST_FAILED - 1)
+    server.now += 3600
+    server.fail(LEAST_FAILED - 1)
+    assert server.is_closed()
+
+
+def test_two_answers_in_a_row_close_it() -> None:
+    """Each from one request at a time. Then all past failures are forgotten."""
+    server = Server()
+    server.fail(LEAST_FAILED)
+    server.cool_down()
+    assert (server.breaker.state, server.breaker.lets_start) == ("half-open", True)
+    server.run()
+    assert (server.breaker.state, server.breaker.lets_start) == ("half-open", True)
+    server.run()
+    assert server.is_closed()
+    server.fail(LEAST_FAILED - 1)
+    assert server.is_closed()
+
+
+def test_only_the_trial_closes_it() -> None:
+    """While it runs no other request starts; answers of requests that ran before show nothing."""
+    server, breaker = (made := Server()), made.breaker
+    server.fail(LEAST_FAILED)
+    server.cool_down()
+    breaker.begin("trial")
+    assert (breaker.is_trying, breaker.lets_start) == (True, False)
+    for name in ("before", "before2"):
+        breaker.record(Outcome(name, "m", 0.0, server.now))
+        breaker.end(name)
+    assert (breaker.is_trying, breaker.lets_start) == (True, False)
+    breaker.end("trial")
+    assert (breaker.is_trying, breaker.lets_start) == (False, True), "it ended without an outcome"
+    breaker.begin("another")
+    assert breaker.is_trying
+
+
+def test_a_failed_trial_opens_it_for_longer() -> None:
+    """The cooldown doubles up to its limit, and after a relapse goes on from where it was."""
+    server, cooldowns = Server(), []
+    server.fail(LEAST_FAILED)
+    for _ in range(7):
+        server.cool_down()
+        server.fail(1)
+        cooldowns.append(server.breaker.retry_at - server.now)
+    assert cooldowns == [4, 8, 16, 32, 60, 60, 60]
+    server.cool_down()
+    server.run()
+    server.run()
+    server.fail(LEAST_FAILED)
+    assert server.breaker.retry_at == server.now + LONGEST_COOLDOWN_S
+    server.cool_down()
+    server.run()
+    server.run()
+    server.now += 2 * LONGEST_COOLDOWN_S
+    server.fail(LEAST_FAILED)
+    assert server.breaker.retry_at == server.now + COOLDOWN_S
+
+
+def test_retry_after_extends_the_cooldown_and_never_shortens_it() -> None:
+    """A server that asks for an hour is tried before that: the breaker finds out more cheaply than the operator."""
+    server = Server()
+    server.fail(LEAST_FAILED - 1)
+    server.run("provider_down", retry_after_s=30)
+    assert server.breaker.retry_at == (ends_at := server.now + 30)
+    for asked in (None, 0.0, 5.0):
+        server.run("provider_down", retry_after_s=asked)
+        assert server.breaker.retry_at == ends_at
+    server.run("provider_down", retry_after_s=3600)
+    assert server.breaker.retry_at == server.now + LONGEST_RETRY_AFTER_S
+
+
+def test_a_server_that_went_away_starts_afresh() -> None:
+    """Then its health checks decide, and the next server may be another."""
+    server = Server()
+    server.fail(LEAST_FAILED)
+    server.breaker.reset()
+    assert (server.breaker.state, server.breaker.lets_start) == ("closed", True)
+    server.fail(LEAST_FAILED - 1)
+    assert server.is_closed()
+    server.fail(1)
+    assert server.breaker.retry_at == server.now + COOLDOWN_S
+
+
+@given(st.lists(st.sampled_from([BadRequest, Unauthorized, ModelNotFound, RateLimited, NoToolCall]), min_size=1))
+def test_refusals_never_open_it(kinds: list[type[LlmError]]) -> None:
+    """However many come, no breaker ever hears of them."""
+    assert not any(is_servers_fault(kind()) for kind in kinds)
+
+
+class Traffic(RuleBasedStateMachine):
+    """Requests that start whenever the breaker lets them, end in any order, and time that passes."""
+
+    @initialize()
+    def open_the_breaker(self) -> None:
+        self.server = Server()
+        self.breaker = self.server.breaker
+        self.running: dict[str, float] = {}
+        self.trials: set[str] = set()
+        self.retry_at = float("-inf")
+
+    @rule()
+    def start(self) -> None:
+        """Start a request, if one may start."""
+        if not self.breaker.lets_start:
+            return
+        name = f"r{next(self.server.numbers)}"
+        if self.breaker.state == "half-open":
+            self.trials.add(name)
+        self.breaker.begin(name)
+        self.running[name] = self.server.now
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), code=st.sampled_from(["", "", "timeout", "provider_down"]), pause=st.floats(0, 1000))
+    def finish(self, data: st.DataObject, code: str, pause: float) -> None:
+        """End a request with an answer or an error."""
+        name = data.draw(st.sampled_from(sorted(self.running)))
+        self.breaker.record(Outcome(name, "m", self.running[name], self.server.now, code, pause))
+        self._end(name)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        """End a request as cancelled, refused or taken by another worker."""
+        self._end(data.draw(st.sampled_from(sorted(self.running))))
+
+    def _end(self, name: str) -> None:
+        self.breaker.end(name)
+        del self.running[name]
+        self.trials.discard(name)
+
+    @rule(passed_s=st.floats(0, 100))
+    def wait(self, passed_s: float) -> None:
+        self.server.now += passed_s
+
+    @invariant()
+    def one_trial_at_a_time(self) -> None:
+        """A trial that an older request's failure made void may still run while the next one starts."""
+        if self.breaker.state == "half-open":
+            assert self.breaker.lets_start == (not self.breaker.is_trying)
+        if self.breaker.state == "open":
+            assert not self.breaker.lets_start
+            self.trials.clear()
+        assert len(self.trials) <= 1 or self.breaker.state == "closed"
+        if self.breaker.state == "closed":
+            self.trials.clear()
+
+    @invariant()
+    def a_cooldown_never_shortens(self) -> None:
+        if self.breaker.state == "closed":
+            self.retry_at = float("-inf")
+            return
+        assert self.breaker.retry_at >= self.retry_at
+        assert self.breaker.retry_at <= self.server.now + LONGEST_RETRY_AFTER_S
+        self.retry_at = self.breaker.retry_at
+
+
+TestTraffic = Traffic.TestCase
