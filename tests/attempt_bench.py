@@ -169,7 +169,7 @@ class FakeHeartbeat:
         self.log.append(self.availability.state)
 
     def announce_soon(self) -> None:
-        self.log.append(f"soon {self.availability.state}")
+        """Nothing has changed."""
 
 
 async def nothing() -> None:

@@ -14,6 +14,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import connect
+from tokenlane.worker.lane import circuit_breaker
 
 TOKENS = 64
 WHOLE = "".join(f"w{number} " for number in range(TOKENS))
@@ -31,8 +32,12 @@ ROUTE = RolePolicy(route=(Candidate(lane="first"), Candidate(lane="second")))
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-async def test_an_answer_cut_after_any_token_is_whole(redis_url: str, first: str, second: str) -> None:
-    """The text is byte for byte the undisturbed text, positions have no gap, and only delivered tokens count."""
+async def test_an_answer_cut_after_any_token_is_whole(
+    redis_url: str, first: str, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is byte for byte the undisturbed text, positions have no gap, and only delivered tokens count. No circuit
+    breaker saves an answer from being cut."""
+    monkeypatch.setattr(circuit_breaker, "LEAST_FAILED", 1_000)
     async with connect(redis_url) as pool:
         await pool.policies.write(Policy(roles={"planner": ROUTE}))
     async with (
