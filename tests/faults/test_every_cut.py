@@ -35,8 +35,8 @@ ROUTE = RolePolicy(route=(Candidate(lane="first"), Candidate(lane="second")))
 async def test_an_answer_cut_after_any_token_is_whole(
     redis_url: str, first: str, second: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The text is byte for byte the undisturbed text, positions have no gap, and only delivered tokens count. No circuit
-    breaker saves an answer from being cut."""
+    """The text is byte for byte the undisturbed text, positions have no gap, and only delivered tokens count. The
+    circuit breaker stays closed, so that each answer is cut."""
     monkeypatch.setattr(circuit_breaker, "LEAST_FAILED", 1_000)
     async with connect(redis_url) as pool:
         await pool.policies.write(Policy(roles={"planner": ROUTE}))

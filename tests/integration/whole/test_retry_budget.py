@@ -16,8 +16,9 @@ REQUESTS, CAPACITY, FREE = 120, 4, 10
 
 
 async def test_a_failing_server_sees_its_load_and_the_floor(client: Client, redis_url: str) -> None:
-    """Every chat is refused with HTTP 429, which opens no circuit breaker. Once the free retries are used, only one request per second is tried again, and
-    the others end with the error. When the server works again, each new request takes one attempt."""
+    """Every chat is refused with HTTP 429, which opens no circuit breaker. Once the free retries are used, only one
+    request per second is tried again, and the others end with the error. When the server works again, each new
+    request takes one attempt."""
 
     async def ask(time_to_live_ms: int) -> LlmError | None:
         try:

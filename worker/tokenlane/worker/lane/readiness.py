@@ -249,20 +249,22 @@ class Readiness:
 
     def _apply_breaker(self) -> None:
         """Announce soon what the breaker allows now, if that has changed."""
-        self._update_availability()
-        self._heartbeat.announce_soon()
+        if self._update_availability():
+            self._heartbeat.announce_soon()
 
-    def _update_availability(self) -> None:
-        """Set what the model server's condition and the breaker allow."""
+    def _update_availability(self) -> bool:
+        """Set what the model server's condition and the breaker allow. Return whether that has changed."""
         breaker, condition, most_at_once = self._breaker, self._server, None
         if condition == UP and breaker.state != "closed":
             state = LaneState.UP if breaker.lets_start else LaneState.DOWN
             condition = ServerCondition(state, f"{breaker.failures}; {self._what_comes_next()}")
             most_at_once = len(self._runs) + 1
+        availability = self._availability
+        if (condition, most_at_once) == (availability.condition, availability.most_at_once):
+            return False
         self._log_breaker(condition)
-        if condition != self._availability.condition:
-            self._availability.condition = condition
-        self._availability.most_at_once = most_at_once
+        availability.condition, availability.most_at_once = condition, most_at_once
+        return True
 
     def _what_comes_next(self) -> str:
         breaker = self._breaker
