@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from tokenlane.config.cli.sentences import age, counted
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.contract.errors import ModelNotFound, RateLimited, Unauthorized
+from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.unknown_places import unknown_places
 from tokenlane.routing.decide.wait_cause import START_ROUTER
 
@@ -72,6 +73,10 @@ def _lane(lane: LaneStatus) -> Finding:
     if lane.lacks_key:
         observed = f"{title} accepts no work: its worker lacks a key of the pool; the worker's log names the key"
         return Finding(Code.LANE_CLOSED, "fail", observed, HAND_OVER_KEYS, lane.name)
+    if lane.why and not lane.drained and (breakers := _breakers(lane)):
+        severity: Severity = "fail" if "open" in breakers else "warn"
+        advice = f"{_USUAL_FIX.format(host=_hosts(lane))}; the worker goes on trying by itself"
+        return Finding(Code.LANE_FAILS, severity, f"{title} is {lane.state}: {lane.why}", advice, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
         meanwhile = (
@@ -89,6 +94,11 @@ def _lane(lane: LaneStatus) -> Finding:
     return Finding(Code.LANE, "ok", f"{lane.state}, last heartbeat {beat} ago{drained}", subject=lane.name)
 
 
+def _breakers(lane: LaneStatus) -> set[BreakerState]:
+    """The states of the circuit breakers of the lane's live workers, without those that are closed."""
+    return {worker.report.breaker for worker in lane.workers if worker.is_alive} - {"closed"}
+
+
 _FIXES = {
     Unauthorized.code: "correct the API key that api_key_env names on {host}, and restart the worker",
     ModelNotFound.code: "compare the models of the lane with those of the model server (`tokenlane models list`)",
@@ -102,7 +112,7 @@ def _failing(snapshot: Snapshot) -> Iterator[Finding]:
     for lane in snapshot.lanes:
         for worker in lane.workers if lane.state.accepts_work else ():
             attempts, failing = worker.report.attempts, worker.report.attempts.failing
-            if not worker.is_alive or sum(failing.values()) < _FAILURES_IN_A_ROW:
+            if not worker.is_alive or sum(failing.values()) < _FAILURES_IN_A_ROW or worker.report.breaker != "closed":
                 continue
             age_ms = attempts.failing_ms + worker.beat_ms
             causes = ", ".join(f"{count} {code}" for code, count in sorted(failing.items(), key=lambda it: -it[1]))

@@ -8,7 +8,7 @@ from tests.lanes import lane_view
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import PoolKeyMismatch
-from tokenlane.routing.contract.worker_report import AttemptsReport, WorkerReport
+from tokenlane.routing.contract.worker_report import AttemptsReport, BreakerState, WorkerReport
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
@@ -266,6 +266,22 @@ def test_a_closed_lane_reports_no_failures() -> None:
     (lane,) = with_failures(provider_down=9).lanes
     down = replace(lane, state=LaneState.DOWN, why="It refuses connections.")
     assert codes(with_lanes(down, queues=())) == ["lane_down"]
+
+
+@pytest.mark.parametrize(
+    ("breaker", "state", "severity"),
+    [("open", LaneState.DOWN, "fail"), ("half-open", LaneState.UP, "warn"), ("half-open", LaneState.DOWN, "warn")],
+)
+def test_a_lane_whose_circuit_breaker_is_not_closed(breaker: BreakerState, state: LaneState, severity: str) -> None:
+    """There is one finding, with the breaker's reason: a failure while it is open, and a warning while it tries."""
+    (lane,) = with_failures(provider_down=9).lanes
+    worker = replace(lane.workers[0], report=lane.workers[0].report.model_copy(update={"breaker": breaker}))
+    failing = replace(lane, state=state, why="7 of the last 8 requests failed", workers=(worker,))
+    (finding,) = find_problems(with_lanes(failing, queues=()), 60)
+    assert (finding.code, finding.severity, finding.subject) == ("lane_fails", severity, LANE.name)
+    assert failing.why in finding.observed
+    drained = replace(failing, state=LaneState.DRAINING, why="an operator drained it", drained=True)
+    assert codes(with_lanes(drained, queues=())) == []
 
 
 def test_a_worker_that_vanished_reports_no_failures() -> None:
