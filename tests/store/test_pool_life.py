@@ -335,6 +335,18 @@ async def test_the_job_is_what_arq_reads(pool: Pool) -> None:
     assert (job["f"], job["a"], job["k"]) == ("run_request", [asked.id, asked.attempt], {})
 
 
+async def test_a_worker_on_trial_lowers_the_limit_of_its_lane_only_if_it_serves_it_alone(pool: Pool) -> None:
+    """It says why it takes fewer requests than it could. Another worker's limit stands meanwhile."""
+    trial, narrow = ServerCondition(LaneState.UP, "5 of 5 failed"), replace(LANE, offer=chats(1))
+    for others, limit in ((0, 1), (1, LANE.offer.limit_of("chat"))):
+        for number in range(others):
+            await pool.beats.renew(f"other{number}", LANE, [], accepts_new_work=True)
+        await pool.beats.renew(WORKER, narrow, [], accepts_new_work=True, condition=trial)
+        (seen,) = (await pool.survey()).lanes
+        assert (seen.state, seen.offer.limit_of("chat"), seen.credit_for("chat")) == ("up", limit, limit)
+    await audit(raw(pool))
+
+
 async def test_what_a_lane_serves_while_its_model_server_is_away(pool: Pool) -> None:
     """What waits is not refused for want of models that a worker does not know yet, and a worker that cannot reach the
     model server takes nothing back of what another says of it."""
