@@ -106,6 +106,7 @@ class DeltaBuffer:
         self._early: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
         self._handed_over = 0
+        self._served_as = ""
         self._may_restart = may_restart
         self._begun_by = 0
         self._begins_anew = False
@@ -143,6 +144,7 @@ class DeltaBuffer:
         self._begin_attempt(message.attempt)
         match message:
             case Deltas():
+                self._served_as = message.served_as or message.model
                 self._add(message, message.deltas)
             case Progressed():
                 self.worker = message.worker
@@ -246,6 +248,7 @@ class DeltaBuffer:
             self.request_id,
             resume.attempt,
             self.answer,
+            model=self._served_as,
             position=self.position,
             joined_at=self._first,
             begun_by=self._begun_by,

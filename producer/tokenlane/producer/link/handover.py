@@ -11,11 +11,12 @@ PIECE_SIZE = 128 * 1024
 
 
 def make_handover(
-    request_id: str, attempt: int, answer: AnswerBuilder, *, position: int, joined_at: int, begun_by: int
+    request_id: str, attempt: int, answer: AnswerBuilder, *, model: str, position: int, joined_at: int, begun_by: int
 ) -> list[Handover]:
     """Make the handover of an unfinished answer to an attempt: one message for each piece of the answer's text.
 
     Args:
+        model: the lane's own name of the model that wrote the latest part.
         position: the position of the first missing delta.
         joined_at: the position of the first delta that the agent asked for.
         begun_by: the attempt that began the answer anew; 0 if none did.
@@ -29,7 +30,7 @@ def make_handover(
             state="open",
             position=position,
             lane=answer.lane,
-            model=answer.model,
+            model=model,
             text=piece,
             piece=number,
             pieces=len(pieces),

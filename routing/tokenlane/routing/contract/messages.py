@@ -31,7 +31,8 @@ class Deltas(_FromAttempt):
     """Consecutive deltas, the first at position `first`. `worker`, `lane` and `model` apply to all of them.
 
     `begun_by`: the attempt that began the answer anew, which makes void what earlier attempts sent; 0 if none did. All
-    messages of that attempt say so, and all messages of the attempts that continue it.
+    messages of that attempt say so, and all messages of the attempts that continue it. `served_as`: the lane's own name
+    of the model; empty if the model server names its model in the same way.
     """
 
     type: Literal["deltas"] = "deltas"
@@ -41,16 +42,18 @@ class Deltas(_FromAttempt):
     first: int
     deltas: list[TokenDelta] = Field(repr=False)
     begun_by: int = 0
+    served_as: str = ""
 
 
 def deltas_writer(
-    attempt: int, worker: str, lane: str, model: str, *, begun_by: int = 0
+    attempt: int, worker: str, lane: str, model: str, *, begun_by: int = 0, served_as: str = ""
 ) -> Callable[[int, Iterable[bytes]], bytes]:
     """Return a function that writes `Deltas` messages for one attempt. It takes `first` and deltas serialized by
     `delta_piece`. Building a `Deltas` object for each message would cost three times as much."""
     empty = Deltas(attempt=attempt, worker=worker, lane=lane, model=model, first=0, deltas=[]).to_wire()
     head = empty.removesuffix(b'0,"deltas":[]}')
-    tail = b'],"begun_by":%d}' % begun_by if begun_by else b"]}"
+    rest = {"begun_by": begun_by, "served_as": served_as}
+    tail = b"]%b}" % b"".join(b',"%b":%b' % (name.encode(), to_json(value)) for name, value in rest.items() if value)
     return lambda first, pieces: b'%b%d,"deltas":[%b%b' % (head, first, b",".join(pieces), tail)
 
 
@@ -167,6 +170,11 @@ class Replay(_ForAttempt):
     after: int
 
 
+MOST_PIECES = 1024
+"""The largest number of messages of one handover, since the worker keeps them until all have arrived."""
+
+_LONGEST_NAME = 1024
+
 Obstacle = Literal["", "tool_call", "reasoning", "schema", "part"]
 """Why no lane can continue an answer: a tool call has begun; the agent has reasoning but no text; the answer must match
 a schema, which a continuation would begin anew; the agent joined in the middle, and lacks the first part."""
@@ -176,7 +184,7 @@ class Handover(_ForAttempt):
     """The agent's reply to `Resume`: the agent has all deltas before `position`.
 
     `state`: `done` if the request has already ended for the agent, `stale` if the agent knows a newer attempt.
-    `lane` and `model` are those of the agent's last delta; empty if the agent has no delta or runs an older version.
+    `lane` and `model`, by the lane's own name, are those of the agent's last delta; empty if the agent has no delta.
 
     `text`: the text of the answer so far. A long text travels in several messages that have the same position, numbered
     by `piece` from 0. `tokens`: how many tokens that text has, counted as one for each delta. `finish_reason`: set if
@@ -187,11 +195,11 @@ class Handover(_ForAttempt):
     type: Literal["handover"] = "handover"
     state: Literal["open", "done", "stale"] = "open"
     position: int = Field(default=0, ge=0)
-    lane: str = ""
-    model: str = ""
+    lane: str = Field(default="", max_length=_LONGEST_NAME)
+    model: str = Field(default="", max_length=_LONGEST_NAME)
     text: str = Field(default="", repr=False)
-    piece: int = 0
-    pieces: int = 1
+    piece: int = Field(default=0, ge=0)
+    pieces: int = Field(default=1, ge=1, le=MOST_PIECES)
     tokens: int = Field(default=0, ge=0)
     finish_reason: FinishReason | None = None
     obstacle: Obstacle = ""

@@ -469,6 +469,14 @@ def test_a_handover_has_the_text_up_to_the_first_gap() -> None:
     assert "ab" not in repr(handover)
 
 
+def test_the_lanes_own_name_of_the_model_is_handed_over() -> None:
+    """The agent itself reads the name that the model server gave."""
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "a").model_copy(update={"model": "m-2026", "served_as": "m"}))
+    (handover,) = handed_over(buffer)
+    assert (handover.model, buffer.answer.model) == ("m", "m-2026")
+
+
 @pytest.mark.parametrize("size", [0, 1, PIECE_SIZE, PIECE_SIZE + 1, 3 * PIECE_SIZE])
 def test_a_long_text_is_handed_over_in_pieces(size: int) -> None:
     """The pieces give the text, say how many they are, and have the same position."""

@@ -225,6 +225,20 @@ def test_the_writer_of_deltas_writes_what_the_message_is(first: int, deltas: lis
     assert deltas_writer(7, "w1", "l1", model)(first, map(delta_piece, deltas)) == message.to_wire()
 
 
+def test_the_writer_of_deltas_writes_what_is_rare() -> None:
+    """The attempt that began the answer anew, and the lane's own name of the model."""
+    message = Deltas(attempt=7, worker="w", lane="l", model="m", first=0, deltas=[], begun_by=7, served_as='m"1')
+    assert deltas_writer(7, "w", "l", "m", begun_by=7, served_as='m"1')(0, []) == message.to_wire()
+
+
+@pytest.mark.parametrize("field", ["pieces", "piece", "model", "lane"])
+def test_a_handover_is_bounded(field: str) -> None:
+    """In a pool without a key, whoever has the password may write one, and a worker keeps the pieces."""
+    wrong = {"pieces": messages.MOST_PIECES + 1, "piece": -1, "model": "m" * 1025, "lane": "l" * 1025}
+    with pytest.raises(ValidationError):
+        control_message(json.dumps({"type": "handover", "id": new_id(), "attempt": 1, field: wrong[field]}).encode())
+
+
 def test_what_is_absent_costs_nothing() -> None:
     """A delta of text alone is as short on the wire as it was before there was anything else."""
     wire = deltas_writer(7, "w1", "l1", "m")(0, [delta_piece(TokenDelta(text="a"))])

@@ -23,7 +23,6 @@ from tokenlane.routing.decide.recovery import (
 )
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
-from tokenlane.worker.providers.answers.model_names import same_model
 
 from .outcome import NotResumed
 
@@ -71,7 +70,6 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
     Raises:
         NotResumed: the attempt must not do either.
     """
-    handover = _name_as_lanes_do(handover, run)
     # An agent of an older version sends neither text nor tokens. Deltas with log probabilities may have no text.
     lacks_text = not handover.text and "tokens" not in handover.model_fields_set
     obstacle: Obstacle = handover.obstacle or ("part" if lacks_text else "schema" if run.has_schema else "")
@@ -88,14 +86,6 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
             raise NotResumed("cannot_continue", decision)
         case decision:
             assert_never(decision)
-
-
-def _name_as_lanes_do(handover: Handover, run: Run) -> Handover:
-    """The handover, with the name under which this lane or the queue knows its model. The agent has the name that the
-    model server gave in the answer, which may have an additional date or owner."""
-    known = (run.claim.needs.continues, run.claim.model)
-    name = next((name for name in known if name and same_model(handover.model, name)), handover.model)
-    return handover.model_copy(update={"model": name})
 
 
 def _continue(run: Run, handover: Handover) -> None:

@@ -53,6 +53,7 @@ class Outlet:
         self.begun_by = 0
         self.start = 0
         self._seal: Callable[[bytes], bytes] | None = None if is_sealed else _plain
+        self._served_as = model
         self._name_model(model)
         self._first = 0
         self._has_text = self._has_reasoning = self._has_calls = False
@@ -177,6 +178,8 @@ class Outlet:
 
     def _name_model(self, model: str) -> None:
         self._write = deltas_writer(
-            self.attempt[1], self._publisher.worker, self._publisher.lane, model, begun_by=self.begun_by
+            *(self.attempt[1], self._publisher.worker, self._publisher.lane, model),
+            begun_by=self.begun_by,
+            served_as="" if model == self._served_as else self._served_as,
         )
         self.model = model

@@ -84,13 +84,14 @@ class WorkerMessages:
         return batch
 
     def _next_handovers(self) -> Iterator[MessageToWorker]:
-        """Take the messages of the oldest handovers from the queue, as many as fit into a batch."""
+        """Take messages of the handovers from the queue, as many as fit into a batch: one of each in turn, so that a
+        long handover delays no other."""
         messages = size = 0
         while self._handovers and messages < _BATCH and size < _BATCH_SIZE:
-            attempt, parts = next(iter(self._handovers.items()))
+            parts = self._handovers.pop(attempt := next(iter(self._handovers)))
             part = parts.popleft()
-            if not parts:
-                del self._handovers[attempt]
+            if parts:
+                self._handovers[attempt] = parts
             messages += 1
             size += len(part.message.text) if isinstance(part.message, Handover) else 0
             yield part

@@ -146,3 +146,19 @@ def test_filters_in_a_row() -> None:
     """Reasoning is taken out first, then the stop word and what follows it."""
     pieces = list("<think>hm END</think>so it is END of it")
     assert through([ThinkTagFilter(), StopWordFilter(["END"])], pieces) == ("so it is ", "hm END")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("words", [["STOP!"], ["STOP!", "TO", "P! "]])
+def test_no_answer_breaks_off_in_a_stop_word(words: list[str], size: int) -> None:
+    """The beginning of a stop word is held back, so wherever an answer breaks off, the model server that continues the
+    delivered part writes the whole word, and the answer ends where an undisturbed one does."""
+    text = "one STOP! two"
+    (undisturbed, _), *_ = [StopWordFilter(words).feed(text)]
+    for cut in range(len(text) + 1):
+        before, after = StopWordFilter(words), StopWordFilter(words)
+        pieces = [text[at : min(at + size, cut)] for at in range(0, cut, size)]
+        delivered = "".join(before.feed(piece)[0] for piece in pieces)
+        if not before.reached:
+            delivered += after.feed(text[len(delivered) :])[0]
+        assert delivered == undisturbed
