@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 import pytest
+from tests.integration.clients import quick_client
 from tests.integration.lanes import lane_of
 
 from tokenlane.benches.simulator import Simulator
@@ -65,6 +66,25 @@ async def test_another_lane_with_the_same_model_continues(pool: Pool, client: Cl
     broken, last = record.attempts
     assert (broken.lane, broken.ended_by) == ("gpu0", "provider_down")
     assert (last.lane, last.ended_by) == ("gpu1", "completed")
+
+
+async def test_a_client_that_attaches_later_gets_the_whole_answer(pool: Pool, client: Client, redis_url: str) -> None:
+    """The worker that continued the answer replays the part that it was handed over, though another lane wrote it."""
+    await write_policy(pool)
+    first, second = Simulator(api="vllm"), Simulator(api="vllm")
+    async with lanes(redis_url, ("vllm", first), ("vllm", second)):
+        first.faults.append(CUT)
+        async with client.chat("q", role="r") as stream:
+            read = [delta async for delta in stream]
+        broken_at = next(delta.position for delta in read if delta.lane == "gpu1")
+        async with quick_client(redis_url) as other:
+            async with other.attach(stream.request_id) as joined:
+                deltas = [delta async for delta in joined]
+            async with other.attach(stream.request_id, after=broken_at) as joined:
+                rest = [delta.text async for delta in joined]
+    assert "".join(delta.text for delta in deltas) == TEXT
+    assert [(delta.position, delta.lane) for delta in deltas[:2]] == [(broken_at - 1, "gpu0"), (broken_at, "gpu1")]
+    assert "".join(rest) == "".join(delta.text for delta in read if delta.position > broken_at)
 
 
 async def test_the_same_lane_continues_if_there_is_no_other(pool: Pool, client: Client, redis_url: str) -> None:

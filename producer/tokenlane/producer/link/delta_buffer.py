@@ -6,7 +6,6 @@ the order in which they were sent. Messages for a worker are returned to the cal
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
@@ -39,11 +38,10 @@ from tokenlane.routing.store.request_life import Ending
 
 from .answer_builder import AnswerBuilder
 from .handover import make_handover
+from .unread_deltas import UNREAD_DELTAS, UnreadDeltas
 
-UNREAD_DELTAS = 1024
 MAX_ANSWER_SIZE = 32 * 1024 * 1024  # characters
 _MAX_UNREAD_DELTAS = 64 * UNREAD_DELTAS
-_MERGED_SIZE = 4096  # characters; merging longer pieces would take quadratic time
 _MAX_EARLY_DELTAS = 4096
 _PURGED = "an operator cancelled all waiting requests of the role with `tokenlane roles purge`"
 _ORPHANED = "the pool cancelled the request, since its client sent no beat for the orphan_ms of the pool's policy"
@@ -102,7 +100,7 @@ class DeltaBuffer:
         self.result: Result | None = None
         self._first = position
         self.answer = AnswerBuilder()
-        self._unread: deque[TokenDelta] = deque()
+        self._unread = UnreadDeltas(unread_deltas)
         self._early: dict[int, TokenDelta] = {}
         self._ending: Completed | Failed | None = None
         self._handed_over = 0
@@ -112,7 +110,6 @@ class DeltaBuffer:
         self._begins_anew = False
         self._waits_after = 0
         self._why_waiting: Wait | str = ""
-        self._unread_deltas = unread_deltas
         self._longest_answer = longest_answer
 
     @property
@@ -122,7 +119,7 @@ class DeltaBuffer:
 
     def pop(self) -> TokenDelta | None:
         """The next delta for the reader; None if it has not arrived yet."""
-        return self._unread.popleft() if self._unread else None
+        return self._unread.pop()
 
     def replay(self, attempt: int = 0) -> Replay:
         """Make the message that asks a worker to publish the missing deltas again."""
@@ -144,8 +141,7 @@ class DeltaBuffer:
         self._begin_attempt(message.attempt)
         match message:
             case Deltas():
-                self._served_as = message.served_as or message.model
-                self._add(message, message.deltas)
+                self._add_deltas(message)
             case Progressed():
                 self.worker = message.worker
                 self.progress = message.progress
@@ -267,6 +263,13 @@ class DeltaBuffer:
         self.position = self._first = self._handed_over = 0
         self._begins_anew = True
 
+    def _add_deltas(self, message: Deltas) -> None:
+        if message.stands_for:
+            self._add_replayed_part(message)
+        else:
+            self._served_as = message.served_as or message.model
+            self._add(message, message.deltas)
+
     def _add(self, message: Deltas | Completed | Failed, deltas: Sequence[TokenDelta]) -> None:
         self.worker = message.worker or self.worker
         # An attempt that failed before its first delta leaves the earlier answer as it is.
@@ -281,14 +284,27 @@ class DeltaBuffer:
                 continue
             if position > self.position and len(self._early) >= _MAX_EARLY_DELTAS:
                 break
-            delta.request_id, delta.attempt, delta.position = self.request_id, message.attempt, position
-            delta.lane, delta.model = message.lane, message.model
-            if position == self.position:
-                self._accept(delta)
-            else:
-                self._early[position] = delta
-            while (held := self._early.pop(self.position, None)) is not None:
-                self._accept(held)
+            self._take(delta, position, message)
+
+    def _add_replayed_part(self, message: Deltas) -> None:
+        """Add the text that the owner handed over to this attempt, if this reader has only the beginning of it."""
+        if message.begun_by > self._begun_by:
+            self._begin_anew(message.begun_by)
+        part, known = "".join(delta.text for delta in message.deltas), self.answer.text
+        if self._first > 0 or self.position >= message.stands_for or not part.startswith(known):
+            return
+        self.position = message.stands_for - 1
+        self._early = {position: delta for position, delta in self._early.items() if position > self.position}
+        delta = TokenDelta(text=part[len(known) :])
+        self._take(delta, self.position, message)
+
+    def _take(self, delta: TokenDelta, position: int, message: Deltas | Completed | Failed) -> None:
+        """Take in a delta, and the deltas after it that arrived before it."""
+        delta.request_id, delta.attempt, delta.position = self.request_id, message.attempt, position
+        delta.lane, delta.model = message.lane, message.model
+        self._early[position] = delta
+        while (held := self._early.pop(self.position, None)) is not None:
+            self._accept(held)
 
     def _accept(self, delta: TokenDelta) -> None:
         if self.ended:
@@ -296,9 +312,7 @@ class DeltaBuffer:
         self.position += 1
         delta.restarted, self._begins_anew = self._begins_anew, False
         self.answer.add(delta)
-        full = len(self._unread) >= self._unread_deltas
-        if not (full and _merge(self._unread[-1], delta)):
-            self._unread.append(delta)
+        self._unread.put(delta)
         if self.answer.size > self._longest_answer or len(self._unread) > _MAX_UNREAD_DELTAS:
             limit = f"{self._longest_answer} characters or {_MAX_UNREAD_DELTAS} unread deltas"
             self.fail(LlmError(f"the answer is longer than {limit}: lower max_tokens, or read faster"))
@@ -319,23 +333,3 @@ class DeltaBuffer:
     def _end(self) -> None:
         self.ended = True
         self._early.clear()
-
-
-def _merge(last: TokenDelta, delta: TokenDelta) -> bool:
-    """Append `delta` to `last` if both are plain text, or both plain reasoning, and `last` is not too long."""
-    size = len(last.text) + len(last.reasoning) + len(last.logprobs)
-    if size >= _MERGED_SIZE or not (_is_plain(last) and _is_plain(delta)):
-        return False
-    if bool(last.reasoning) != bool(delta.reasoning) or last.attempt != delta.attempt:
-        return False
-    last.text += delta.text
-    last.reasoning += delta.reasoning
-    last.logprobs += delta.logprobs
-    last.position = delta.position
-    return True
-
-
-def _is_plain(delta: TokenDelta) -> bool:
-    if delta.tool_calls or delta.finish_reason is not None or delta.usage is not None:
-        return False
-    return not (delta.text and delta.reasoning)

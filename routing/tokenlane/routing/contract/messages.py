@@ -33,6 +33,9 @@ class Deltas(_FromAttempt):
     `begun_by`: the attempt that began the answer anew, which makes void what earlier attempts sent; 0 if none did. All
     messages of that attempt say so, and all messages of the attempts that continue it. `served_as`: the lane's own name
     of the model; empty if the model server names its model in the same way.
+
+    `stands_for`: if set, the only delta has the text of the first `stands_for` deltas of the answer. The worker that
+    continues an answer replays the earlier part in this way.
     """
 
     type: Literal["deltas"] = "deltas"
@@ -43,6 +46,7 @@ class Deltas(_FromAttempt):
     deltas: list[TokenDelta] = Field(repr=False)
     begun_by: int = 0
     served_as: str = ""
+    stands_for: int = Field(default=0, ge=0)
 
 
 def deltas_writer(

@@ -600,3 +600,51 @@ def test_a_router_that_refuses_a_begun_answer_interrupts_it(error: LlmError) -> 
     assert isinstance(buffer.error, Interrupted)
     assert (buffer.error.partial, buffer.error.lane, buffer.error.request_id) == ("a", "l1", ID)
     assert type(nothing.error) is type(error)
+
+
+def replayed(text: str, stands_for: int, *, begun_by: int = 0) -> Deltas:
+    """The part of an earlier attempt, as the worker that continues it replays it."""
+    part = deltas(0, text, attempt=2)
+    return part.model_copy(update={"stands_for": stands_for, "begun_by": begun_by})
+
+
+@pytest.mark.parametrize("has", [0, 1, 2, 3])
+@pytest.mark.parametrize("part_first", [True, False])
+def test_a_reader_gets_the_part_that_was_handed_over(has: int, part_first: bool) -> None:
+    """Whatever it has of the answer, it gets the rest of the part as one delta, and then what follows."""
+    buffer = DeltaBuffer(ID)
+    if has:
+        buffer.receive(deltas(0, *["a", "b", "c"][:has]))
+    messages = [replayed("abc", 3), deltas(3, "d", attempt=2)]
+    buffer.receive(Deltas(attempt=2, worker="w", lane="l", model="m", first=4, deltas=[]))
+    for message in messages if part_first else reversed(messages):
+        buffer.receive(message.model_copy(deep=True))
+    got = drained(buffer)
+    assert ("".join(delta.text for delta in got), buffer.answer.text, buffer.position) == ("abcd", "abcd", 4)
+    positions = [delta.position for delta in got]
+    assert positions == [*range(has), *([2] if has < 3 else []), 3]
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_reader_that_joined_in_the_part_does_not_get_it(position: int) -> None:
+    """It lacks the beginning, so it cannot know where in the text it stands."""
+    buffer = DeltaBuffer(ID, position=position)
+    buffer.receive(replayed("abc", 3))
+    assert (drained(buffer), buffer.position) == ([], position)
+
+
+def test_a_part_that_differs_is_not_joined_to_what_a_reader_has() -> None:
+    """Nobody's text is changed by a worker whose agent had another."""
+    buffer = DeltaBuffer(ID)
+    buffer.receive(deltas(0, "x"))
+    buffer.receive(replayed("abc", 3))
+    assert (buffer.answer.text, buffer.position) == ("x", 1)
+
+
+def test_a_replayed_part_of_an_answer_that_began_anew() -> None:
+    """A reader of the old answer that allows a new one drops the old one first."""
+    buffer = DeltaBuffer(ID, may_restart=True)
+    buffer.receive(deltas(0, "x"))
+    buffer.receive(replayed("abc", 3, begun_by=2))
+    (delta,) = drained(buffer)
+    assert (delta.text, delta.restarted, buffer.answer.text, buffer.position) == ("abc", True, "abc", 3)

@@ -90,7 +90,7 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
 
 def _continue(run: Run, handover: Handover) -> None:
     run.partial = handover
-    run.outlet.start_at(handover.position, handover.begun_by)
+    run.outlet.continue_after(handover)
 
 
 def _must_match_schema(request: ChatRequest) -> bool:

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
-from tokenlane.routing.contract.messages import ChannelMessage, Obstacle, Progressed, delta_piece, deltas_writer
+from tokenlane.routing.contract.messages import (
+    ChannelMessage,
+    Deltas,
+    Handover,
+    Obstacle,
+    Progressed,
+    delta_piece,
+    deltas_writer,
+)
 from tokenlane.routing.contract.results import Progress
 
-from .replay_memory import AttemptKey
+from .replay_memory import REPLAY_BYTES, AttemptKey
 
 if TYPE_CHECKING:
     from .publisher import Publisher
@@ -61,17 +69,28 @@ class Outlet:
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
 
-    def start_at(self, position: int, begun_by: int = 0) -> None:
-        """Continue an answer at `position`: the agent has all deltas before it, and their text. Call this before the
-        first `put`.
+    def continue_after(self, part: Handover) -> None:
+        """Continue the answer after the part that the agent has. Call this before the first `put`.
 
-        Args:
-            begun_by: the attempt that began the answer anew; 0 if none did.
+        The text of the part is kept for clients that attach later, since the worker that sent it may be dead.
         """
-        self.start = self._first = position
+        self.start = self._first = part.position
         self._has_text = True
-        self.begun_by = begun_by
+        self.begun_by = part.begun_by
         self._name_model(self.model)
+        self._forget_part()
+        if part.text and len(part.text) <= REPLAY_BYTES and self._seal is not None:
+            replayed = Deltas(
+                attempt=self.attempt[1],
+                worker=self._publisher.worker,
+                lane=part.lane,
+                model=part.model,
+                first=0,
+                deltas=[TokenDelta(text=part.text)],
+                begun_by=part.begun_by,
+                stands_for=part.position,
+            )
+            self._publisher.memory.keep(self.attempt, part.position, self._seal(replayed.to_wire()))
 
     def restart(self) -> None:
         """Begin the answer anew: what the agent has from earlier attempts is void. Call this before the first `put`."""
@@ -79,6 +98,7 @@ class Outlet:
         self.start = self._first = 0
         self._has_text = False
         self._name_model(self.model)
+        self._forget_part()
 
     @property
     def obstacle(self) -> Obstacle:
@@ -172,6 +192,11 @@ class Outlet:
     def discard(self) -> None:
         """Forget the attempt's messages: a later attempt answers the request."""
         self._publisher.memory.forget(self.attempt)
+
+    def _forget_part(self) -> None:
+        """Forget the part of an earlier attempt, which is all that is kept before the first `put`."""
+        self._publisher.memory.forget(self.attempt)
+        self._publisher.memory.open(self.attempt)
 
     def _clear(self) -> None:
         self._waiting, self._pieces, self._waiting_bytes = [], [], 0

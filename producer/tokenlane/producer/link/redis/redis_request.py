@@ -162,6 +162,7 @@ class RedisRequest(OpenRequest):
             return
         if error is None:
             self._enter(RequestState.QUEUED)
+            self._why_waiting = "the pool had lost this request, which waits in its queue again"
         elif isinstance(error, QueueFull):  # every beat tries again, since the pool had accepted the request before
             self._why_waiting = f"the pool lost this request, and cannot accept it again yet: {error.message}"
         elif not isinstance(error, PoolUnavailable):
