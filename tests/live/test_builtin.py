@@ -358,8 +358,10 @@ async def test_the_server_dies_with_its_parent(model_path: Path, blow: signal.Si
         while True:
             try:
                 _, writer = await asyncio.open_connection(host, int(port))
+                writer.close()
+                await writer.wait_closed()
+            except ConnectionResetError:  # the server ended while it was accepting
+                continue
             except ConnectionRefusedError:
                 break
-            writer.close()
-            await writer.wait_closed()
             await asyncio.sleep(0.02)

@@ -81,7 +81,7 @@ async def test_the_session_of_the_docs(server: EmbeddedServer, opened: Farm) -> 
     prepare, show, check, rotate, drop = documented("Changing the key")
 
     async def run(command: list[str]) -> Ended:
-        return await (await opened.tokenlane(*command, TOKENLANE_HOME=home_of(opened))).ended()
+        return await run_in_thread(*command, "--redis", opened.url, TOKENLANE_HOME=home_of(opened))
 
     async with Simulator() as backend, connect(server.url) as pool, Client(server.url) as client:
         routes = {lane: RolePolicy(route=(Candidate(lane=lane),)) for lane in ("gpu0", "gpu1")}
