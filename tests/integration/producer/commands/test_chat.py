@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.integration.life import raw, state_of
 from tests.integration.stand_in import Run, StandIn
+from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.config.host.embedded_server import EmbeddedServer
@@ -80,10 +82,9 @@ async def test_the_answer_is_streamed(redis_url: str, worker: StandIn) -> None:
 async def test_a_pool_that_refuses_the_database(redis_url: str) -> None:
     """What the server says against it is told, not that there is none."""
     async with EmbeddedServer() as server:
-        async with chat("hello", "--redis", server.url.replace("db=0", "db=99")) as process:
-            code, _, said = await ended(process)
-    assert code == exits.USAGE
-    assert "database" in said
+        refused = await run_in_thread("chat", "hello", "--redis", server.url.replace("db=0", "db=99"))
+    assert refused.code == exits.USAGE
+    assert "database" in refused.error
 
 
 async def test_a_url_with_an_option_of_redis_py(redis_url: str, worker: StandIn) -> None:
@@ -104,13 +105,27 @@ async def test_a_url_with_an_option_of_redis_py(redis_url: str, worker: StandIn)
         ("worker --provider openai --endpoint http://127.0.0.1:1 --pool 'a b'", "Pool name 'a b'"),
         ("up --provider openai --endpoint http://127.0.0.1:1 --pool 'a b'", "Pool name 'a b'"),
         ("chat hello --timeout inf", "number of seconds"),
+    ],
+)
+async def test_a_wrong_argument(command: str, subject: str, redis_url: str, tmp_path: Path) -> None:
+    """The error is one message that names the wrong argument."""
+    surroundings = {"TOKENLANE_REDIS_URL": redis_url, "TOKENLANE_HOME": str(tmp_path)}
+    refused = await run_in_thread(*shlex.split(command), **surroundings)
+    assert refused.code in (exits.FAILED, exits.USAGE), refused
+    assert subject.casefold() in refused.error.casefold()
+    assert "Traceback" not in refused.error
+
+
+@pytest.mark.parametrize(
+    ("command", "subject"),
+    [
         ("chat - <&-", "standard input"),
         ("chat hello >&-", "standard output"),
         ("status --help >/dev/full", "standard output"),
     ],
 )
-async def test_a_wrong_argument_or_closed_stream(command: str, subject: str, redis_url: str, tmp_path: Path) -> None:
-    """The error is one message that names the wrong argument or the closed stream."""
+async def test_a_closed_stream(command: str, subject: str, redis_url: str, tmp_path: Path) -> None:
+    """The error is one message that names the closed stream."""
     shell = f'exec {sys.executable} -c "from tokenlane.config.cli.root import main; main()" {command}'
     surroundings = {"TOKENLANE_REDIS_URL": redis_url, "TOKENLANE_HOME": str(tmp_path)}
     process = await asyncio.create_subprocess_exec(
@@ -190,36 +205,48 @@ async def test_the_question_is_read_from_standard_input(redis_url: str, worker: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "typed", "says"),
+    ("argument", "typed", "says"),
     [
-        (["-"], b"\xff\xfe", "UTF-8"),
-        ([b"\xff"], None, "UTF-8"),
-        (["hi", "--max-tokens", "0"], None, "max_tokens"),
-        (["hi", "--role", "no role"], None, "role"),
-        (["hi", "--nonsense"], None, "nonsense"),
-        ([], None, "question"),
-        ([""], None, "question is empty"),
-        (["-"], b"", "question on standard input"),
-        (["-"], b" \n", "question on standard input"),
-        (["hi", "--redis", "http://127.0.0.1:1"], None, "Redis URL"),
+        (b"-", b"\xff\xfe", "UTF-8"),
+        (b"\xff", b"", "UTF-8"),
+        (b"-", b"", "question on standard input"),
+        (b"-", b" \n", "question on standard input"),
     ],
 )
-async def test_wrong_usage(redis_url: str, arguments: list[str | bytes], typed: bytes | None, says: str) -> None:
+async def test_what_is_no_question(redis_url: str, argument: bytes, typed: bytes, says: str) -> None:
     """Wrong input is told in one message, with exit code 2 and no traceback."""
-    redis = [] if "--redis" in arguments else ["--redis", redis_url]
-    async with chat(*arguments, *redis) as process:
+    async with chat(argument, "--redis", redis_url) as process:
         code, out, error = await ended(process, typed)
     assert (code, out) == (exits.USAGE, "")
     assert says in error
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["hi", "--max-tokens", "0"], "max_tokens"),
+        (["hi", "--role", "no role"], "role"),
+        (["hi", "--nonsense"], "nonsense"),
+        ([], "question"),
+        ([""], "question is empty"),
+        (["hi", "--redis", "http://127.0.0.1:1"], "Redis URL"),
+    ],
+)
+async def test_wrong_usage(redis_url: str, arguments: list[str], says: str) -> None:
+    """A wrong argument is told in one message, with exit code 2 and no traceback."""
+    redis = [] if "--redis" in arguments else ["--redis", redis_url]
+    refused = await run_in_thread("chat", *arguments, *redis)
+    assert (refused.code, refused.out) == (exits.USAGE, "")
+    assert says in refused.error
+    assert "Traceback" not in refused.error
+
+
 async def test_no_pool_at_all(tmp_path: Path) -> None:
     """Without any pool it says how to start one."""
-    async with chat("hi", TOKENLANE_HOME=str(tmp_path)) as process:
-        code, _, error = await ended(process)
-    assert code == exits.USAGE
-    assert "tokenlane up" in error
+    refused = await run_in_thread("chat", "hi", TOKENLANE_HOME=str(tmp_path))
+    assert refused.code == exits.USAGE
+    assert "tokenlane up" in refused.error
 
 
 async def test_a_failure_is_told(redis_url: str, worker: StandIn) -> None:
