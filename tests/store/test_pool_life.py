@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.integration import life
@@ -14,7 +16,9 @@ from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.lanes.state import LaneState, ServerCondition
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.replies.values import Reply
 from tokenlane.routing.store.request_life import Ending
+from tokenlane.routing.store.scripts import Scripts
 
 
 async def fields(pool: Pool, request_id: str) -> dict[str, str]:
@@ -112,6 +116,24 @@ async def test_start_gives_the_worker_what_to_run(pool: Pool) -> None:
     lease = await raw(pool).zscore(f"{PREFIX}leases", asked.id)
     assert lease is not None
     assert lease - (await pool.survey()).now_ms > Policy().start_lease_ms
+
+
+async def test_a_reply_that_comes_late_leaves_less_time(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the network is slow or the worker was frozen, the time until the reply is subtracted, so that nothing runs
+    beyond the request's deadline."""
+    asked = await life.dispatched(pool)
+    deadline_ms = int((await fields(pool, asked.id))["deadline"])
+    before_ms, run = (await pool.survey()).now_ms, Scripts.run
+
+    async def run_slowly(self: Scripts, name: str, *args: bytes | str | int, **options: Any) -> Reply:
+        reply = await run(self, name, *args, **options)
+        await asyncio.sleep(0.1)
+        return reply
+
+    monkeypatch.setattr(Scripts, "run", run_slowly)
+    started = await pool.requests.start(asked.id, asked.attempt, WORKER)
+    assert started is not None
+    assert started.left_ms <= deadline_ms - before_ms - 100
 
 
 async def test_a_start_after_the_deadline_expires(pool: Pool) -> None:

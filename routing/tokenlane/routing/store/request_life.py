@@ -6,6 +6,8 @@ Every method may be retried, because a script that runs twice returns the same r
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
@@ -38,8 +40,9 @@ class ClaimedAttempt:
     """An attempt that a worker has claimed.
 
     `payload`: as the agent sent it; `KeyAgreement.unseal` unseals it. `starts`: how often the request was started,
-    including this time. `left_ms`: time to the deadline. `waited_ms`: time from submit to start. `needs`: the
-    envelope's needs, or the needs that recovery replaced them with.
+    including this time. `left_ms`: time to the deadline when the reply arrived; at most 0 if it had passed.
+    `waited_ms`: time from submit to start. `needs`: the envelope's needs, or the needs that recovery replaced them
+    with.
     """
 
     attempt: int
@@ -166,7 +169,9 @@ class Requests:
     async def start(self, request_id: str, attempt: int, worker: str) -> ClaimedAttempt | None:
         """Claim an attempt for a worker. Returns None if the attempt is over, if another worker has claimed it, or if
         this version cannot read the envelope."""
-        return _parse_claim(await self._scripts.run("start", request_id, attempt, worker))
+        asked_at = time.monotonic()
+        reply = await self._scripts.run("start", request_id, attempt, worker)
+        return _parse_claim(reply, math.ceil(1000 * (time.monotonic() - asked_at)))
 
     async def requeue(
         self,
@@ -287,7 +292,7 @@ class Requests:
         return Attachment(parse_status(status), as_text(role), as_int(left_ms))
 
 
-def _parse_claim(reply: Reply) -> ClaimedAttempt | None:
+def _parse_claim(reply: Reply, reply_ms: int) -> ClaimedAttempt | None:
     outcome, *rest = as_list(reply)
     if as_text(outcome) != "run":
         return None
@@ -307,7 +312,7 @@ def _parse_claim(reply: Reply) -> ClaimedAttempt | None:
         payload=as_bytes(payload),
         model=as_text(model),
         starts=as_int(starts),
-        left_ms=as_int(left_ms),
+        left_ms=as_int(left_ms) - reply_ms,
         waited_ms=as_int(waited_ms),
         cancelled=as_int(cancelled) == 1,
         needs=envelope.needs if queue is None else queue.needs,

@@ -212,6 +212,16 @@ async def test_a_deadline_expires_the_request() -> None:
     assert bench.ending[0] == "expired"
 
 
+@pytest.mark.parametrize("left_ms", [0, -100])
+async def test_a_request_whose_deadline_has_passed_opens_no_stream(left_ms: int) -> None:
+    """The reply that starts an attempt may arrive after the request's deadline."""
+    bench = Bench()
+    bench.pool.left_ms = left_ms
+    await bench.run()
+    assert bench.ending[0] == "expired"
+    assert bench.provider.requests == []
+
+
 async def test_a_request_cancelled_before_its_start_opens_no_stream() -> None:
     """The cancel flag that comes with the payload is obeyed."""
     bench = Bench()

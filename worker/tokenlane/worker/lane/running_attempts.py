@@ -113,6 +113,8 @@ class Run:
         Raises:
             Stopped: the block was cancelled, possibly before it began.
         """
+        if self.left_ms == 0:  # a timeout lets the block run until it first waits
+            self.stop("expired")
         self._raise_if_stopped()
         self._timeout = timeout = asyncio.timeout_at(self.deadline)
         try:
