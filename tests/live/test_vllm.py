@@ -28,6 +28,8 @@ from tokenlane.worker.discovery.targets import Target
 from tokenlane.worker.providers.conformance import Report, check_provider
 from tokenlane.worker.providers.openai.vllm import VllmProvider
 
+from .cut_answers import CUTS, Cut, check_cut
+
 PLACE = os.environ.get("TOKENLANE_TEST_VLLM", "")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 QUESTION = "What is the capital of France? Answer in one sentence."
@@ -120,6 +122,13 @@ async def test_a_begun_answer_goes_on(provider: VllmProvider) -> None:
         more = await answer_of(provider, ask(QUESTION, temperature=0, max_tokens=12), "smollm2", begun)
         assert more.lstrip().startswith("France")
         assert more.startswith(" ") is not begun.endswith(" ")
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+async def test_a_cut_answer_goes_on(cut: Cut, endpoint: str, redis_url: str) -> None:
+    """Wherever a stream is cut, the text is the part before the cut, and what the server gives to who asks it to continue
+    that part."""
+    await check_cut(cut, redis_url, "vllm", (endpoint, endpoint), "smollm2")
 
 
 async def test_it_counts_as_it_reads(provider: VllmProvider) -> None:
