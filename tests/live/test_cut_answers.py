@@ -28,5 +28,5 @@ async def endpoints() -> AsyncIterator[tuple[str, str]]:
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 async def test_a_cut_answer_goes_on(cut: Cut, endpoints: tuple[str, str], redis_url: str) -> None:
     """In the middle of a word or a character, or after a space: the text is the part before the cut, and what the other
-    server gives to who asks it to continue that part."""
+    server gives when it is asked to continue that part."""
     await check_cut(cut, redis_url, "llamacpp", endpoints, MODEL_NAME, {"cache_prompt": False})

@@ -126,8 +126,8 @@ async def test_a_begun_answer_goes_on(provider: VllmProvider) -> None:
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 async def test_a_cut_answer_goes_on(cut: Cut, endpoint: str, redis_url: str) -> None:
-    """Wherever a stream is cut, the text is the part before the cut, and what the server gives to who asks it to continue
-    that part."""
+    """Wherever a stream is cut, the text is the part before the cut, and what the server gives when it is asked to
+    continue that part."""
     await check_cut(cut, redis_url, "vllm", (endpoint, endpoint), "smollm2")
 
 
