@@ -1,4 +1,4 @@
-"""Agents that are killed in the middle of an answer, and others that go on with it, in processes of their own."""
+"""Agents that are killed or frozen in the middle of an answer, in processes of their own."""
 
 from __future__ import annotations
 
@@ -140,3 +140,25 @@ async def test_one_key_in_many_processes(tmp_path: Path) -> None:
         async with Client(server.url, agent="agent1") as client:
             with pytest.raises(Duplicate, match=request_id):
                 await client.complete("hi", role="planner", idempotency_key="order 7")
+
+
+async def test_a_frozen_agent_slows_nobody(tmp_path: Path) -> None:
+    """While it reads nothing, its own answer is generated to the end, and other agents of the lane get theirs. Once it
+    goes on, it reads the rest without a gap or a repeat."""
+    async with Server(tmp_path) as server, Simulator() as backend, farm(tmp_path, server.url) as opened:
+        await opened.worker("gpu0", backend, "--capacity", "2")
+        agent = await opened.python(ASKS, server.url, asked(hold_after=5))
+        await has_read(agent, 5)
+        agent.freeze()
+        backend.release()
+        async with Client(server.url) as client:
+            answers = await asyncio.gather(*(client.complete("hi", role="planner") for _ in range(10)))
+            assert len({answer.text for answer in answers}) == 1
+        await backend.wait_for(lambda: backend.log[0].ended == "completed")
+        agent.thaw()
+        ended = await agent.ended()
+        assert ended.code == 0, ended
+        got = deltas(agent)
+        assert "".join(text for _, text in got) == "".join(PIECES)
+        assert [position for position, _ in got] == list(range(len(got)))
+        assert [received.ended for received in backend.log] == ["completed"] * 11

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 from tests.faults.history import Accepted, Event, Got, check_history
 from tests.faults.scenario import POLICY, ask
-from tests.integration.farm import eventually, farm
+from tests.integration.farm import ASYNCIO, eventually, farm
 from tests.integration.life import ENDED, audit, raw
 from tests.integration.sentinels import Watched, watched
 from tests.waiting import until
@@ -69,8 +69,9 @@ class Answers:
 
 
 @asynccontextmanager
-async def answers(directory: Path) -> AsyncIterator[Answers]:
-    """Watched servers, and workers that find their pool by the Sentinels, for ten requests at once each."""
+async def answers(directory: Path, shim: str = "") -> AsyncIterator[Answers]:
+    """Watched servers, and workers that find their pool by the Sentinels, for ten requests at once each. `shim`: what
+    the workers do before they start."""
     async with (
         watched(directory) as servers,
         Simulator(capacity=64) as backend,
@@ -78,14 +79,17 @@ async def answers(directory: Path) -> AsyncIterator[Answers]:
     ):
         async with connect(servers.url) as pool:
             await pool.policies.write(POLICY)
-        await asyncio.gather(*(workers.worker(lane, backend, "--capacity", "10") for lane in ("gpu0", "gpu1")))
+        started = (workers.worker(lane, backend, "--capacity", "10", shim=shim) for lane in ("gpu0", "gpu1"))
+        await asyncio.gather(*started)
         async with Client(servers.url) as client:
             yield Answers(servers, backend, client)
 
 
-async def test_a_failover_in_the_middle_of_answers(tmp_path: Path) -> None:
-    """Of 20 answers that stream when the primary and a Sentinel are killed, all are whole and of one attempt each."""
-    async with answers(tmp_path) as asked:
+@pytest.mark.parametrize("shim", ["", ASYNCIO], ids=["uvloop", "asyncio"])
+async def test_a_failover_in_the_middle_of_answers(shim: str, tmp_path: Path) -> None:
+    """Of 20 answers that stream when the primary and a Sentinel are killed, all are whole and of one attempt each,
+    whichever event loop the workers have."""
+    async with answers(tmp_path, shim) as asked:
         await asked.ask(_ANSWERS, hold_after=10)
         await asked.backend.held(_ANSWERS)
         await asked.all_read(10 * _ANSWERS)
