@@ -82,6 +82,25 @@ async def _requeue_lapsed(pool: Pool, asked: Asked) -> None:
     await pool.requests.requeue(asked.id, asked.attempt, "")
 
 
+async def _lose_payload(pool: Pool, asked: Asked) -> None:
+    await raw(pool).flushall()
+    await life.beat(pool, WORKER, LANE, life.hold(asked))
+
+
+async def _lose_payload_late(pool: Pool, asked: Asked) -> None:
+    await _lose_payload(pool, asked)
+    await life.pass_deadline(pool, asked.id)
+
+
+async def _lose_payload_flagged(pool: Pool, asked: Asked) -> None:
+    await _lose_payload(pool, asked)
+    await pool.requests.cancel(asked.id)
+
+
+async def _forget(pool: Pool, asked: Asked) -> None:
+    await pool.requests.forget(asked.id, asked.attempt, WORKER)
+
+
 def _finish(ending: Ending) -> Act:
     return lambda pool, asked: life.finish(pool, asked, ending)
 
@@ -139,6 +158,10 @@ STEPS = [
       if (script, when) != ("sweep", _LATE)),
     *(Step(script, _FLAGGED, "cancelled", act, _lapse_flagged)
       for script, act in (("requeue", _requeue_lapsed), ("finish", _give_up), ("check", _check), ("sweep", _sweep))),
+    Step("forget", "the attempt broke, and only the agent still has the request's payload", "nothing",
+         _forget, _lose_payload),
+    Step("forget", _FLAGGED, "expired", _forget, _lose_payload_late),
+    Step("forget", _FLAGGED, "cancelled", _forget, _lose_payload_flagged),
 ]  # fmt: skip
 
 
@@ -159,7 +182,7 @@ async def test_a_step_leads_where_the_table_says(step: Step, state: str, pool: P
     if leads and step.arrange is not None:
         await step.arrange(pool, asked)
     await step.act(pool, asked)
-    assert (await life.audit(raw(pool)))[asked.id] == (step.after if leads else state)
+    assert (await life.audit(raw(pool))).get(asked.id, "nothing") == (step.after if leads else state)
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step.before == {"nothing"}], ids=lambda step: step.script)
