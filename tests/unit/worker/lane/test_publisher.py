@@ -243,6 +243,20 @@ async def test_close_waits_for_the_flush_and_returns_the_unpublished_deltas() ->
         assert len(pool.flushes) == 1
 
 
+@pytest.mark.parametrize(("last", "published"), [("text", 2), ("more reasoning", 1)])
+async def test_close_publishes_the_first_text_after_reasoning(last: str, published: int) -> None:
+    """Otherwise an answer that breaks off there could not be continued."""
+    async with publishing(Timings(batch_wait_s=60)) as (publisher, pool):
+        await begun(publisher, pool, 1)  # another answer, for whose deltas this one waits
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        outlet.put(TokenDelta(reasoning="hm"))
+        await until(lambda: len(pool.flushes) == 2)
+        outlet.put(TokenDelta(text="a") if last == "text" else TokenDelta(reasoning="so"))
+        rest = await outlet.close()
+    assert (rest.first, rest.end) == (published, 2)
+    assert outlet.obstacle == ("" if last == "text" else "reasoning")
+
+
 async def test_a_full_outlet_makes_its_stream_wait() -> None:
     """An outlet beyond its limit has no room until a flush has taken its deltas."""
     async with publishing(unflushed_bytes=100) as (publisher, pool):

@@ -179,8 +179,15 @@ class Outlet:
         return message
 
     async def close(self) -> Unpublished:
-        """Wait for a flush in flight, then return the deltas that were not published. No flush takes them any more."""
+        """Wait for a flush in flight, then return the deltas that were not published. No flush takes them any more.
+
+        If only reasoning was published and these deltas have text, they are published first: with its first text, a
+        later attempt can continue the answer.
+        """
         await self._publisher.stop_flushing(self)
+        if self.obstacle == "reasoning" and any(delta.text for delta in self._waiting):
+            with suppress(LlmError):
+                await self._publisher.pool.publish([(self.channel, self.take_message())])
         rest = Unpublished(self._first, self._waiting)
         self._clear()
         return rest
