@@ -131,3 +131,17 @@ async def test_an_answer_begins_anew_if_its_agent_allows_that(pool: Pool, client
     assert anew > 0
     assert "".join(delta.text for delta in deltas[anew:]) == answer.text == TEXT
     assert (deltas[anew].position, deltas[anew].lane, answer.usage.attempts) == (0, "gpu1", 2)
+
+
+async def test_a_long_answer_is_continued(pool: Pool, client: Client, redis_url: str) -> None:
+    """It is handed over in pieces, and its body is larger than aiohttp likes to send at once."""
+    await write_policy(pool)
+    pieces = tuple(f"{number:04d}{'x' * 2000} " for number in range(1000))
+    first, second = Simulator(api="vllm"), Simulator(api="vllm")
+    async with lanes(redis_url, ("vllm", first), ("vllm", second)):
+        first.faults.append(FaultScript(pieces=pieces, cut_after=990))
+        second.faults.append(FaultScript(pieces=pieces))
+        answer = await client.complete("q", role="r")
+    assert answer.text == "".join(pieces)
+    assert (answer.lane, answer.usage.attempts) == ("gpu1", 2)
+    assert len(prefills(second)[0]) > 1 << 20

@@ -25,7 +25,7 @@ from tokenlane.routing.contract.errors import (
     RequestCancelled,
     RequestLost,
 )
-from tokenlane.routing.contract.messages import Attached, ChannelMessage, Progressed
+from tokenlane.routing.contract.messages import Attached, ChannelMessage, Completed, Failed, Progressed
 from tokenlane.routing.decide.no_candidate import no_lane
 from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
 from tokenlane.routing.decide.wait_cause import Wait, WaitingRequest
@@ -186,6 +186,9 @@ class RedisRequest(OpenRequest):
             self._may_miss_messages &= buffer.has_gap
         if buffer.has_gap:
             self._want_replay(buffer.worker, buffer.attempt, self._timings.replay_every_s)
+            is_last = isinstance(message, Completed | Failed)
+            if is_last and self._waits_for_replay(self._timings.ended_patience_s):
+                self.give_up(answer_lost("part"))  # the worker sends the end again, and no longer has what is missing
         self._enter(RequestState.RUNNING)
         self._changed.set()
         return handover if self.owned else []

@@ -328,3 +328,21 @@ class Walk(RuleBasedStateMachine):
 
 
 TestWalk = Walk.TestCase
+
+
+async def test_an_end_that_is_repeated_without_what_is_missing_is_believed_after_a_while() -> None:
+    """The worker that had the beginning died, and an agent attached too late: no worker can send it again."""
+    clock = Clock()
+    request = made(clock, copy=False)
+    accepted(request).receive(completed(3))
+    for _ in range(100):
+        replay = request.due_replay()
+        if replay is not None:
+            replay[0].mark_sent(clock())
+            request.receive(completed(3))
+        if request.ended:
+            break
+        clock.now += 0.1
+    assert isinstance(request.error, Interrupted)
+    assert clock.now < 1000 + 2 * TIMINGS.ended_patience_s
+    assert not request.must_be_cancelled

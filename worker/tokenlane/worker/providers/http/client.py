@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ KEEPALIVE_S = 4.0
 """How long an idle connection is kept. Servers such as uvicorn close it after 5 s, and a request sent at that moment
 would be lost."""
 CONNECT_RETRY_S = 0.9
+_LARGE_BODY_BYTES = 1 << 20
 _AT_SOCKET = "http://localhost"
 """The base URL, and so the `Host` header, of requests to a server at a Unix socket."""
 _CODINGS = ("", "identity", "gzip", "deflate")
@@ -138,7 +140,7 @@ class LaneClient:
                     return await session.request(
                         method,
                         url,
-                        data=content,
+                        data=_body(content),
                         headers=headers,
                         allow_redirects=False,
                         proxy=proxy,
@@ -267,6 +269,11 @@ async def _connecting(ask: Callable[[], Awaitable[aiohttp.ClientResponse]]) -> a
 
 def _never_connected(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError)
+
+
+def _body(content: bytes | None) -> bytes | BytesIO | None:
+    """The body as aiohttp wants it: a large one as a file, which it sends without blocking the event loop."""
+    return BytesIO(content) if content is not None and len(content) > _LARGE_BODY_BYTES else content
 
 
 def _closed_without_answer(error: Exception) -> bool:
