@@ -104,14 +104,17 @@ OpenLink: TypeAlias = Callable[[], AbstractAsyncContextManager[Link]]
 
 @asynccontextmanager
 async def open_request(
-    link: Link, compose: Callable[[], Composed], idempotency_key: str | None = None
+    link: Link, compose: Callable[[], Composed], idempotency_key: str | None = None, *, may_restart: bool = False
 ) -> AsyncIterator[OpenRequest]:
     """Submit a request and keep it open during the block. Leaving the block before the request's end cancels it.
+
+    Args:
+        may_restart: whether the reader allows the answer to begin anew.
 
     Raises:
         LlmError: the errors of `Link.open`.
     """
-    request = await link.open(compose, idempotency_key)
+    request = await link.open(compose, idempotency_key, may_restart=may_restart)
     try:
         yield request
     finally:
