@@ -210,7 +210,8 @@ async def persist(pool: Pool) -> None:
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, sealed: bool) -> None:
     """With requests waiting, running and ended, rewritten or not, before and after kills, no key, value, file or log of
-    the server holds what was said. Without a key the same search finds the prompts."""
+    the server holds what was said; nor do the payloads of failed requests that the pool keeps. Without a key the same
+    search finds the prompts."""
     seen: list[str] = []
     home = tmp_path / "redis"
     async with EmbeddedServer(home, keeps=True) as server, farm(tmp_path, server.url) as opened:
@@ -218,9 +219,10 @@ async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, seale
             server.key_file.unlink()
         async with connect(server.url, keys=KeyRing(), unseals=True) as pool, Client(server.url) as client:
             await raw(pool).config_set("rdbcompression", "no")
-            await pool.policies.write(Policy(max_starts=2))
+            await pool.policies.write(Policy(max_starts=2, keep_payload=sealed))
             worker = await opened.worker("gpu0", backend, "--capacity", "1", shim=EVERY_LOG)
             await ask_everything(server.url)
+            assert {record.payload_kept for record in await pool.records.failed()} == {sealed}
             seen += [*await in_server(pool), *on_disk(home)]
             held: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=2).model_dump(mode="json")}
             async with client.chat(PROMPT, role="planner", extra=held, metadata={"of": PROMPT}) as running:
