@@ -74,12 +74,7 @@ def redrive(
     """Send failed requests again, and report how each ends. Their agents have gone, so nobody receives the answers."""
     if show_answer and (request is None or as_json or not sys.stdout.isatty()):
         raise ConfigError("--show prints the answer to one chat on a terminal: name the request by its id.")
-    chosen = choose(request, role, older_than, redis, pool)
-    ids = [record.id for record in chosen if record.payload_kept]
-    if chosen and not ids:
-        policy = pool_session(redis, pool, lambda opened: opened.policies.read())
-        which = f"Request {request}" if request else f"The failed requests of role {role!r}"
-        raise UserError(f"{which} cannot be sent again: {why_not_kept(policy)}.", {"request_id": request})
+    ids = _choose_kept(request, role, older_than, redis, pool)
     if request is None and ids and not yes:
         confirm("Redrive", counted(len(ids), "failed request", "failed requests"))
 
@@ -104,6 +99,23 @@ def redrive(
         show(f"{counted(len(ids), 'failed request', 'failed requests')} redriven, {completed} completed.")
     if completed < len(ids):
         raise typer.Exit(FAILED)
+
+
+def _choose_kept(
+    request: str | None, role: str | None, older_than: int | None, redis: str | None, pool: str | None
+) -> list[str]:
+    """The ids of the requests to send again. A request whose workers died may kill others, so it must be named."""
+    chosen = choose(request, role, older_than, redis, pool)
+    kept = [record for record in chosen if record.payload_kept]
+    if chosen and not kept:
+        policy = pool_session(redis, pool, lambda opened: opened.policies.read())
+        which = f"Request {request}" if request else f"The failed requests of role {role!r}"
+        raise UserError(f"{which} cannot be sent again: {why_not_kept(policy)}.", {"request_id": request})
+    ids = [record.id for record in kept if request or not record.crashes]
+    if left_out := len(kept) - len(ids):
+        what = counted(left_out, "request is", "requests are")
+        note(f"{what} left out, because workers died while they ran it: redrive each by its id.", err=True)
+    return ids
 
 
 async def _redrive(client: Client, pool: Pool, request_id: str, *, show_answer: bool) -> _Outcome:
@@ -144,7 +156,8 @@ async def _send(client: Client, pool: Pool, request_id: str, new: str, *, show_a
         raise BadRequest(
             "this version of tokenlane cannot read it: run the same version on all hosts, and redrive it then"
         ) from None
-    changes = {"id": new, "client": client.link.client, "key_id": None, "idempotency": None}
+    changes: dict[str, object] = {"id": new, "client": client.link.client, "time_to_live_ms": request.time_to_live_ms}
+    changes |= {"key_id": None, "idempotency": None, "trace": {}}
     composed = envelope.model_copy(update=changes), request.model_copy(update={"id": new}).to_wire()
     may_restart = isinstance(request, ChatRequest) and request.on_interrupt == "restart"
     async with open_request(client.link, lambda: composed, may_restart=may_restart) as sent, explaining_wait(sent):

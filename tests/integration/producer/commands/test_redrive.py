@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 from tests.integration import life
 from tests.integration.farm import Ended
+from tests.integration.lanes import lane_of
 from tests.integration.life import PREFIX, raw
+from tests.integration.shelves import OllamaShelf
 from tests.integration.stand_in import LANE, MODEL, Run, StandIn
+from tests.loopback import served
 from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
+from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
-from tokenlane.producer import BadRequest, Client, LlmError
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.producer import BadRequest, Client, LlmError, ModelNotFound
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
@@ -110,17 +115,38 @@ async def test_a_request_that_fails_again(pool: Pool, worker: StandIn) -> None:
 
 
 async def test_redriving_a_role(pool: Pool, worker: StandIn) -> None:
-    """All its failed requests, after a confirmation; those of other roles stay."""
-    first, second, other = [await fail(worker, pool, role) for role in (ROLE, ROLE, "coder")]
+    """All its failed requests, after a confirmation; those of other roles stay, and those whose workers died."""
+    first, second, poison, other = [await fail(worker, pool, role) for role in (ROLE, ROLE, ROLE, "coder")]
+    await raw(pool).hset(f"{PREFIX}request:{poison}", "crashes", "3")
     assert (await redrive(pool, "--role", ROLE)).code == exits.USAGE
     async with redriving(pool, "--role", ROLE, "--yes", "--json") as task:
         for _ in range(2):
             await (await worker.next_run()).complete("lime")
     outcomes = await document(task)
     assert [(each["request_id"], each["state"]) for each in outcomes] == [(first, "completed"), (second, "completed")]
-    assert [record.id for record in await pool.records.failed()] == [other]
+    assert {record.id for record in await pool.records.failed()} == {poison, other}
     assert await document(asyncio.create_task(redrive(pool, "--role", "nobody", "--json"))) == []
     await life.audit(raw(pool))
+
+
+async def test_a_model_command_is_done_again() -> None:
+    """Its effect is its use: the model that could not be pulled is there."""
+    shelf = OllamaShelf(**{"old:latest": "I am old"})
+    async with (
+        EmbeddedServer() as server,
+        served(shelf.app) as url,
+        connect(server.url, keys=KeyRing()) as pool,
+        lane_of(server.url, LaneSettings("gpu0", "ollama", url)),
+        Client(server.url) as client,
+    ):
+        await pool.policies.write(Policy(keep_payload=True))
+        with pytest.raises(ModelNotFound):
+            _ = [step async for step in client.pull("new:1b")]
+        shelf.registry["new:1b"] = "I am new"
+        (failed,) = await pool.records.failed()
+        ended = await run_in_thread("failed", "redrive", failed.id, "--redis", server.url)
+        assert ended.code == exits.OK, ended
+        assert (await client.complete("hi", role=ROLE, model="new:1b")).text == "I am new"
 
 
 async def test_a_key_that_was_rotated(pool: Pool, worker: StandIn) -> None:
