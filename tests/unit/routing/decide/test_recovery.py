@@ -257,6 +257,23 @@ def test_a_retry_is_taken_from_the_budget_and_waits_for_it_only_so_long() -> Non
         assert decision.longest_delay_ms is None
 
 
+def test_pauses_double_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause is drawn from zero to a limit, which doubles with each start up to half a minute."""
+    drawn: list[tuple[float, float]] = []
+
+    def longest(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return high
+
+    monkeypatch.setattr("tokenlane.routing.decide.recovery.random.uniform", longest)
+    policy = Policy(max_starts=20)
+    for starts in range(1, 11):
+        decision = decide(AttemptFailed(DOWN), history(starts=starts, left_ms=600_000), policy)
+        assert isinstance(decision, TryAgain)
+        assert decision.due_ms == drawn[-1][1]
+    assert drawn == [(0, min(200 * 2**starts, 30_000)) for starts in range(1, 11)]
+
+
 def test_without_budget_a_request_ends_with_its_error() -> None:
     """The error keeps its class, place and detail. An agent with part of the answer gets a final interruption."""
     error = ProviderDown("HTTP 500", provider="vllm", lane="lane1", model="m1", detail="why")
