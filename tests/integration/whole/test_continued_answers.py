@@ -14,7 +14,7 @@ from tests.integration.lanes import lane_of
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.producer import Client, Interrupted
+from tokenlane.producer import Client, Interrupted, ModelNotFound
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 
@@ -145,3 +145,24 @@ async def test_a_long_answer_is_continued(pool: Pool, client: Client, redis_url:
     assert answer.text == "".join(pieces)
     assert (answer.lane, answer.usage.attempts) == ("gpu1", 2)
     assert len(prefills(second)[0]) > 1 << 20
+
+
+async def test_a_lane_that_has_lost_its_model_is_passed_over(pool: Pool, client: Client, redis_url: str) -> None:
+    """The other lane begins the answer, or continues it. If no lane has the model, the error says so."""
+    await write_policy(pool)
+    first, second = Simulator(api="lmstudio"), Simulator(api="lmstudio")
+    lost = FaultScript(unloaded=True)
+    async with lanes(redis_url, ("lmstudio", first), ("lmstudio", second)):
+        first.faults.append(lost)
+        answer = await client.complete("q", role="r")
+        assert (answer.text, answer.lane, answer.usage.attempts) == (TEXT, "gpu1", 2)
+        first.faults.append(CUT)
+        second.faults.append(lost)
+        answer = await client.complete("q", role="r")
+        assert (answer.text, answer.lane, answer.usage.attempts) == (TEXT, "gpu0", 3)
+        first.faults.extend([CUT, lost])
+        second.faults.extend([lost, lost])
+        with pytest.raises(Interrupted) as raised:
+            await client.complete("q", role="r")
+    assert isinstance(raised.value.__cause__, ModelNotFound)
+    assert raised.value.partial

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
 from tokenlane.routing.contract.envelope import Needs
-from tokenlane.routing.contract.errors import Interrupted, LlmError, ProviderDown, RequestLost, UnreadableAnswer
+from tokenlane.routing.contract.errors import (
+    Interrupted,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+    RequestLost,
+    UnreadableAnswer,
+)
 from tokenlane.routing.contract.messages import Obstacle
 
 from .candidates import is_same_model
@@ -26,7 +33,7 @@ _LONGEST_BUDGET_DELAY_MS = 30_000
 _AGENT_PAUSE_MS = 2_000
 _MOST_AVOIDED = 8
 
-_BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
+_BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer | ModelNotFound
 """Errors that count as interruptions of an answer, in addition to retryable errors."""
 
 
@@ -34,11 +41,13 @@ _BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer
 class AttemptFailed:
     """The attempt ended with an error. `reached`: whether it reached the model server. An attempt that did not reach it
     does not count as a start, and its lane has stopped accepting work. `delivered`: whether this attempt delivered part
-    of the answer."""
+    of the answer. `lacks_model`: whether the model server lacks the model that its lane offered, so that another lane
+    may serve the request."""
 
     error: LlmError
     reached: bool = True
     delivered: bool = False
+    lacks_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
     unless the agent allows that the answer begins anew. If the lane failed, the next attempt runs on another lane,
     provided that one has credit.
     """
-    if isinstance(cause, AttemptFailed) and not cause.error.retryable:
+    if isinstance(cause, AttemptFailed) and not _may_succeed_next(cause, history):
         return End(cause.error)
     if isinstance(cause, PoolForgot):
         return Forget()
@@ -204,6 +213,12 @@ def _needs_to_continue(history: History) -> Needs:
     continues = history.model if history.can_continue else None
     restarts = history.restarts and continues is not None
     return history.needs.model_copy(update={"continues": continues, "restarts": restarts})
+
+
+def _may_succeed_next(failed: AttemptFailed, history: History) -> bool:
+    """Whether the next attempt may succeed. A lane that lacks the model gets the request again only if no other lane
+    has room: then the error is final."""
+    return failed.error.retryable or (failed.lacks_model and history.lane not in history.needs.avoid)
 
 
 def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End | TryAgain:

@@ -13,6 +13,7 @@ from tokenlane.routing.contract.errors import (
     BadRequest,
     Interrupted,
     LlmError,
+    ModelNotFound,
     ProviderDown,
     RateLimited,
     RequestLost,
@@ -93,6 +94,12 @@ CUT = {"delivered": 3}
         (AttemptFailed(DOWN), {"starts": 7}, LATER),
         (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
+        # Another lane may have the model that this lane has lost.
+        (AttemptFailed(ModelNotFound(), lacks_model=True), {}, LATER),
+        (AttemptFailed(ModelNotFound(), lacks_model=True), {"needs": ELSEWHERE}, ended_with(ModelNotFound)),
+        (AttemptFailed(ModelNotFound(), lacks_model=True), {"starts": 8}, ended_with(ModelNotFound)),
+        (AttemptFailed(ModelNotFound(), lacks_model=True), CUT, CONTINUES_LATER),
+        (AttemptFailed(ModelNotFound()), {}, ended_with(ModelNotFound)),
         # What did not reach its model server waits again at once, as often as may be, and that is none of its starts.
         (AttemptFailed(DOWN, reached=False), {"starts": 8, "left_ms": 0}, TryAgain(ELSEWHERE, counts=False)),
         (AttemptFailed(ProviderDown(retryable=False), reached=False), {}, ended_with(ProviderDown)),

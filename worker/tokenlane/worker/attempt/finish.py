@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, assert_never
 
 from tokenlane.routing.carry_out_recovery import known_policy
-from tokenlane.routing.contract.errors import LlmError, PoolKeyMismatch
+from tokenlane.routing.contract.errors import LlmError, ModelNotFound, PoolKeyMismatch
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.messages import Cancelled, ChannelMessage, Completed, Expired, Failed
 from tokenlane.routing.contract.results import Progress
@@ -52,7 +52,9 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
         case LlmError():
             reached = await _handle_failure(lane, run, outcome, unpublished)
             delivered = unpublished.first > run.outlet.start
-            return await _recover(lane, run, AttemptFailed(outcome, reached, delivered), unpublished)
+            was_routed = KINDS[run.claim.envelope.kind].follows_routes
+            lacks_model = was_routed and isinstance(outcome, ModelNotFound)
+            return await _recover(lane, run, AttemptFailed(outcome, reached, delivered, lacks_model), unpublished)
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)
         case Stopped("expired"):
