@@ -30,9 +30,10 @@ install: $(READY) ## create .venv and install everything, in the tested versions
 run: $(READY) ## start everything needed, stream answers from a real model, stop everything
 	@$(BIN)/tokenlane demo
 
-# A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml.
-test: $(READY) ## run all tests that need no real server and kill none, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+# A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml. Three processes keep
+# two cores busy: many tests wait for other processes.
+test: $(READY) ## run all tests that need no real server and kill none, in three processes
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 # SEEDS=A-B runs only these seeds of random faults, and prints each. A single seed prints its whole history.
 test-faults: $(READY) ## run the tests that kill, freeze and cut off real processes, in two processes
