@@ -224,6 +224,16 @@ async def test_an_idle_model_server_is_asked_now_and_then() -> None:
     assert ward.looks == 0
 
 
+async def test_a_server_that_stays_away_is_asked_with_pauses() -> None:
+    """However long its models have not been listed."""
+    clock = asyncio.get_running_loop().time
+    async with watched(DOWN, Timings(describe_s=0.001)) as ward:
+        ward.provider.ill = ProviderDown("gone")
+        began = clock()
+        await until(lambda: ward.provider.asked >= 4)
+        assert ward.provider.asked <= 2 + (clock() - began) / 0.1
+
+
 async def test_an_attempt_that_broke_off_has_it_asked() -> None:
     """Nobody waits for that, and it is done at once."""
     async with watched(timings=Timings(check_s=3600, describe_s=3600)) as ward:

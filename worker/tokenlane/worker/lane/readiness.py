@@ -98,7 +98,9 @@ class Readiness:
         while True:
             self._wake.clear()
             self._apply_breaker()
-            due_at = min(self._confirmed_at + self._pause_s(), self._described_at + self._describe_s)
+            due_at = self._confirmed_at + self._pause_s()
+            if self._is_up:  # a server that is not up cannot list its models: they are listed when it is up again
+                due_at = min(due_at, self._described_at + self._describe_s)
             if self._check_requested or self._clock() >= due_at:
                 await self._check_when_due()
                 continue
