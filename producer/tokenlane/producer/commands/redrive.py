@@ -159,8 +159,15 @@ async def _send(client: Client, pool: Pool, request_id: str, new: str, *, show_a
     changes: dict[str, object] = {"id": new, "client": client.link.client, "time_to_live_ms": request.time_to_live_ms}
     changes |= {"key_id": None, "idempotency": None, "trace": {}}
     composed = envelope.model_copy(update=changes), request.model_copy(update={"id": new}).to_wire()
+
+    def explain(why: str) -> None:
+        note(f"{request_id} waits: {why}", err=True)
+
     may_restart = isinstance(request, ChatRequest) and request.on_interrupt == "restart"
-    async with open_request(client.link, lambda: composed, may_restart=may_restart) as sent, explaining_wait(sent):
+    async with (
+        open_request(client.link, lambda: composed, may_restart=may_restart) as sent,
+        explaining_wait(sent, explain),
+    ):
         note(f"{request_id} is redriven as {new}", err=True)
         while show_answer and (delta := await sent.next()) is not None:
             typer.echo(running_text(delta.text), nl=False)

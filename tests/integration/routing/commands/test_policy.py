@@ -15,6 +15,7 @@ from tests.verbs import run_in_thread
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import FAILED, OK, USAGE
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.producer import Client
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.policy import Candidate, Limits, Policy, PolicyChanged, RolePolicy
@@ -48,6 +49,20 @@ async def run(site: Farm, *arguments: str, code: int = OK) -> Ended:
     ended = await run_in_thread("policy", *arguments, "--redis", site.url)
     assert ended.code == code, ended
     return ended
+
+
+async def test_an_open_pool_keeps_no_payloads(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """A pool without a key refuses `keep_payload`, and `diff` and a dry run warn of it; a pool with a key takes it."""
+    file = tmp_path / "keeps.toml"
+    file.write_text("[failed]\nkeep_payload = true\n", encoding="utf-8")
+    assert "keep_payload" in (await run(site, "diff", str(file), code=FAILED)).error
+    assert "keep_payload" in (await run(site, "apply", str(file), "--dry-run")).error
+    refused = await run(site, "apply", str(file), "--json", code=USAGE)
+    assert json.loads(refused.out)["error"]["code"] == "policy_refused"
+    assert (await pool.policies.read()).revision == 0
+    await pool.key_agreement.join(KeyRing((PoolKey.new(),)), unseals=True)
+    assert "keep_payload" in (await run(site, "apply", str(file))).out
+    assert (await pool.policies.read()).keep_payload
 
 
 async def test_a_file_is_compared_and_applied(site: Farm, file: Path, pool: Pool) -> None:
