@@ -280,7 +280,7 @@ async def test_a_signal_cancels(redis_url: str, worker: StandIn, pool: Pool, sto
 async def test_ctrl_c_while_it_waits_and_why(redis_url: str, pool: Pool) -> None:
     """After 2 s it says why nothing happens; SIGINT then cancels what waits."""
     async with chat("hi", "--redis", redis_url) as process:
-        assert "no worker is connected" in await line(process.stderr)
+        assert "connected to pool 'main'" in await line(process.stderr)
         request_id = await only_request(pool)
         process.send_signal(signal.SIGINT)
         code, _, _ = await ended(process)
@@ -292,7 +292,7 @@ async def test_embed_says_why_it_waits_too(redis_url: str, pool: Pool) -> None:
     """As chat does; --timeout ends it, with the error's code in JSON."""
     await pool.policies.write(Policy(patience_ms=60_000))
     async with chat("hi", "--redis", redis_url, "--timeout", "3", "--json", verb="embed") as process:
-        assert "no worker is connected" in await line(process.stderr)
+        assert "connected to pool 'main'" in await line(process.stderr)
         code, out, _ = await ended(process)
     assert (code, json.loads(out)["error"]["code"]) == (exits.FAILED, "deadline_exceeded")
 
