@@ -18,6 +18,7 @@ from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import ModelNotFound
+from tokenlane.routing.contract.kinds import queue_suffix
 from tokenlane.routing.contract.messages import Completed
 from tokenlane.routing.contract.wire import Priority, new_id
 from tokenlane.routing.decide.lanes.offer import Announcement, Running, WorkerInfo
@@ -284,7 +285,7 @@ _NUMBERS: Final = ("attempt", "seq", "created", "deadline", "starts", "crashes",
 
 async def dump(redis: Redis) -> Dump:
     """All that the server holds: key to its value; TTLs as `ttl KEY`."""
-    keys = [key async for key in redis.scan_iter(count=10_000)]
+    keys = [key async for key in redis.scan_iter(f"{PREFIX}*", count=10_000)]
     async with redis.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.type(key)
@@ -441,12 +442,13 @@ def _lanes(held: Dump, live: Mapping[str, Mapping[str, str]]) -> None:
     for request_id, request in live.items():
         if request["state"] in ("dispatched", "running"):
             job = f"{{main}}{request_id}:{request['attempt']}"
-            jobs[request["lane"]].add(job)
+            jobs[request["lane"] + queue_suffix(request["kind"])].add(job)
             if request["entry"]:
                 known.add(job)
                 content = json.loads(held[f"{PREFIX}arq:job:{job}"])
                 assert (content["f"], content["a"]) == ("run_request", [request_id, int(request["attempt"])])
-    queues = {key.rpartition(":")[2]: set(value) for key, value in _under(held, "lane:") if key.count(":") == 2}
+    queue = re.compile(rf"{PREFIX}lane:([^:]+(:embed|:command)?)")
+    queues = {match[1]: set(held[key]) for key in held if (match := queue.fullmatch(key))}
     assert queues == jobs
     assert {key.partition("arq:job:")[2] for key in held if "arq:job:" in key} == known
     everything = {job for lane in jobs.values() for job in lane}

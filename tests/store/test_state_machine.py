@@ -1,0 +1,689 @@
+"""Agents, routers, workers and operators call the scripts in random order, with calls that come late, twice or not at all.
+
+After every call, `Witness` compares all requests with those before; after every rule, the whole key space is audited. What
+the machine saw is compared with the table of states in docs/architecture.md.
+
+The clock of the scripts stands still between rules, and examples are derived from the rules, so each run takes the same steps.
+TOKENLANE_MACHINE_EXAMPLES=N tries N random examples instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.integration import life
+from tests.integration.life import ENDED, LIVE, PREFIX, raw
+from tests.store import stopped_clock
+from tests.store.states import CHANGES
+from tests.store.witness import Witness
+
+from tokenlane.routing.carry_out_recovery import recover
+from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.errors import (
+    Duplicate,
+    LlmError,
+    PoolKeyMismatch,
+    ProviderDown,
+    QueueFull,
+    RequestCancelled,
+    RequestLost,
+    Timeout,
+)
+from tokenlane.routing.contract.messages import Failed
+from tokenlane.routing.contract.wire import Kind, Priority
+from tokenlane.routing.decide.lanes.offer import Announcement, Offer, Running
+from tokenlane.routing.decide.lanes.state import ServerCondition
+from tokenlane.routing.decide.plan import plan
+from tokenlane.routing.decide.policy import Limits, Policy, RolePolicy
+from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.recovery import (
+    AttemptFailed,
+    Cause,
+    End,
+    History,
+    WorkerDraining,
+    decide,
+    decide_without_budget,
+    decide_without_handover,
+)
+from tokenlane.routing.decide.role_fairness import Head
+from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.replies.lapsed import LapsedAttempt
+from tokenlane.routing.store.request_life import ClaimedAttempt, Ending
+
+T = TypeVar("T")
+
+ROLES, AGENTS, CLIENTS, ROUTERS = ("planner", "coder"), ("agent1", "agent2"), ("client1", "client2"), ("host1/a", "host2/b")
+LANE1 = Announcement("lane1", "sim", "http://gpu1:8080", ("m1", "m2"), Offer(limits={"chat": 2, "command": 1}))
+LANE2 = Announcement("lane2", "sim", "http://gpu2:8080", ("m1",), Offer(limits={"chat": 1}))
+LANES: Final = (LANE1, LANE1, LANE2)
+"""The lanes of the three workers."""
+
+POLICIES: Final = (
+    Policy(),
+    Policy(max_crashes=1, depth=3, lease_ms=3_000),
+    Policy(max_crashes=2, max_starts=2, in_flight=3),
+    Policy(start_lease_ms=500, orphan_ms=8_000, roles={"coder": RolePolicy(weight=2, limits=Limits(depth=1))}),
+)
+STEP_MS, LATE_CALL_MS, HOUR_MS = 2_500, 60_000, 3_600_000
+
+picks = st.integers(0, 2**16)
+workers = st.integers(0, len(LANES) - 1)
+
+
+@dataclass(frozen=True)
+class Held:
+    """An attempt that a worker runs. `claim`: None for an attempt that was restored and is no longer known in detail."""
+
+    claim: ClaimedAttempt
+    lane: Announcement
+
+    def running(self) -> Running:
+        it = self.claim.envelope
+        return Running(it.id, self.claim.attempt, it.client, it.agent, it.role, it.kind, self.claim.left_ms)
+
+
+class Machine(RuleBasedStateMachine):
+    """A pool with two lanes, three workers, two routers and two agents. `pool`, `loop`, `witness` and `ear` are those of the
+    test, for all examples."""
+
+    pool: Pool
+    loop: asyncio.AbstractEventLoop
+    witness: Witness
+    ear: life.Ear
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_sound = True
+        self.policy = Policy()
+        self.key = ""
+        self.envelopes: dict[str, Envelope] = {}
+        self.lost: set[str] = set()
+        self.ends: Counter[str] = Counter()
+        self.generations = [0] * len(LANES)
+        self.held: dict[str, dict[str, Held]] = defaultdict(dict)
+        self.heads: list[Head] = []
+        self.jobs: list[tuple[str, int, str]] = []
+        self.lapsed: list[LapsedAttempt] = []
+        self.tokens = 0
+        self.now_ms = 0
+        self.sent_ms: list[tuple[int, int]] = []
+        self.witness.requests.clear()
+        self.witness.sent.clear()
+        self.witness.twice = False
+        self.run(self._begin())
+
+    def run(self, steps: Coroutine[Any, Any, T]) -> T:
+        """Run one rule to its end."""
+        try:
+            return self.loop.run_until_complete(steps)
+        except BaseException:
+            self.is_sound = False
+            raise
+
+    async def _begin(self) -> None:
+        await self.redis.flushall()
+        await stopped_clock.start(self.redis)
+        self.now_ms = await stopped_clock.now_ms(self.redis)
+        await self.ear.heard()
+        for worker in range(len(LANES)):
+            await self._beat(worker)
+
+    @property
+    def redis(self) -> Any:
+        return raw(self.pool)
+
+    def name(self, worker: int) -> str:
+        """The name of the process that is this worker now."""
+        return f"worker{worker}.{self.generations[worker]}"
+
+    # Agents.
+
+    @initialize(
+        twice=st.booleans(),
+        requests=st.lists(st.tuples(st.sampled_from(ROLES), st.sampled_from(AGENTS)), min_size=3, max_size=6),
+        starts=st.booleans(),
+    )
+    def begin(self, twice: bool, requests: list[tuple[str, str]], starts: bool) -> None:
+        """Some requests wait, are dispatched and run. If `twice`, every call of a script is sent twice."""
+        self.witness.twice = twice
+        for role, agent in requests:
+            self.run(self._submit(self._envelope(role, agent)))
+        self.run(self._work() if starts else self._route())
+
+    @rule(
+        role=st.sampled_from(ROLES),
+        agent=st.sampled_from(AGENTS),
+        priority=st.sampled_from(("high", "normal")),
+        kind=st.sampled_from(("chat", "chat", "chat", "command")),
+        model=st.sampled_from((None, None, "m1", "m2", "m9")),
+        time_to_live_ms=st.sampled_from((600_000, 600_000, 3_000)),
+        idempotency=st.sampled_from((None, None, "ab" * 16, "cd" * 16)),
+        key=st.sampled_from(("", "", "", "k1")),
+    )
+    def submit(
+        self,
+        role: str,
+        agent: str,
+        priority: Priority,
+        kind: Kind,
+        model: str | None,
+        time_to_live_ms: int,
+        idempotency: str | None,
+        key: str,
+    ) -> None:
+        envelope = self._envelope(
+            role,
+            agent,
+            kind=kind,
+            priority=priority,
+            needs=Needs(model=model, size=64),
+            time_to_live_ms=time_to_live_ms,
+            idempotency=idempotency,
+            key_id=key or self.key or None,
+        )
+        self.run(self._submit(envelope))
+
+    def _envelope(self, role: str, agent: str, **more: Any) -> Envelope:
+        """A new request. The agent's first client owns it."""
+        request_id = f"{len(self.envelopes) + 1:032x}"
+        envelope = Envelope(id=request_id, client=f"client{agent[-1]}", agent=agent, role=role, **more)
+        self.envelopes[request_id] = envelope
+        self.witness.requests.append(request_id)
+        return envelope
+
+    @precondition(lambda self: self.envelopes)
+    @rule(pick=picks, floor=st.booleans())
+    def submit_again(self, pick: int, floor: bool) -> None:
+        """An agent sends a request again, because no reply came or because the server has lost it."""
+        envelope = self.envelopes[self._pick([*self.lost] or [*self.envelopes], pick)]
+        if envelope.id in self.lost or self.run(self._known(envelope.id)):
+            self.run(self._submit(envelope, self._attempt_of(envelope.id) if floor else 0))
+
+    async def _submit(self, envelope: Envelope, floor: int = 0) -> None:
+        before = await self.witness.fields()
+        live = [fields for fields in before.values() if fields["state"] in LIVE]
+        depth, in_flight = self._limits(envelope.role)
+        is_full = sum(it["role"] == envelope.role and it["entry"] != "" for it in live) >= depth
+        is_full = is_full or sum(it["agent"] == envelope.agent for it in live) >= in_flight
+        is_key_wrong = self.key not in ("", envelope.key_id or "")
+        try:
+            accepted = await self.pool.requests.submit(envelope, life.PAYLOAD, floor)
+        except QueueFull:
+            assert is_full
+            return
+        except PoolKeyMismatch:
+            assert is_key_wrong
+            return
+        except (Duplicate, RequestCancelled):
+            return
+        self.lost.discard(accepted)
+        assert accepted == envelope.id or before[accepted]["state"] in LIVE
+        if envelope.id not in before and accepted == envelope.id:
+            assert not is_full
+            assert not is_key_wrong
+            self.key = self.key or envelope.key_id or ""
+
+    def _limits(self, role: str) -> tuple[int, int]:
+        limits = self.policy.roles.get(role, RolePolicy()).limits
+        return limits.depth or self.policy.depth, limits.in_flight or self.policy.in_flight
+
+    @precondition(lambda self: self.envelopes)
+    @rule(pick=picks, client=st.sampled_from(("", *CLIENTS)))
+    def cancel(self, pick: int, client: str) -> None:
+        self.run(self.pool.requests.cancel(self._any(pick), client))
+
+    @precondition(lambda self: self.envelopes)
+    @rule(pick=picks, client=st.sampled_from(CLIENTS))
+    def attach(self, pick: int, client: str) -> None:
+        self.run(self.pool.requests.attach(client, self._any(pick)))
+
+    @rule(client=st.sampled_from(CLIENTS), recovers=st.booleans(), asks_for_strangers=st.booleans())
+    def check(self, client: str, recovers: bool, asks_for_strangers: bool) -> None:
+        self.run(self._check(client, recovers=recovers, asks_for_strangers=asks_for_strangers))
+
+    async def _check(self, client: str, *, recovers: bool, asks_for_strangers: bool = False) -> None:
+        ids = self.witness.requests
+        held = len(self.lost) if asks_for_strangers else None
+        checked = await self.pool.beats.check(client, ids, held=held)
+        fields = await self.witness.fields()
+        for request_id, status in zip(ids, checked.statuses, strict=True):
+            known = fields.get(request_id, {})
+            assert (status.state, status.attempt) == (known.get("state", "missing"), int(known.get("attempt", 0)))
+            assert (status.place is not None) == (status.state == "waiting")
+        for stranger in checked.strangers:
+            assert fields[stranger]["client"] == client
+            await self.pool.requests.cancel(stranger, client)
+        await self._meet(checked.lapsed, recovers=recovers)
+
+    @rule(client=st.sampled_from(CLIENTS))
+    def leave(self, client: str) -> None:
+        self.run(self.pool.beats.leave(client))
+
+    # Routers.
+
+    @rule()
+    def route(self) -> None:
+        """A router dispatches and refuses what its plan says."""
+        self.run(self._route())
+
+    async def _route(self) -> None:
+        survey = await self.pool.survey()
+        self.heads = [*self.heads, *survey.heads][-20:]
+        chosen = plan(survey, await self.pool.policies.read())
+        for placement in chosen.placements:
+            await self._dispatch(placement.head, placement.lane, placement.model)
+        for refusal in chosen.refusals:
+            await self.pool.requests.fail(refusal.head.id, refusal.head.attempt, refusal.error)
+
+    @precondition(lambda self: self.heads)
+    @rule(pick=picks, lane=st.sampled_from((LANE1, LANE2)))
+    def dispatch_late(self, pick: int, lane: Announcement) -> None:
+        """A router dispatches what it surveyed some time ago."""
+        self.run(self._dispatch(self._pick(self.heads, pick), lane.lane, "m1"))
+
+    async def _dispatch(self, head: Head, lane: str, model: str) -> None:
+        queued = (await self.witness.fields()).values()
+        self.tokens += 1
+        attempt = await self.pool.requests.dispatch(head, lane, model, f"token{self.tokens}")
+        if attempt is not None:
+            at_lane = [it for it in queued if it["state"] in ("dispatched", "running") and it["lane"] == lane]
+            kind = self.envelopes[head.id].kind
+            limit = next(it for it in LANES if it.lane == lane).offer.limit_of(kind)
+            assert sum(it["kind"] == kind for it in at_lane) < limit
+            self.jobs.append((head.id, attempt, lane))
+
+    @rule(router=st.sampled_from(ROUTERS), recovers=st.booleans())
+    def sweep(self, router: str, recovers: bool) -> None:
+        self.run(self._sweep(router, recovers=recovers))
+
+    async def _sweep(self, router: str, *, recovers: bool) -> None:
+        swept = await self.pool.beats.sweep(router)
+        fields = await self.witness.fields()
+        assert not await self.redis.zrangebyscore(f"{PREFIX}delayed", "-inf", self.now_ms)
+        for it in fields.values():
+            if it["state"] in LIVE and int(it["deadline"]) <= self.now_ms:
+                assert it["state"] == "running"
+                assert "cancel" in it
+        states = {it["state"] for it in fields.values()}
+        assert (swept.waits, swept.runs) == ("waiting" in states, bool(states & {"dispatched", "running"}))
+        await self._meet(swept.lapsed, recovers=recovers)
+
+    async def _meet(self, lapsed: Sequence[LapsedAttempt], *, recovers: bool) -> None:
+        """A router or client recovers lapsed attempts, or dies before it does."""
+        fields = await self.witness.fields()
+        for it in lapsed:
+            assert fields[it.id]["attempt"] == str(it.attempt)
+        self.lapsed = [*self.lapsed, *lapsed][-20:]
+        if recovers:
+            await recover(self.pool, lapsed)
+            assert not self.pool.internal_errors.count
+
+    @precondition(lambda self: self.lapsed)
+    @rule(pick=picks, gives_up=st.booleans())
+    def recover_late(self, pick: int, gives_up: bool) -> None:
+        """A router recovers what it learned of some time ago; with another policy, it may decide otherwise."""
+        it = self._pick(self.lapsed, pick)
+        if gives_up:
+            self.run(self.pool.requests.fail(it.id, it.attempt, ProviderDown(), lapsed=True))
+        else:
+            self.run(recover(self.pool, [it]))
+
+    @precondition(lambda self: self.envelopes)
+    @rule(pick=picks)
+    def refuse(self, pick: int) -> None:
+        self.run(self.pool.requests.fail(self._any(pick), 0, life.REFUSAL))
+
+    # Workers.
+
+    @rule()
+    def work(self) -> None:
+        """A router dispatches, and the first workers of the lanes start what they get."""
+        self.run(self._work())
+
+    async def _work(self) -> None:
+        await self._route()
+        for request_id, attempt, lane in self.jobs:
+            await self._start(2 if lane == "lane2" else 0, (request_id, attempt, lane))
+
+    @rule(
+        worker=workers,
+        condition=st.sampled_from(("up", "up", "up", "down", "draining")),
+        hears_reply=st.sampled_from((True, True, False)),
+    )
+    def beat(self, worker: int, condition: str, hears_reply: bool) -> None:
+        self.run(self._beat(worker, condition, hears_reply=hears_reply))
+
+    async def _beat(self, worker: int, condition: str = "up", *, hears_reply: bool = True) -> None:
+        name, lane = self.name(worker), LANES[worker]
+        held = list(self.held[name].items())
+        reply = await self.pool.beats.renew(
+            name,
+            lane,
+            [it.running() for _, it in held],
+            accepts_new_work=condition != "draining",
+            condition=ServerCondition("down" if condition == "down" else "up"),
+        )
+        if not reply.registered:
+            await self.pool.beats.register(name, lane.lane, life.FACTS)
+        if not hears_reply:
+            return
+        for (request_id, it), outcome in zip(held, reply.outcomes, strict=True):
+            if outcome == "stale":
+                del self.held[name][request_id]
+            elif outcome != "mine":
+                await self._finish(name, it, outcome)
+
+    @precondition(lambda self: self.jobs)
+    @rule(worker=workers, pick=picks)
+    def start(self, worker: int, pick: int) -> None:
+        jobs = [job for job in self.jobs if job[2] == LANES[worker].lane]
+        if jobs:
+            self.run(self._start(worker, self._pick(jobs, pick)))
+
+    async def _start(self, worker: int, job: tuple[str, int, str]) -> None:
+        request_id, attempt, _ = job
+        claim = await self.pool.requests.start(request_id, attempt, self.name(worker))
+        if claim is not None:
+            self.held[self.name(worker)][request_id] = Held(claim, LANES[worker])
+
+    @precondition(lambda self: self.is_running())
+    @rule(pick=picks, ending=st.sampled_from(("completed", "completed", "failed", "cancelled", "expired")))
+    def finish(self, pick: int, ending: Ending) -> None:
+        name, it = self._pick(self._runs(), pick)
+        self.run(self._finish(name, it, ending))
+
+    async def _finish(self, name: str, it: Held, ending: Ending, error: LlmError | None = None) -> None:
+        attempt, code = it.claim.attempt, error.code if error else ""
+        message = b'{"type":"%s"}' % ending.encode()
+        if error:
+            message = Failed(attempt=attempt, error=error.report()).to_wire()
+        try:
+            await self.pool.requests.finish(it.claim.envelope.id, attempt, name, ending, 3, code, message)
+        except RequestLost:
+            return  # the next beat restores the request
+        self.held[name].pop(it.claim.envelope.id, None)
+
+    @precondition(lambda self: self.is_running())
+    @rule(
+        pick=picks,
+        cause=st.sampled_from(("timed out", "delivered", "not reached", "draining", "no handover")),
+    )
+    def fail_attempt(self, pick: int, cause: str) -> None:
+        """A worker whose attempt broke does what `decide` says."""
+        name, it = self._pick(self._runs(), pick)
+        self.run(self._fail_attempt(name, it, cause))
+
+    async def _fail_attempt(self, name: str, it: Held, cause: str) -> None:
+        delivered = cause == "delivered" or it.claim.needs.continues is not None
+        history = History(
+            it.claim.needs, it.lane.lane, "m1", it.claim.starts, delivered=int(delivered), left_ms=it.claim.left_ms
+        )
+        error = Timeout("took too long")
+        causes: Mapping[str, Cause] = {
+            "timed out": AttemptFailed(error),
+            "delivered": AttemptFailed(error, delivered=True),
+            "not reached": AttemptFailed(ProviderDown(), reached=False),
+            "draining": WorkerDraining(),
+        }
+        decision = decide(causes[cause], history, self.policy) if cause in causes else decide_without_handover(history)
+        if isinstance(decision, End):
+            await self._finish(name, it, "failed", decision.error)
+            return
+        envelope = it.claim.envelope
+        state = await self.pool.requests.requeue(
+            envelope.id,
+            it.claim.attempt,
+            name,
+            decision.due_ms,
+            queue=replace(Queue.of(envelope), needs=decision.needs),
+            counts=decision.counts,
+            cause=error.code,
+            longest_delay_ms=decision.longest_delay_ms,
+        )
+        if state in ("spent", "lost"):
+            await self._finish(name, it, "failed", decide_without_budget(error, history).error)
+        else:
+            self.held[name].pop(envelope.id, None)
+
+    @rule(worker=workers, is_buried=st.booleans())
+    def die(self, worker: int, is_buried: bool) -> None:
+        """A worker is killed; its parent reports that, or nobody does."""
+        name = self.name(worker)
+        self.held.pop(name, None)
+        if is_buried:
+            self.run(self.pool.beats.bury(name))
+        self.generations[worker] += 1
+
+    # Operators.
+
+    @rule(stopped=st.sampled_from(("lane1", "lane2", *ROLES)))
+    def stop_work(self, stopped: str) -> None:
+        self.run(self.pool.pause_role(stopped) if stopped in ROLES else self.pool.drain_lane(stopped))
+
+    @rule(stopped=st.sampled_from(("lane1", "lane2", *ROLES)))
+    def resume_work(self, stopped: str) -> None:
+        self.run(self.pool.resume_role(stopped) if stopped in ROLES else self.pool.resume_lane(stopped))
+
+    @precondition(lambda self: self.envelopes)
+    @rule(picks=st.lists(picks, min_size=1, max_size=3))
+    def purge(self, picks: list[int]) -> None:
+        self.run(self._purge([*{self._any(pick): None for pick in picks}]))
+
+    async def _purge(self, ids: list[str]) -> None:
+        before = await self.witness.fields()
+        purged = await self.pool.requests.purge(ids)
+        assert purged == sum(before.get(it, {}).get("state") in ("waiting", "delayed") for it in ids)
+
+    @rule(policy=st.sampled_from(POLICIES))
+    def write_policy(self, policy: Policy) -> None:
+        self.policy = policy
+        self.run(self.pool.policies.write(policy))
+
+    @rule(key=st.sampled_from(("k1", "k2")))
+    def rotate_keys(self, key: str) -> None:
+        self.key = key
+        self.run(self.pool.scripts.run("announce", key, "replace", "", ""))
+
+    # The world.
+
+    @rule(ms=st.sampled_from((100, 600, 2_100, 6_000, 11_000, 20_000)), watched=st.sampled_from(("not", "swept", "alive")))
+    def pass_time(self, ms: int, watched: str) -> None:
+        """Time passes: nobody looks, routers sweep, or everybody is alive."""
+        self.run(self._pass_time(ms, watched))
+
+    async def _pass_time(self, ms: int, watched: str) -> None:
+        while ms > 0:
+            step = ms if watched == "not" else min(ms, STEP_MS)
+            before = await self.witness.fields()
+            self.now_ms = await stopped_clock.pass_time(self.redis, step)
+            after = await self.witness.fields()
+            assert {it for it, fields in before.items() if fields["state"] in LIVE} <= after.keys()
+            ms -= step
+            if watched == "alive":
+                for worker in range(len(LANES)):
+                    await self._beat(worker)
+                for client in CLIENTS:
+                    await self._check(client, recovers=False)
+            if watched != "not":
+                await self._sweep(ROUTERS[0], recovers=watched == "alive")
+
+    @precondition(lambda self: self.witness.sent)
+    @rule(pick=picks)
+    def call_again(self, pick: int) -> None:
+        """A call that was thought lost arrives a second time, after others."""
+        name, args = self._pick(self.witness.sent[-30:], pick)
+        self.run(self._call_again(name, args))
+
+    async def _call_again(self, name: str, args: tuple[bytes | str | int, ...]) -> None:
+        await self.pool.scripts.run(name, *args)
+        if name == "set_policy":
+            self.policy = await self.pool.policies.read()
+        self.key = (await self.redis.get(f"{PREFIX}key") or b"").decode()
+
+    @precondition(lambda self: self.jobs)
+    @rule(worker=workers, pick=picks)
+    def delete_entry(self, worker: int, pick: int) -> None:
+        """Somebody deletes the entry of a request from its stream, and a worker starts the request."""
+        job = self._pick(self.jobs, pick)
+        fields = self.run(self.witness.fields()).get(job[0], {})
+        if fields.get("state") == "dispatched" and fields["attempt"] == str(job[1]) and fields["entry"]:
+            self.run(self.redis.xdel(f"{PREFIX}role:{fields['role']}", fields["entry"]))
+            self.run(self._start(worker, job))
+
+    @rule()
+    def spend_retries(self) -> None:
+        """So many attempts of other requests have failed that the retry budget is spent for a minute."""
+        self.run(self.redis.hset(f"{PREFIX}retries", "paid_at", self.now_ms + 60_000))
+
+    @precondition(lambda self: self.envelopes)
+    @rule(pick=st.integers(0, 9))
+    def wipe(self, pick: int) -> None:
+        """The server loses its data, once in a while."""
+        if pick == 3:
+            self.run(self._wipe())
+
+    async def _wipe(self) -> None:
+        await self._count_ends()
+        fields = await self.witness.fields()
+        self.lost |= {it for it, known in fields.items() if known["state"] in LIVE}
+        await self.redis.flushall()
+        await self.redis.set(stopped_clock.KEY, self.now_ms)
+        self.ends.clear()
+        self.policy, self.key = Policy(), ""
+
+    # What holds after each rule.
+
+    @invariant()
+    def is_audited(self) -> None:
+        self.run(self._audit())
+
+    async def _audit(self) -> None:
+        states = await life.audit(self.redis)
+        await self._count_ends()
+        assert states.keys() <= set(self.witness.requests)
+        for request_id, state in states.items():
+            assert self.ends[request_id] == (state in ENDED), (request_id, state)
+
+    async def _count_ends(self) -> None:
+        for channel, content in await self.ear.heard():
+            if content.get("type") in ENDED:
+                self.ends[channel.removeprefix("deltas:")] += 1
+        assert set(self.ends.values()) <= {1}, self.ends
+
+    def teardown(self) -> None:
+        if self.is_sound:
+            self.run(self._settle())
+
+    async def _settle(self) -> None:
+        """Everybody goes on until all requests have ended. Then all leave, and an hour later the server holds nothing more
+        about them."""
+        self.witness.twice = False
+        for stopped in ("lane1", "lane2"):
+            await self.pool.resume_lane(stopped)
+        for role in ROLES:
+            await self.pool.resume_role(role)
+        for _ in range(60):
+            self.jobs.clear()
+            await self._work()
+            for name, it in self._runs():
+                await self._finish(name, it, "completed")
+            await self._pass_time(STEP_MS, "alive")
+            await self._audit()
+            if not any(it["state"] in LIVE for it in (await self.witness.fields()).values()):
+                break
+        else:
+            pytest.fail("some requests do not end")
+        await self._leave_nothing()
+
+    async def _leave_nothing(self) -> None:
+        await self.redis.delete(f"{PREFIX}retries")
+        for ms in (HOUR_MS, *[STEP_MS] * 5):  # after an hour in which nobody looked, nothing lapses for a lease
+            self.now_ms = await stopped_clock.pass_time(self.redis, ms)
+            await self.pool.beats.sweep(ROUTERS[0])
+        left = {key.removeprefix(PREFIX) for key in await life.dump(self.redis) if not key.startswith("ttl ")}
+        assert left <= {"swept", "sequence", "policy", "key", "failed", "routers"}
+
+    # Choices.
+
+    @staticmethod
+    def _pick(items: Sequence[T], pick: int) -> T:
+        """An item. Small numbers, which hypothesis prefers, stand for the newest."""
+        return items[-1 - pick % len(items)]
+
+    def _any(self, pick: int) -> str:
+        return self._pick(self.witness.requests, pick)
+
+    def _runs(self) -> list[tuple[str, Held]]:
+        return [(name, it) for name, held in self.held.items() for it in held.values()]
+
+    def is_running(self) -> bool:
+        return any(self.held.values())
+
+    def _attempt_of(self, request_id: str) -> int:
+        """The newest attempt of which the agent can know."""
+        return max((attempt for it, attempt, _ in self.jobs if it == request_id), default=0)
+
+    async def _known(self, request_id: str) -> bool:
+        return request_id in await self.witness.fields()
+
+
+def _examples() -> settings:
+    """The settings of a run: the same examples each time, or as many random ones as asked for."""
+    asked = os.environ.get("TOKENLANE_MACHINE_EXAMPLES")
+    return settings(
+        derandomize=asked is None,
+        database=None,
+        max_examples=int(asked or 40),
+        stateful_step_count=50,
+        suppress_health_check=list(HealthCheck),
+        deadline=None,
+        phases=[Phase.generate, *([Phase.shrink] if os.environ.get("SHRINK") else [])],
+    )
+
+
+@pytest.fixture
+def machine(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Machine]]:
+    """The machine, on a real server whose clock stands still."""
+    stopped_clock.stop_clock(monkeypatch)
+    with asyncio.Runner() as runner:
+        loop, stack = runner.get_loop(), AsyncExitStack()
+
+        async def open_pool() -> None:
+            Machine.pool = await stack.enter_async_context(connect(redis_server))
+            Machine.ear = await stack.enter_async_context(life.listen(Machine.pool))
+            Machine.witness = Witness(Machine.pool)
+
+        runner.run(open_pool())
+        monkeypatch.setattr(Machine.pool.scripts, "run", Machine.witness.run)
+        Machine.loop = loop
+        try:
+            yield Machine
+        finally:
+            runner.run(stack.aclose())
+
+
+@pytest.mark.timeout(0)
+def test_whatever_happens_in_whatever_order(machine: type[Machine]) -> None:
+    """Every request is in one state, changes it only as the table says, and ends once; no key, slot or job is left."""
+    run_state_machine_as_test(machine, settings=_examples())
+    counts = {change: machine.witness.seen.get(change, 0) for change in sorted(CHANGES)}
+    print(*(f"{count:6} {' '.join(change)}" for change, count in counts.items()), sep="\n")  # noqa: T201  # shown with a failure
+    assert [change for change, count in counts.items() if not count] == []
