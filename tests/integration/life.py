@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from functools import lru_cache
+from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -27,6 +28,8 @@ from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.store.beats import SweepReply
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Ending
+
+T = TypeVar("T")
 
 PREFIX: Final = "{main}:"
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"
@@ -283,22 +286,27 @@ _BEATS: Final = re.compile(r"lanes|workers|routers|clients|lane:[^:]+:workers|sw
 _NUMBERS: Final = ("attempt", "seq", "created", "deadline", "starts", "crashes", "started", "ended", "requeued", "end")
 
 
+_DUMP: Final = """
+local READ = { string = { 'GET' }, hash = { 'HGETALL' }, set = { 'SMEMBERS' }, stream = { 'XRANGE', '-', '+' },
+  zset = { 'ZRANGE', 0, -1, 'WITHSCORES' } }
+local held = {}
+for _, key in ipairs(redis.call('KEYS', KEYS[1] .. '*')) do
+  local kind = redis.call('TYPE', key).ok
+  local read = READ[kind]
+  held[#held + 1] = { key, redis.call('PTTL', key), kind, redis.call(read[1], key, unpack(read, 2)) }
+end
+return held
+"""
+
+
 async def dump(redis: Redis) -> Dump:
-    """All that the server holds: key to its value; TTLs as `ttl KEY`."""
-    keys = [key async for key in redis.scan_iter(f"{PREFIX}*", count=10_000)]
-    async with redis.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.type(key)
-            pipe.ttl(key)
-        told = await pipe.execute()
-        kinds = [(key, kind) for key, kind in zip(keys, told[::2], strict=True) if kind != b"none"]
-        for key, kind in kinds:
-            _ask(pipe, key, kind.decode())
-        values = await pipe.execute()
-    found: Dump = {f"ttl {key.decode()}": True for key, ttl in zip(keys, told[1::2], strict=True) if ttl >= 0}
-    held = zip(kinds, values, strict=True)
-    # A string may expire between the two questions.
-    return found | {key.decode(): _value(kind, value) for (key, kind), value in held if value is not None}
+    """All that the pool's server holds: key to its value; TTLs as `ttl KEY`."""
+    held: Dump = {}
+    for key, ttl, kind, value in await cast("Awaitable[list[Any]]", redis.eval(_DUMP, 1, PREFIX)):
+        held[key.decode()] = _value(kind, value)
+        if ttl >= 0:
+            held[f"ttl {key.decode()}"] = True
+    return held
 
 
 async def snapshot(redis: Redis, *, leases: bool = True) -> Dump:
@@ -315,32 +323,22 @@ async def snapshot(redis: Redis, *, leases: bool = True) -> Dump:
     return held
 
 
-def _ask(pipe: Any, key: bytes, kind: str) -> None:
-    match kind:
-        case "hash":
-            pipe.hgetall(key)
-        case "zset":
-            pipe.zrange(key, 0, -1, withscores=True)
-        case "set":
-            pipe.smembers(key)
-        case "stream":
-            pipe.xrange(key)
-        case _:
-            pipe.get(key)
-
-
 def _value(kind: bytes, value: Any) -> object:
     match kind:
         case b"hash":
-            return {field.decode(): text.decode(errors="replace") for field, text in value.items()}  # some are sealed
+            return dict(_pairs([part.decode(errors="replace") for part in value]))  # some are sealed
         case b"zset":
-            return {member.decode(): score for member, score in value}
+            return {member.decode(): float(score) for member, score in _pairs(value)}
         case b"set":
             return {member.decode() for member in value}
         case b"stream":
-            return {entry.decode(): {name.decode(): text for name, text in fields.items()} for entry, fields in value}
+            return {entry.decode(): {name.decode(): text for name, text in _pairs(fields)} for entry, fields in value}
         case _:
             return value.decode()
+
+
+def _pairs(flat: list[T]) -> Iterator[tuple[T, T]]:
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
 async def audit(redis: Redis) -> dict[str, str]:
@@ -365,9 +363,13 @@ def _only_known_keys(held: Dump) -> None:
         if key.startswith("ttl ") or re.fullmatch(_ARQ, key):
             continue
         assert key.startswith(PREFIX), key
-        wanted = [kind for name, kind in _TABLE.items() if re.fullmatch(name, key.removeprefix(PREFIX))]
-        assert wanted, f"not in the table: {key}"
-        assert wanted[0] in kinds[type(value)], key
+        assert _kind_of(key.removeprefix(PREFIX)) in kinds[type(value)], key
+
+
+@lru_cache(maxsize=4096)
+def _kind_of(name: str) -> str | None:
+    """The type of the key, as the table has it; None for a key that it does not have."""
+    return next((kind for pattern, kind in _TABLE.items() if re.fullmatch(pattern, name)), None)
 
 
 def _sound(request_id: str, request: Mapping[str, str], has_ttl: bool) -> None:

@@ -11,7 +11,7 @@ from tokenlane.routing.store import scripts
 KEY: Final = "clock"
 """Holds the time in ms. It is outside every pool, so that audits of a pool's keys do not find it."""
 
-# Redis itself expires keys by its own clock. So each time to live is a thousand times as long, and `pass_time` shortens it.
+# Redis expires keys by its own clock. So each time to live is a thousand times as long, and `pass_time` shortens it.
 _STOPPED: Final = """
 local server, SLOWER = redis, 1000
 local function now() return tonumber(server.call('GET', 'clock')) end
