@@ -32,6 +32,8 @@ from tokenlane.routing.store.request_life import Ending
 T = TypeVar("T")
 
 PREFIX: Final = "{main}:"
+CLOCK: Final = "clock"
+"""The key of the clock in tests/store/stopped_clock.py."""
 ROLE, AGENT, CLIENT, WORKER, ROUTER = "planner", "agent1", "client1", "worker1", "host/router1"
 LANE = Announcement(lane="lane1", provider="sim", endpoint="http://gpu1:8080", models=("m1", "m2"), offer=chats(2))
 PAYLOAD = b'{"messages":[]}'
@@ -290,22 +292,25 @@ _DUMP: Final = """
 local READ = { string = { 'GET' }, hash = { 'HGETALL' }, set = { 'SMEMBERS' }, stream = { 'XRANGE', '-', '+' },
   zset = { 'ZRANGE', 0, -1, 'WITHSCORES' } }
 local held = {}
-for _, key in ipairs(redis.call('KEYS', KEYS[1] .. '*')) do
+for _, key in ipairs(redis.call('KEYS', '*')) do
   local kind = redis.call('TYPE', key).ok
   local read = READ[kind]
-  held[#held + 1] = { key, redis.call('PTTL', key), kind, redis.call(read[1], key, unpack(read, 2)) }
+  if read then -- it has not expired
+    held[#held + 1] = { key, redis.call('PTTL', key), kind, redis.call(read[1], key, unpack(read, 2)) }
+  end
 end
 return held
 """
 
 
 async def dump(redis: Redis) -> Dump:
-    """All that the pool's server holds: key to its value; TTLs as `ttl KEY`."""
+    """All that the server holds, but for a test's clock: key to its value; TTLs as `ttl KEY`."""
     held: Dump = {}
-    for key, ttl, kind, value in await cast("Awaitable[list[Any]]", redis.eval(_DUMP, 1, PREFIX)):
+    for key, ttl, kind, value in await cast("Awaitable[list[Any]]", redis.eval(_DUMP, 0)):
         held[key.decode()] = _value(kind, value)
         if ttl >= 0:
             held[f"ttl {key.decode()}"] = True
+    held.pop(CLOCK, None)
     return held
 
 

@@ -1,15 +1,16 @@
-"""A clock for the scripts that only tests move: no lease lapses and no key expires because a test takes long."""
+"""A clock for the scripts that only tests move: no lease lapses and no key expires because a test takes long.
+
+The server holds the time, in ms.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import pytest
+from tests.integration.life import CLOCK
 
 from tokenlane.routing.store import scripts
-
-KEY: Final = "clock"
-"""Holds the time in ms. It is outside every pool, so that audits of a pool's keys do not find it."""
 
 # Redis expires keys by its own clock. So each time to live is a thousand times as long, and `pass_time` shortens it.
 _STOPPED: Final = """
@@ -51,7 +52,7 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def start(redis: Any) -> None:
     """Set the clock of an empty server."""
-    await redis.set(KEY, _START_MS)
+    await redis.set(CLOCK, _START_MS)
 
 
 async def pass_time(redis: Any, ms: int) -> int:
@@ -61,4 +62,4 @@ async def pass_time(redis: Any, ms: int) -> int:
 
 async def now_ms(redis: Any) -> int:
     """What the clock shows."""
-    return int(await redis.get(KEY))
+    return int(await redis.get(CLOCK))

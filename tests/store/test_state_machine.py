@@ -59,6 +59,7 @@ from tokenlane.routing.decide.recovery import (
     Cause,
     End,
     History,
+    TryAgain,
     WorkerDraining,
     decide,
     decide_without_budget,
@@ -158,6 +159,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         await self.redis.flushall()
+        self.pool.keychain.learn("")
         await stopped_clock.start(self.redis)
         self.now_ms = await stopped_clock.now_ms(self.redis)
         await self.ear.heard()
@@ -242,6 +244,7 @@ class Machine(RuleBasedStateMachine):
         depth, in_flight = self._limits(envelope.role)
         is_full = sum(it["role"] == envelope.role and it["entry"] != "" for it in live) >= depth
         is_full = is_full or sum(it["agent"] == envelope.agent for it in live) >= in_flight
+        self.key = (await self.redis.get(f"{PREFIX}key") or b"").decode()
         is_key_wrong = self.key not in ("", envelope.key_id or "")
         try:
             accepted = await self.pool.requests.submit(envelope, life.PAYLOAD, floor)
@@ -258,7 +261,6 @@ class Machine(RuleBasedStateMachine):
         if envelope.id not in before and accepted == envelope.id:
             assert not is_full
             assert not is_key_wrong
-            self.key = self.key or envelope.key_id or ""
 
     def _limits(self, role: str) -> tuple[int, int]:
         limits = self.policy.roles.get(role, RolePolicy()).limits
@@ -290,7 +292,6 @@ class Machine(RuleBasedStateMachine):
         for request_id, status in zip(ids, checked.statuses, strict=True):
             known = fields.get(request_id, {})
             assert (status.state, status.attempt) == (known.get("state", "missing"), int(known.get("attempt", 0)))
-            assert (status.place is not None) == (status.state == "waiting")
         for stranger in checked.strangers:
             assert fields[stranger]["client"] == client
             await self.pool.requests.cancel(stranger, client)
@@ -512,6 +513,7 @@ class Machine(RuleBasedStateMachine):
         if isinstance(decision, End):
             await self._finish(name, it, "failed", decision.error)
             return
+        assert isinstance(decision, TryAgain)
         envelope = it.claim.envelope
         state = await self.pool.requests.requeue(
             envelope.id,
@@ -523,10 +525,27 @@ class Machine(RuleBasedStateMachine):
             cause=error.code,
             longest_delay_ms=decision.longest_delay_ms,
         )
-        if state in ("spent", "lost"):
+        if state == "lost":
+            await self._forget(name, it)
+        elif state == "spent":
             await self._finish(name, it, "failed", decide_without_budget(error, history).error)
         else:
             self.held[name].pop(envelope.id, None)
+
+    @precondition(lambda self: self.is_running())
+    @rule(pick=picks, meanwhile=st.sampled_from(("", "cancelled", "late")))
+    def forget(self, pick: int, meanwhile: str) -> None:
+        """A worker learns that the server has lost the payload of a request, if it has."""
+        name, it = self._pick(self._runs(), pick)
+        self.run(self._meanwhile(it.claim.envelope.id, meanwhile))
+        self.run(self._forget(name, it))
+
+    async def _forget(self, name: str, it: Held) -> None:
+        state = await self.pool.requests.forget(it.claim.envelope.id, it.claim.attempt, name)
+        if state != "stale":
+            self.held[name].pop(it.claim.envelope.id, None)
+        if state == "forgotten":
+            self.lost.add(it.claim.envelope.id)
 
     @rule(worker=workers, is_buried=st.booleans())
     def die(self, worker: int, is_buried: bool) -> None:
@@ -610,7 +629,6 @@ class Machine(RuleBasedStateMachine):
         await self.pool.scripts.run(name, *args)
         if name == "set_policy":
             self.policy = await self.pool.policies.read()
-        self.key = (await self.redis.get(f"{PREFIX}key") or b"").decode()
 
     @rule(disaster=st.sampled_from(("retries", "retries", "retries", "wipe")))
     def suffer(self, disaster: str) -> None:
@@ -625,7 +643,7 @@ class Machine(RuleBasedStateMachine):
         fields = await self.witness.fields()
         self.lost |= {it for it, known in fields.items() if known["state"] in LIVE}
         await self.redis.flushall()
-        await self.redis.set(stopped_clock.KEY, self.now_ms)
+        await self.redis.set(life.CLOCK, self.now_ms)
         self.ends.clear()
         self.policy, self.key = Policy(), ""
 
@@ -760,7 +778,15 @@ RARE: Final[tuple[Callable[[Machine], object], ...]] = (
     lambda it: it.pass_time(4_000, "swept", recovers=False, state="delayed", pick=ODD, flags=False),
     lambda it: [it.give_back(0, EVEN, is_fresh=True, due_ms=due_ms, meanwhile="") for due_ms in (0, 20_000)],
     lambda it: [it.give_back(0, ODD, is_fresh=True, due_ms=0, meanwhile="late")],
-    lambda it: [it._some("running", EVEN), it.suffer("wipe"), it.beat(0, "up", hears_reply=True)],
+    *(
+        lambda it, meanwhile=meanwhile: [
+            it._some("running", EVEN),
+            it.suffer("wipe"),
+            it.beat(0, "up", hears_reply=True),
+            it.forget(0, meanwhile),
+        ]
+        for meanwhile in ("", "cancelled", "late")
+    ),
 )
 """Steps that random examples seldom take."""
 

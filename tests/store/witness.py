@@ -15,12 +15,21 @@ from tokenlane.routing.store.replies.values import Reply
 Fields = Mapping[str, str]
 Argument = bytes | str | int
 
-_OF_ONE: Final = {"submit": 0, "dispatch": 0, "start": 0, "requeue": 0, "finish": 0, "cancel": 0, "attach": 1}
+_OF_ONE: Final = {
+    "submit": 0,
+    "dispatch": 0,
+    "start": 0,
+    "requeue": 0,
+    "finish": 0,
+    "forget": 0,
+    "cancel": 0,
+    "attach": 1,
+}
 """The scripts that may touch one request only, and which of their arguments is its id."""
 _OF_MANY: Final = ("renew", "sweep", "check", "purge")
-_COUNT: Final = ("purge", "stop_work")
-"""The scripts that answer how much they changed, so that the second of two equal calls answers otherwise."""
-_RENEWED_FROM, _PER_REQUEST = 12, 7
+_COUNT: Final = ("purge", "stop_work", "sweep")
+"""The scripts that answer what they changed, so that the second of two equal calls answers otherwise."""
+_RENEWED_FROM, _PER_REQUEST = 13, 7
 
 
 class Witness:
@@ -91,8 +100,8 @@ class Witness:
             assert change in CHANGES, change
             self.seen[change] = self.seen.get(change, 0) + 1
         assert was not in ENDED, (name, before, after)
-        assert now != "nothing"
-        if before:
+        assert now != "nothing" or (name, before["entry"]) == ("forget", "")
+        if before and after:
             earlier, newest = int(before["attempt"]), int(after["attempt"])
             assert earlier < newest if (was, now) == ("waiting", "dispatched") else earlier == newest, (before, after)
             assert 0 <= int(after["crashes"]) - int(before["crashes"]) <= 1
