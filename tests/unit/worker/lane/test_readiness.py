@@ -307,6 +307,7 @@ async def test_a_server_whose_requests_fail_gets_one_at_a_time_after_a_pause() -
         ward.fail(LEAST_FAILED)
         condition = ward.said.condition
         assert (condition.state, ward.said.limit_of("chat"), ward.readiness.breaker_state) == ("down", 0, "open")
+        assert ward.said.announced == LANE, "operators see the limit that the lane has otherwise"
         assert all(word in condition.why for word in ("5 of the last 5", "provider_down", "UTC"))
         await ward.said.wait_until_up()
         for number in range(2):

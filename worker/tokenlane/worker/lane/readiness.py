@@ -258,9 +258,10 @@ class Readiness:
         """Set what the model server's condition and the breaker allow. Return whether that has changed."""
         breaker, condition, most_at_once = self._breaker, self._server, None
         if condition == UP and breaker.state != "closed":
-            state = LaneState.UP if breaker.lets_start else LaneState.DOWN
+            state = LaneState.DOWN
+            if breaker.lets_start:
+                state, most_at_once = LaneState.UP, len(self._runs) + 1
             condition = ServerCondition(state, f"{breaker.failures}; {self._what_comes_next()}")
-            most_at_once = len(self._runs) + 1
         availability = self._availability
         if (condition, most_at_once) == (availability.condition, availability.most_at_once):
             return False
