@@ -72,6 +72,7 @@ class DeltaBuffer:
         progress: the latest progress of a command.
         result: the result of an embed request or a command.
         answer: the answer so far.
+        outage: why the pool does not answer; '' if it does.
 
     Args:
         position: the position of the first delta for the reader, who already has the deltas before it.
@@ -98,6 +99,7 @@ class DeltaBuffer:
         self.error: LlmError | None = None
         self.progress: Progress | None = None
         self.result: Result | None = None
+        self.outage = ""
         self._first = position
         self.answer = AnswerBuilder()
         self._unread = UnreadDeltas(unread_deltas)
@@ -216,9 +218,11 @@ class DeltaBuffer:
         self._end()
 
     def overdue(self) -> DeadlineExceeded:
-        """The error of a request whose time to live has passed. It says if the request never started, and why."""
+        """The error of a request whose time to live has passed. It says if the request never started, and why, or if
+        the pool does not answer."""
         if not self._why_waiting or self.attempt > self._waits_after:
-            return DeadlineExceeded()
+            why = f"The request did not complete within its time to live; the pool does not answer: {self.outage}"
+            return DeadlineExceeded(why) if self.outage else DeadlineExceeded()
         what = "did not start" if self.attempt == 0 else "was not started again"
         return DeadlineExceeded(
             f"The request {what} within its time to live; last known reason: {str(self._why_waiting).rstrip('.')}. "

@@ -175,6 +175,7 @@ class RedisRequest(OpenRequest):
             self.owned &= message.client == self._client
             return []
         buffer = self._buffer
+        buffer.outage = ""
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
         self._heard_at, self.check_at = self._clock(), inf
@@ -215,6 +216,7 @@ class RedisRequest(OpenRequest):
     def report_outage(self, why: str) -> None:
         """Note that the pool does not answer, and why."""
         self.check_at = inf
+        self._buffer.outage = why
         if self._why_waiting is not None:
             self.wait(why, self._buffer.attempt)
 
@@ -227,7 +229,7 @@ class RedisRequest(OpenRequest):
         Returns:
             The steps for the link to carry out.
         """
-        self.check_at = inf
+        self.check_at, self._buffer.outage = inf, ""
         if self._is_being_sent or self.state is RequestState.ENDED or self._heard_at > asked_at:
             return []
         if status.lapses_ms is not None:

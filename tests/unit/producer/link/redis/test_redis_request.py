@@ -20,6 +20,7 @@ from tokenlane.producer.link.redis.timings import Timings
 from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import (
+    DeadlineExceeded,
     Interrupted,
     LlmError,
     PoolUnavailable,
@@ -346,3 +347,20 @@ async def test_an_end_that_is_repeated_without_what_is_missing_is_believed_after
     assert isinstance(request.error, Interrupted)
     assert clock.now < 1000 + 2 * TIMINGS.ended_patience_s
     assert not request.must_be_cancelled
+
+
+async def test_a_time_to_live_that_passes_during_an_outage_names_the_outage() -> None:
+    """The answer ran, so neither a shorter answer nor a longer time to live would help. After the outage it is over."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    request.report_outage("no Redis server answers")
+    request.expire()
+    assert isinstance(request.error, DeadlineExceeded)
+    assert "no Redis server answers" in request.error.message
+    for event in ("running in the pool", "a message"):
+        again = in_state(RequestState.RUNNING, clock, part=True)
+        again.report_outage("no Redis server answers")
+        EVENTS[event](again, clock)
+        again.expire()
+        assert again.error is not None
+        assert "Redis" not in again.error.message
