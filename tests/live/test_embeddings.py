@@ -32,6 +32,7 @@ async def test_a_real_server_embeds(model_file: Path, tmp_path: Path) -> None:
             async with embedding_server(model_file) as endpoint:
                 options = ("--provider", "llamacpp", "--endpoint", endpoint)
                 worker = await processes.tokenlane("worker", "--json", "--lane", "gpu0", *options, **environment)
+                await worker.says('"worker"')  # a client asks no empty pool for long
                 found = await client.embed(TEXTS, role="indexer")
                 assert (found.lane, found.dimensions, found.is_fallback) == ("gpu0", 576, False)
                 assert all(math.hypot(*vector) == pytest.approx(1, abs=1e-5) for vector in found.vectors)
