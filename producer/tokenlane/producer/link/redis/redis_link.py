@@ -215,7 +215,7 @@ class RedisLink:
         readers.append(request)
         try:
             if len(readers) == 1:
-                hear, miss = partial(self._receive, request.id), partial(self._report_gap, request.id)
+                hear, miss = partial(self._receive, request.id), partial(self._report_reconnection, request.id)
                 await self._hub.subscribe(self._pool.keys.deltas(request.id), hear, miss)
             if request.error is not None:
                 raise request.error
@@ -324,6 +324,11 @@ class RedisLink:
                 self.worker_messages.wake()
             if request.ended:
                 self.leave(request)
+
+    def _report_reconnection(self, request_id: str) -> None:
+        for request in self._requests.get(request_id, ()):
+            request.report_reconnection()
+        self.worker_messages.wake()
 
     def _report_gap(self, request_id: str) -> None:
         for request in self._requests.get(request_id, ()):

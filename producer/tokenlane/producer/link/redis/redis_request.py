@@ -195,10 +195,16 @@ class RedisRequest(OpenRequest):
         return handover if self.owned else []
 
     def report_gap(self) -> None:
-        """Note that messages may be missing, since the connection was lost for a while."""
+        """Note that messages may be missing."""
         self._heard_at = -inf
         self._may_miss_messages = True
         self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
+
+    def report_reconnection(self) -> None:
+        """Note that the connection to the pool was lost, and is there again. The worker has all the time again to publish
+        the missing messages, since it may not have received the request for them."""
+        self._replay = None
+        self.report_gap()
 
     @property
     def wants_replay(self) -> bool:

@@ -234,6 +234,21 @@ async def test_an_end_that_nobody_repeats_is_believed_after_a_while(worker: str,
     assert type(request.error) is LlmError
 
 
+async def test_a_worker_has_all_its_time_again_after_an_outage() -> None:
+    """The worker may not have heard that it was asked: the server, or one of the two connections to it, was away."""
+    clock, ended = Clock(), []
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    for event in ("asked", "reconnected", "asked", "asked"):
+        clock.now += 0.6 * TIMINGS.ended_patience_s
+        if event == "reconnected":
+            request.report_reconnection()
+        stands(request, "failed", clock, worker=WORKER)
+        if (due := request.due_replay()) is not None:
+            due[0].mark_sent(clock())
+        ended.append(request.ended)
+    assert ended == [False, False, False, True]
+
+
 async def test_a_lost_answer_whose_end_is_known_is_not_asked_for_again() -> None:
     """The request ran to its end, so another attempt would answer it twice."""
     clock = Clock()
