@@ -398,6 +398,18 @@ async def test_ranks_go_to_different_hosts_first(pool: Pool) -> None:
     await audit(raw(pool))
 
 
+@pytest.mark.parametrize(("lease_ms", "silent_ms", "rests_ms"), [(10_000, 2000, 2000), (1000, 500, 250)])
+async def test_a_rank_outlives_no_lease(pool: Pool, lease_ms: int, silent_ms: int, rests_ms: int) -> None:
+    """If the two routers that sweep die, a third one notices it within a lease, and within four seconds at most."""
+    await pool.policies.write(Policy(lease_ms=lease_ms))
+    for name in ("a/1", "b/1"):
+        await pool.beats.sweep(name)
+    now = (await pool.survey()).now_ms
+    await raw(pool).zadd(f"{PREFIX}routers", {"a/1": now - silent_ms - 1, "b/1": now - silent_ms + 400})
+    swept = await pool.beats.sweep("c/1", rank_only=True)
+    assert (swept.rank, swept.due_ms) == (1, rests_ms)
+
+
 async def test_asking_for_a_rank_sweeps_nothing(pool: Pool) -> None:
     """A router that only asks for its rank changes nothing else."""
     asked = await life.dispatched(pool)

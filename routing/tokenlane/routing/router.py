@@ -87,8 +87,9 @@ class _Router:
         self._rank = swept.rank
         await recover(self._pool, swept.lapsed)
         if self._rank >= _WORKING_RANKS:
-            # The jitter keeps idle routers on many hosts from asking at the same time.
-            await asyncio.sleep(random.uniform(1, 2))
+            if ranks_only:
+                # The jitter keeps idle routers on many hosts from asking at the same time.
+                await asyncio.sleep(random.uniform(0.5, 1) * swept.due_ms / 1000)
             return
         policy = self._policy
         if policy is None or swept.revision != policy.revision or swept.waits or swept.lapsed:
@@ -101,11 +102,11 @@ class _Router:
             await self._dispatch_all()
 
     def _rest_s(self, swept: SweepReply, policy: Policy) -> float:
-        """How long after this sweep the next sweep is due if the doorbell does not ring. The pause must be shorter than
-        a lease: if no router sweeps for a lease, the pool extends all leases."""
+        """How long after this sweep the next sweep is due if the doorbell does not ring. A router that is silent for
+        half a lease loses its rank."""
         if swept.waits or swept.runs:
             return self._timings.sweep_every_s
-        return min(self._timings.rest_s, policy.lease_ms / 2000, swept.due_ms / 1000)
+        return min(self._timings.rest_s, policy.lease_ms / 4000, swept.due_ms / 1000)
 
     async def _bell_rings(self, until: float) -> bool:
         """Wait for the doorbell, but not longer than until this time on the loop's clock; return whether it rang."""

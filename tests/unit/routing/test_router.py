@@ -128,6 +128,14 @@ async def test_a_router_needs_no_bell(swept: SweepReply, timings: Timings, lease
         await until(lambda: pool.sweeps >= 3)
 
 
+async def test_a_router_that_stands_by_asks_for_its_rank_as_often_as_the_pool_wants() -> None:
+    """It sweeps once, learns that two others do so, and only asks from then on."""
+    pool = SteadyPool(SweepReply(2, False, due_ms=10))
+    async with routing(pool, Timings(sweep_every_s=_LONG_S, rest_s=_LONG_S)):
+        await until(lambda: pool.sweeps >= 4)
+    assert pool.surveys == 0
+
+
 async def test_an_unexpected_error_in_one_recovery_does_not_stop_the_router() -> None:
     """The error is counted. The router recovers the other requests, and dispatches."""
 

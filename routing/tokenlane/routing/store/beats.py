@@ -93,7 +93,8 @@ class SweepReply:
         waits: whether any request waits.
         runs: whether any request is dispatched or runs.
         due_ms: time until the next event for which no doorbell rings: a delay ends, a deadline passes, or a client has
-            been silent for too long. Infinity if no such event is due.
+            been silent for too long. Infinity if no such event is due. For a router that only asked for its rank: the
+            time within which to ask again.
         revision: the policy's revision.
     """
 

@@ -10,18 +10,19 @@
 --       4 how many internal errors its process has survived
 -- reply {rank from 0, more is due: 0 or 1, lapsed attempts as `lapsed_attempt` in leases.lua returns them, any request waits:
 --       0 or 1, any request is dispatched or runs: 0 or 1, ms until the next event for which no doorbell rings or -1, policy
---       revision}; without a sweep {rank, 0, {}, 0, 0, -1, 0}
+--       revision}; without a sweep {rank, 0, {}, 0, 0, ms within which to ask for the rank again, 0}
 
 local router, sweeping = ARGV[1], ARGV[2] == '1'
-local BATCH, SILENT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 2000, 3600000, 5000
-local now = now_ms()
+local BATCH, KEPT_MS, LANE_KEPT_MS, AUDIT_MS = 100, 6000, 3600000, 5000
+local now, lease = now_ms(), policy_rule('lease_ms')
 
--- A router that is silent for 2 s, twice its longest pause, loses its rank. The first routers of all hosts rank before the
--- second router of any host.
-redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', decimal(now - SILENT_MS))
+-- A router that is silent for 2 s, or half a lease if that is shorter, loses its rank: this is twice its longest pause. If all
+-- routers that sweep die, another one follows within a lease. The first routers of all hosts rank before the second router of
+-- any host.
+redis.call('ZREMRANGEBYSCORE', P .. 'routers', '-inf', decimal(now - math.max(500, math.min(2000, lease / 2))))
 redis.call('ZADD', P .. 'routers', decimal(now), router)
-if ARGV[3] ~= '' then redis.call('SET', P .. 'router:' .. router, ARGV[3], 'PX', 3 * SILENT_MS) end
-if ARGV[4] ~= '0' then redis.call('SET', P .. 'router:' .. router .. ':survived', ARGV[4], 'PX', 3 * SILENT_MS) end
+if ARGV[3] ~= '' then redis.call('SET', P .. 'router:' .. router, ARGV[3], 'PX', KEPT_MS) end
+if ARGV[4] ~= '0' then redis.call('SET', P .. 'router:' .. router .. ':survived', ARGV[4], 'PX', KEPT_MS) end
 local names, on_host, nth, rank = redis.call('ZRANGE', P .. 'routers', 0, -1), {}, {}, 0
 table.sort(names)
 for _, name in ipairs(names) do
@@ -32,7 +33,7 @@ end
 for _, name in ipairs(names) do
   if nth[name] < nth[router] or (nth[name] == nth[router] and name < router) then rank = rank + 1 end
 end
-if not sweeping then return { rank, 0, {}, 0, 0, -1, 0 } end
+if not sweeping then return { rank, 0, {}, 0, 0, math.floor(math.min(2000, lease / 4)), 0 } end
 
 local swept, hold = P .. 'swept', update_hold(now)
 local audited = redis.call('HGET', swept, 'audited')
