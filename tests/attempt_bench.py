@@ -95,16 +95,16 @@ class FakePool:
             raise self.unseals.pop()
         return payload
 
-    async def finish(self, *args: Any, lane: str | None = None) -> bool:
+    async def finish(self, *args: Any, lane: str | None = None) -> str | None:
         _, _, _, ending, end, code, message = args
         self.blamed.append(lane)
         if self.outage:
             raise self.outage.pop()
         self.log.append(f"finished {self.id}")
         if self.stale:
-            return False
+            return None
         self.endings.append((ending, end, code, channel_message(self.opened(message))))
-        return True
+        return "done"
 
     async def requeue(
         self,

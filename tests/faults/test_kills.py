@@ -11,6 +11,7 @@ import pytest
 from pydantic import JsonValue
 from tests.faults.history import Accepted, Event, check_history
 from tests.faults.scenario import CAPACITY, POLICY, Site, ask, settled, site
+from tests.faults.tcp_proxy import tcp_proxy
 from tests.integration.farm import Server, eventually
 from tests.integration.life import PREFIX, raw
 from tests.redis_servers import every_server
@@ -82,6 +83,25 @@ async def test_a_worker_ends_while_redis_is_frozen(when: str, tmp_path: Path, mo
                     assert await serving == OK
             finally:
                 server.thaw()
+
+
+async def test_a_worker_that_stops_waits_for_an_agent_that_missed_the_end(tmp_path: Path) -> None:
+    """An agent is cut off while its answer ends and the worker shuts down. It connects again, and gets the end."""
+    provider, stopping = FakeProvider(hold_after=1), asyncio.Event()
+    ready: asyncio.Queue[Lane] = asyncio.Queue()
+    async with Server(tmp_path) as server, tcp_proxy(server.port) as proxy, background() as tasks:
+        opening = open_lane(LaneSettings("gpu0", "fake"), RedisSettings(server.url), provider=provider)
+        serving = asyncio.create_task(run_worker(opening, on_ready=ready.put, stopping=stopping))
+        lane = await ready.get()
+        async with Client(f"redis://127.0.0.1:{proxy.port}/0") as client:
+            answer = asyncio.create_task(client.complete("hi", role="planner"))
+            await until(lambda: provider.holding == 1)
+            tasks.create_task(proxy.refuse(1))
+            provider.go.set()
+            await until(lambda: provider.running == 0 and not len(lane.runs))
+            stopping.set()
+            assert (await answer).text == "".join(provider.pieces)
+            assert await serving == OK
 
 
 async def _broken_off(client: Client) -> None:

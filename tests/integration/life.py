@@ -153,9 +153,10 @@ async def bring(pool: Pool, state: str) -> Asked:
 
 async def finish(pool: Pool, asked: Asked, ending: Ending = "completed") -> bool:
     """End a running request, as its worker."""
-    return await pool.requests.finish(
+    reply = await pool.requests.finish(
         asked.id, asked.attempt, asked.worker, ending, 3, "", ended_message(asked.attempt)
     )
+    return reply is not None
 
 
 def ended_message(attempt: int) -> bytes:

@@ -125,7 +125,8 @@ class Run:
     async def _finish(self, ending: Ending, code: str, message: Completed | Failed, *, lost: bool) -> bool:
         self.ending = self._seal(message.to_wire())
         told = b"{}" if lost else self.ending
-        return await self._pool.requests.finish(self.id, self.attempt, self.worker, ending, self.end, code, told)
+        done = await self._pool.requests.finish(self.id, self.attempt, self.worker, ending, self.end, code, told)
+        return done is not None
 
 
 class StandIn:

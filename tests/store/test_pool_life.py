@@ -390,3 +390,13 @@ async def test_what_a_lane_serves_while_its_model_server_is_away(pool: Pool) -> 
     (seen,) = (await pool.survey()).lanes
     assert (seen.state, seen.models, seen.offer.limit_of("chat")) == ("up", ("m9",), 1)
     await audit(raw(pool))
+
+
+async def test_a_worker_learns_that_nobody_received_the_end(pool: Pool) -> None:
+    """An ending that is repeated may have been received or not, as far as the server knows."""
+    asked, other = await life.running(pool), await life.running(pool)
+    async with life.listen(pool):
+        for reply in ("done", "missed"):
+            assert await pool.requests.finish(asked.id, asked.attempt, WORKER, "completed", 0, "", b"{}") == reply
+    assert await pool.requests.finish(other.id, other.attempt, WORKER, "completed", 0, "", b"{}") == "missed"
+    assert await pool.requests.finish(other.id, other.attempt - 1, WORKER, "completed", 0, "", b"{}") is None

@@ -66,6 +66,7 @@ async def run_worker(
             interrupted = True
             for lane, _ in served:
                 lane.runs.close()
+                lane.publisher.missed_endings.give_up()
         stopping.set()
 
     with on_stop_signals(stop):
@@ -115,7 +116,7 @@ async def start_workers(lane: Lane, tasks: asyncio.TaskGroup) -> list[LaneWorker
 
 async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> None:
     """Stop accepting work, and wait for running requests. After `drain_s`, give those that remain back to the pool, for
-    other lanes to continue."""
+    other lanes to continue. Wait also for agents that were cut off when their answers ended."""
     lane.availability.draining = True
     await lane.heartbeat.beat()
     await asyncio.gather(*(worker.stop_starting() for worker in workers))
@@ -124,6 +125,7 @@ async def drain(lane: Lane, workers: Sequence[LaneWorker], drain_s: float) -> No
         logger.warning("lane %r: %s to another lane after a drain of %g s", lane.name, running, drain_s)
         lane.runs.close()
         await _wait_for_jobs(workers, _CLOSE_S)
+    await lane.publisher.missed_endings.wait()
 
 
 async def _wait_for_jobs(workers: Sequence[LaneWorker], timeout_s: float) -> bool:

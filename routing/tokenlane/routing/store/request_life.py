@@ -233,14 +233,18 @@ class Requests:
         message: bytes,
         *,
         lane: str | None = None,
-    ) -> bool:
-        """End the request of an attempt that a worker runs. Returns False if the worker no longer runs the attempt.
+    ) -> Literal["done", "missed"] | None:
+        """End the request of an attempt that a worker runs.
 
         Args:
             end: how many deltas the answer has.
             code: the error's code; '' if there is no error.
             message: the last message to the agent, which this publishes.
             lane: the lane that failed; '' if that is not known; None for the lane that runs the attempt.
+
+        Returns:
+            `missed` if no client received the message, or that is not known; otherwise `done`. None if the worker no
+            longer runs the attempt.
 
         Raises:
             RequestLost: the server has lost the request. The worker's next beat restores it.
@@ -249,7 +253,7 @@ class Requests:
         reply = as_text(await self._scripts.run("finish", *args))
         if reply == "unknown":
             raise RequestLost("the Redis server lost its data while the request was running")
-        return reply == "done"
+        return cast("Literal['done', 'missed']", reply) if reply != "stale" else None
 
     async def fail(self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False) -> bool:
         """Fail a request that waits, or whose lease has lapsed. Returns False if the request is in another state, was

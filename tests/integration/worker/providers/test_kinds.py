@@ -130,7 +130,7 @@ async def test_an_answer_to_an_embed_that_was_lost_is_asked_for(
     async with at_work(redis_url, Household()) as lane, Client(redis_url) as client:
         finish = lane.pool.requests.finish
 
-        async def silent(*args: object, **more: object) -> bool:
+        async def silent(*args: object, **more: object) -> object:
             return await finish(*args[:-1], b"{}", **more)  # type: ignore[arg-type,call-arg]  # as it was called
 
         monkeypatch.setattr(lane.pool.requests, "finish", silent)

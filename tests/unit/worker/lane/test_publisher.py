@@ -22,7 +22,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.outlet import Outlet
 from tokenlane.worker.lane.publisher import UNFLUSHED_BYTES, Publisher
-from tokenlane.worker.lane.replay_memory import KEPT_BYTES
+from tokenlane.worker.lane.replay_memory import KEPT_BYTES, MissedEndings
 from tokenlane.worker.lane.timings import Timings
 
 ID, ATTEMPT = "0" * 32, 7
@@ -333,3 +333,26 @@ async def test_half_a_surrogate_pair_fails_its_own_request_only(delta: TokenDelt
             outlet.put(delta)
         outlet.put(TokenDelta(text="fine"))
         await until(lambda: len(pool.flushes) == 1)
+
+
+async def test_missed_endings_are_waited_for_until_they_are_replayed() -> None:
+    """Only a published replay counts. Endings that nobody asks for in time are given up, and so are all on request."""
+    missed = MissedEndings(60)
+    await missed.wait()
+    missed.add((ID, ATTEMPT))
+    missed.add((ID, ATTEMPT + 1))
+    waiting = asyncio.create_task(missed.wait())
+    await asyncio.sleep(0)
+    missed.discard([(ID, ATTEMPT)])
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    missed.discard([(ID, ATTEMPT + 1)])
+    await waiting
+    missed.add((ID, ATTEMPT))
+    waiting = asyncio.create_task(missed.wait())
+    await asyncio.sleep(0)
+    missed.give_up()
+    await waiting
+    late = MissedEndings(0)
+    late.add((ID, ATTEMPT))
+    await late.wait()

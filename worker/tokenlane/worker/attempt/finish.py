@@ -160,14 +160,14 @@ async def _finish(
         failed_on: the lane that failed, if it is not this lane; '' if it is unknown.
     """
     wire = run.outlet.write_ending(message)
-    done = await _retry_until_recorded(
+    reply = await _retry_until_recorded(
         lane,
         run,
         lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire, lane=failed_on),
     )
-    if not done:
+    if reply is None:
         return "left"
-    run.outlet.end(wire)
+    run.outlet.end(wire, missed=reply == "missed" and ending in ("completed", "failed"))
     return ending
 
 

@@ -192,9 +192,15 @@ class Outlet:
         self._clear()
         return rest
 
-    def end(self, message: bytes) -> None:
-        """Keep the message that ended the request, for agents that missed it."""
+    def end(self, message: bytes, *, missed: bool = False) -> None:
+        """Keep the message that ended the request, for agents that missed it.
+
+        Args:
+            missed: whether no agent may have received the message.
+        """
         self._publisher.memory.end(self.attempt, message)
+        if missed:
+            self._publisher.missed_endings.add(self.attempt)
 
     def discard(self) -> None:
         """Forget the attempt's messages: a later attempt answers the request."""

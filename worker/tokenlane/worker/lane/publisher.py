@@ -17,7 +17,7 @@ from tokenlane.routing.contract.worker_report import DeliveryReport
 from tokenlane.routing.store.pool import Pool
 
 from .outlet import Outlet
-from .replay_memory import KEPT_BYTES, AttemptKey, ReplayMemory
+from .replay_memory import KEPT_BYTES, AttemptKey, MissedEndings, ReplayMemory
 from .timings import TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Publisher:
         self.worker, self.lane = worker, lane
         self.pool = pool
         self.memory = ReplayMemory(timings.kept_s, kept_bytes)
+        self.missed_endings = MissedEndings(timings.missed_s)
         self.unflushed_bytes = unflushed_bytes
         self.dropped_messages = 0
         self._batch_wait_s = timings.batch_wait_s
@@ -92,8 +93,10 @@ class Publisher:
                 self._timer.cancel()
                 self._timer = None
             self._in_flight, self._waiting = list(self._waiting), {}
+            replayed = tuple(self._replay_requests)
             try:
-                await self._send(self._collect())
+                if await self._send(self._collect()):
+                    self.missed_endings.discard(replayed)
             finally:
                 self._in_flight = []
                 self._flush_done.set()
@@ -131,15 +134,18 @@ class Publisher:
         messages += [(outlet.channel, outlet.take_message()) for outlet in self._in_flight]
         return messages
 
-    async def _send(self, messages: list[tuple[str, bytes]]) -> None:
+    async def _send(self, messages: list[tuple[str, bytes]]) -> bool:
+        """Publish the messages. Return False if the pool does not answer."""
         if not messages:
-            return
+            return True
         self._flushes += 1
         self._messages += len(messages)
         try:
             await self.pool.publish(messages)
             self._failing = False
+            return True
         except LlmError as error:
             if not self._failing:
                 logger.warning("output could not be published; agents will ask for it again: %s", error)
             self._failing = True
+            return False

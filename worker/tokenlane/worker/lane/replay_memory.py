@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -62,3 +64,42 @@ class ReplayMemory:
         self.bytes -= sum(len(message) for _, message in self._sent.pop(attempt, ()))
         if (timer := self._ended.pop(attempt, None)) is not None:
             timer.cancel()
+
+
+class MissedEndings:
+    """The attempts whose last message nobody received, and no agent has asked for since.
+
+    Args:
+        missed_s: how long after the end an agent may need to connect again and to ask. An agent that takes longer is
+            probably gone.
+    """
+
+    def __init__(self, missed_s: float) -> None:
+        self._missed_s = missed_s
+        self._ended_at: dict[AttemptKey, float] = {}
+        self._none_left = asyncio.Event()
+
+    def add(self, attempt: AttemptKey) -> None:
+        """Note that nobody received the last message of this attempt."""
+        now = asyncio.get_running_loop().time()
+        self._ended_at = {each: at for each, at in self._ended_at.items() if at > now - self._missed_s}
+        self._ended_at[attempt] = now
+
+    def discard(self, attempts: Iterable[AttemptKey]) -> None:
+        """Note that the messages of these attempts were published again, because their agents asked for them."""
+        for attempt in attempts:
+            self._ended_at.pop(attempt, None)
+        if not self._ended_at:
+            self._none_left.set()
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        self.discard(tuple(self._ended_at))
+
+    async def wait(self) -> None:
+        """Wait until the agents have asked for their endings, or have had the time to do so."""
+        self._none_left.clear()
+        if self._ended_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(max(self._ended_at.values()) + self._missed_s):
+                    await self._none_left.wait()

@@ -13,6 +13,8 @@ class Timings:
     """How long a delta may wait to share a publish with other answers. An answer's first delta never waits."""
     kept_s: float = 60.0
     """How long after a request's end its output is kept, for an agent that missed part of it."""
+    missed_s: float = 5.0
+    """How long after an answer's end, if no agent received it, a worker that shuts down waits for the agent to ask."""
     retry_s: float = 0.2
     """The pause before a call to a pool, or a question to an agent, is repeated."""
     handover_s: float = 0.5

@@ -201,8 +201,8 @@ class RedisRequest(OpenRequest):
         self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
 
     def report_reconnection(self) -> None:
-        """Note that the connection to the pool was lost, and is there again. The worker has all the time again to publish
-        the missing messages, since it may not have received the request for them."""
+        """Note that the connection to the pool was lost, and is there again. From now on the worker has all its time
+        again to publish the missing messages, since it may not have received the request for them."""
         self._replay = None
         self.report_gap()
 

@@ -10,7 +10,7 @@
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 'completed', 'failed', 'cancelled' or 'expired'
 --       5 end position: how many deltas the answer has  6 error code or ''  7 last message to the agent, JSON
 --       8 optional: lane that failed, '' if that is not known; without it, the request's lane
--- reply 'done' | 'stale': the worker no longer runs the attempt, or the caller may not end a request in this state
+-- reply 'done' | 'missed', for a worker only: the same, but nobody received the last message, or that is not known | 'stale': the worker no longer runs the attempt, or the caller may not end a request in this state
 --       | 'unknown', for a worker only: the server has lost the request; the worker's next beat restores it
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
@@ -27,16 +27,18 @@ if worker == '' then
   if lapsed then record_lapse(id, request) end
 else
   if request.attempt ~= attempt or request.worker ~= worker then return 'stale' end
-  if request.state == ending then return 'done' end
+  if request.state == ending then return 'missed' end
   if request.state ~= 'running' then return 'stale' end
 end
+local reply = 'done'
 if ending == 'cancelled' and (request.code or '') ~= '' then
   end_early(id, request, ending) -- with the code that `cancel_request` stored, which the worker does not know
 else
   keeps = keeps and keep_payload(id, request)
-  end_request(id, request, ending, ARGV[7], ARGV[6], ARGV[8])
+  local receivers = end_request(id, request, ending, ARGV[7], ARGV[6], ARGV[8])
+  if receivers == 0 and worker ~= '' then reply = 'missed' end
   if keeps then redis.call('EXPIRE', P .. 'request:' .. id, KEEP_PAYLOAD_S) end
   if ending == 'completed' then repay_budget() end
 end
 redis.call('HSET', P .. 'request:' .. id, 'end', ARGV[5])
-return 'done'
+return reply

@@ -63,9 +63,9 @@ local function ring_routers()
   redis.call('PUBLISH', CHANNEL .. 'doorbell', '')
 end
 
--- Publishes a message to the agent that waits for a request. message: JSON.
+-- Publishes a message to the agent that waits for a request. message: JSON. Returns how many clients received it.
 local function publish_to_agent(id, message)
-  redis.call('PUBLISH', CHANNEL .. 'deltas:' .. id, message)
+  return redis.call('PUBLISH', CHANNEL .. 'deltas:' .. id, message)
 end
 
 -- The state of a request, for clients: {state, attempt, worker, end position, error code, owner}. A value that the request

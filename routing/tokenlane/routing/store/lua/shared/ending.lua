@@ -14,7 +14,7 @@ local function remove_from_queues(id, request)
 end
 
 -- Ends a request. ending: completed, failed, cancelled or expired; message: the last message to the agent, JSON; code: the
--- error's code, or nil; lane: the lane that failed, or nil for the request's lane.
+-- error's code, or nil; lane: the lane that failed, or nil for the request's lane. Returns how many clients received the message.
 local function end_request(id, request, ending, message, code, lane)
   local now = now_ms()
   remove_from_queues(id, request)
@@ -36,8 +36,9 @@ local function end_request(id, request, ending, message, code, lane)
       'priority', priority_of(request.queue))
     redis.call('HSET', P .. 'request:' .. id, 'failure', entry)
   end
-  publish_to_agent(id, message)
+  local receivers = publish_to_agent(id, message)
   if redis.call('EXISTS', P .. 'queues') == 1 then ring_routers() end
+  return receivers
 end
 
 -- Ends a request as cancelled or expired, and publishes that to its agent, with the request's code if it has one.
