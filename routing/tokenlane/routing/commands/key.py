@@ -196,9 +196,10 @@ async def _switch(pool: Pool | None, ring: KeyRing, file: Path, now: bool) -> st
             )
         await pool.key_agreement.announce(switched)
     _write(file, switched.keys)
+    old = f"{_listed(ring.ids)} still {'opens' if len(ring.ids) == 1 else 'open'} requests"
     return (
-        f"key {newest.id} seals from now on. {_listed(ring.ids)} still opens requests, and agents on other hosts seal "
-        "with it until they have the new key. When all have it, run: tokenlane key rotate --drop-old"
+        f"key {newest.id} seals from now on. {old}, and agents on other hosts seal with the old key until they have "
+        "the new one. When all have it, run: tokenlane key rotate --drop-old"
     )
 
 
