@@ -129,5 +129,5 @@ def test_no_model_is_fetched_for_a_pool_that_is_not_there(options: list[str], ho
     nowhere = {"TOKENLANE_REDIS_URL": "redis://127.0.0.1:1"}
     with running("worker", *options, home=home, **index.environment, **nowhere) as command:
         assert command.ends() == 2
-        assert "no Redis server answers" in command.output
+        assert "No Redis server answers" in command.output
         assert not index.asked.is_set()

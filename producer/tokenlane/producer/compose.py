@@ -122,9 +122,9 @@ def _validated(form: type[_Request], fields: Mapping[str, object], advice: str) 
     except ValidationError as error:
         raise BadRequest(explain(error)) from None
     except (PydanticSerializationError, UnicodeError):
-        raise BadRequest("the request holds text that is not valid Unicode: remove lone surrogates") from None
+        raise BadRequest("The request holds text that is not valid Unicode: remove lone surrogates.") from None
     if len(payload) > PAYLOAD_LIMIT_BYTES:
-        raise BadRequest(f"the request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: {advice}")
+        raise BadRequest(f"The request has {len(payload)} bytes, at most {PAYLOAD_LIMIT_BYTES} are allowed: {advice}.")
     return request, payload
 
 
@@ -138,7 +138,7 @@ def list_of_texts(texts: object) -> list[object]:
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, Mapping | Set | bytes) or not isinstance(texts, Iterable):
-        raise BadRequest(f"`texts` must be a text or a list of texts, but is of type {type(texts).__name__}")
+        raise BadRequest(f"`texts` must be a text or a list of texts, but is of type {type(texts).__name__}.")
     return list(texts)
 
 
@@ -158,12 +158,12 @@ def _conversation(messages: Messages) -> list[object]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
     if isinstance(messages, Mapping | Message | Answer):
-        raise BadRequest("`messages` is a single message: put it into a list")
+        raise BadRequest("`messages` is a single message: put it into a list.")
     if not isinstance(messages, Sequence):
-        raise BadRequest(f"`messages` must be a text or a list of messages, but is of type {type(messages).__name__}")
+        raise BadRequest(f"`messages` must be a text or a list of messages, but is of type {type(messages).__name__}.")
     for place, message in enumerate(messages):
         if isinstance(message, Mapping) and {"request_id", "finish_reason"} <= message.keys():
-            raise BadRequest(f"messages.{place} is an answer as a dict: append the `Answer` itself, or its `.message`")
+            raise BadRequest(f"Messages.{place} is an answer as a dict: append the `Answer` itself, or its `.message`.")
     return [message.message if isinstance(message, Answer) else message for message in messages]
 
 
@@ -180,7 +180,7 @@ def _refuse_malformed_tools(request: ChatRequest) -> None:
         else:
             continue
         shape = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}'
-        raise BadRequest(f"the request is not valid: tools.{place}.{wrong}; a tool is {shape}")
+        raise BadRequest(f"The request is not valid: tools.{place}.{wrong}; a tool is {shape}.")
 
 
 def _refuse_contradictions(request: ChatRequest) -> None:
@@ -189,19 +189,19 @@ def _refuse_contradictions(request: ChatRequest) -> None:
     if request.continue_final:
         has_text = isinstance(last.content, str) and last.content.strip() and not last.tool_calls
         if last.role != "assistant" or not has_text or len(request.messages) < 2:
-            raise BadRequest("`continue_final` needs a last message from the assistant, with the text to continue")
+            raise BadRequest("`continue_final` needs a last message from the assistant, with the text to continue.")
     elif last.role == "assistant" and not (request.extra or {}).get("continue_final_message"):
         raise BadRequest(
-            "the last message is from the assistant, and model servers differ in whether they continue or answer it: "
-            "pass continue_final=True to have it continued, or add a message from the user"
+            "The last message is from the assistant, and model servers differ in whether they continue or answer it: "
+            "pass continue_final=True to have it continued, or add a message from the user."
         )
     if request.top_logprobs and not request.logprobs:
-        raise BadRequest("`top_logprobs` needs logprobs=True")
+        raise BadRequest("`top_logprobs` needs logprobs=True.")
     names = [function.get("name") for tool in request.tools or () if isinstance(function := tool.get("function"), dict)]
     if request.must_call_tool and not request.tools:
-        raise BadRequest("`tool_choice` requires a tool call, but there are no `tools`")
+        raise BadRequest("`tool_choice` requires a tool call, but there are no `tools`.")
     if request.required_tool is not None and request.required_tool not in names:
-        raise BadRequest("`tool_choice` names a tool that is not among `tools`")
+        raise BadRequest("`tool_choice` names a tool that is not among `tools`.")
 
 
 def _abilities(request: ChatRequest) -> Iterator[str]:

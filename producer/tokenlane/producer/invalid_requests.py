@@ -64,7 +64,7 @@ def explain(error: ValidationError) -> str:
         for field, kinds in expected.items()
         if not any(inner.startswith(f"{field}.") for inner in expected)
     ]
-    return "the request is not valid: " + "; ".join([*types, *others])
+    return f"The request is not valid: {'; '.join([*types, *others]).removesuffix('.')}."
 
 
 def _complaints(field: str, wrong: ErrorDetails) -> Iterator[str]:

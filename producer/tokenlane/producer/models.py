@@ -89,7 +89,7 @@ class Models:
     async def _list_lane(self, lane: LaneView) -> tuple[ModelInfo, ...]:
         if lane.state.is_away:
             raise ProviderDown(
-                f"no worker serves lane {lane.name!r} now: start one with `tokenlane worker`", lane=lane.name
+                f"No worker serves lane {lane.name!r} now: start one with `tokenlane worker`.", lane=lane.name
             )
         if lane.is_closed:
             raise no_lane(self._link.pool, (lane,))
@@ -120,7 +120,7 @@ class Models:
         if name is None:
             lanes = await self._open_lanes()
             if len(lanes) > 1:
-                raise BadRequest(f"several lanes are open, name one of them: {_names(lanes)}")
+                raise BadRequest(f"Several lanes are open, name one of them: {_names(lanes)}.")
             return lanes[0]
         known = await self._link.lanes()
         for lane in known:
@@ -128,7 +128,7 @@ class Models:
                 return lane
         if not (connected := [lane for lane in known if not lane.state.is_away]):
             raise no_lane(self._link.pool)
-        raise BadRequest(f"there is no lane {name!r}; connected lanes: {_names(connected)}")
+        raise BadRequest(f"There is no lane {name!r}; connected lanes: {_names(connected)}.")
 
     async def _open_lanes(self, *, with_unready: bool = False) -> Sequence[LaneView]:
         """The lanes that accept work, sorted by name.

@@ -49,7 +49,7 @@ def parse_answer(model: type[Parsed], answer: Answer) -> Answer[Parsed]:
     # Raised here, so that pydantic's error, which quotes the answer, does not become its context.
     why = "it was cut off: raise max_tokens" if answer.finish_reason == "length" else "see the error's `text`"
     mismatch = SchemaMismatch(
-        f"the answer is no valid {model.__name__} ({', '.join(kinds)}); {why}", lane=answer.lane, model=answer.model
+        f"The answer is no valid {model.__name__} ({', '.join(kinds)}); {why}.", lane=answer.lane, model=answer.model
     ).at(request_id=answer.request_id)
     mismatch.text = answer.text
     raise mismatch

@@ -653,7 +653,7 @@ async def test_streams_wait_while_the_server_is_away(tmp_path: Path) -> None:
     async with Restartable(tmp_path) as server, connect(where) as pool, quick_client(where) as client:
         stream = await client.chat("hello", role="planner").__aenter__()
         await server.stop()
-        await until(lambda: "no Redis server answers" in (stream.waiting or ""))
+        await until(lambda: "No Redis server answers" in (stream.waiting or ""))
         await stream.cancel()
         with pytest.raises(RequestCancelled):
             await stream.answer()

@@ -281,7 +281,7 @@ async def test_a_redis_that_is_none(server: Server, tmp_path: Path) -> None:
         port = web.url.rpartition(":")[2]
         worker = ("worker", "--provider", "openai", "--endpoint", web.url)
         expected: list[tuple[str, str, list[tuple[str, ...]]]] = [
-            ("redis://127.0.0.1:1", "no Redis server answers", [router]),
+            ("redis://127.0.0.1:1", "No Redis server answers", [router]),
             (locked.url, "requires a password", [worker, chat, router]),
             (f"redis://127.0.0.1:{port}", "not a Redis server", [chat]),
         ]

@@ -144,17 +144,17 @@ async def _send(client: Client, pool: Pool, request_id: str, new: str, *, show_a
     """
     try:
         if (kept := await pool.records.kept_payload(request_id)) is None:
-            raise RequestLost("its payload is no longer kept: its agent must send it again")
+            raise RequestLost("Its payload is no longer kept: its agent must send it again.")
         envelope, payload = kept
         if not pool.keychain.has_key(envelope.key_id):
             raise PoolKeyMismatch(
-                f"its payload is sealed with key {envelope.key_id}, which this host does not have: redrive it on a "
-                "host with this key; if the key is gone since `tokenlane key rotate --drop-old`, drop the request"
+                f"Its payload is sealed with key {envelope.key_id}, which this host does not have: redrive it on a "
+                "host with this key; if the key is gone since `tokenlane key rotate --drop-old`, drop the request."
             )
         request = KINDS[envelope.kind].request.model_validate_json(pool.keychain.unseal(envelope, payload))
     except ValidationError:
         raise BadRequest(
-            "this version of tokenlane cannot read it: run the same version on all hosts, and redrive it then"
+            "This version of tokenlane cannot read it: run the same version on all hosts, and redrive it then."
         ) from None
     changes: dict[str, object] = {"id": new, "client": client.link.client, "time_to_live_ms": request.time_to_live_ms}
     changes |= {"key_id": None, "idempotency": None, "trace": {}}

@@ -43,8 +43,8 @@ from .unread_deltas import UNREAD_DELTAS, UnreadDeltas
 MAX_ANSWER_SIZE = 32 * 1024 * 1024  # characters
 _MAX_UNREAD_DELTAS = 64 * UNREAD_DELTAS
 _MAX_EARLY_DELTAS = 4096
-_PURGED = "an operator cancelled all waiting requests of the role with `tokenlane roles purge`"
-_ORPHANED = "the pool cancelled the request, since its client sent no beat for the orphan_ms of the pool's policy"
+_PURGED = "An operator cancelled all waiting requests of the role with `tokenlane roles purge`."
+_ORPHANED = "The pool cancelled the request, since its client sent no beat for the orphan_ms of the pool's policy."
 
 
 class MessageToWorker(NamedTuple):
@@ -132,7 +132,7 @@ class DeltaBuffer:
         if end is None or self._first <= end:
             return None
         ended = f"ended with position {end - 1}, before the given position" if end else "is empty, and has no position"
-        return BadRequest(f"the answer {ended}")
+        return BadRequest(f"The answer {ended}.")
 
     def receive(self, message: ChannelMessage) -> list[MessageToWorker]:
         """Take in a message from the request's channel. Returns the handover if the message asks for it."""
@@ -319,7 +319,7 @@ class DeltaBuffer:
         self._unread.put(delta)
         if self.answer.size > self._longest_answer or len(self._unread) > _MAX_UNREAD_DELTAS:
             limit = f"{self._longest_answer} characters or {_MAX_UNREAD_DELTAS} unread deltas"
-            self.fail(LlmError(f"the answer is longer than {limit}: lower max_tokens, or read faster"))
+            self.fail(LlmError(f"The answer is longer than {limit}: lower max_tokens, or read faster."))
 
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):

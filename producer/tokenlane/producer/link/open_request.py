@@ -106,7 +106,7 @@ class OpenRequest:
         await self.finish()
         if self._buffer.result is None:
             raise ProviderDown(
-                "the lane's worker does not know this kind of request: update tokenlane on its host", retryable=False
+                "The lane's worker does not know this kind of request: update tokenlane on its host.", retryable=False
             ).at(request_id=self.id)
         return self._buffer.result
 

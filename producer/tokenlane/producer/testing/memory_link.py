@@ -46,13 +46,13 @@ class MemoryLink:
             self._deliver(request, self._answer(envelope, payload), envelope.time_to_live_ms)
         )
         task.add_done_callback(
-            lambda _: request.give_up(RequestCancelled("the MockPool's handler ended without an answer"))
+            lambda _: request.give_up(RequestCancelled("The MockPool's handler ended without an answer."))
         )
         self._requests[request.id] = request, task
         return request
 
     async def attach(self, request_id: str, position: int = 0, *, may_restart: bool = False) -> OpenRequest:
-        raise RequestLost("clients of a MockPool cannot attach to requests")
+        raise RequestLost("Clients of a MockPool cannot attach to requests.")
 
     async def cancel(self, request_id: str) -> bool:
         if request_id not in self._requests:

@@ -67,7 +67,7 @@ async def chat_messages(
         if isinstance(piece, Failover | Restart):
             if isinstance(piece, Restart):
                 if not may_restart:
-                    raise Interrupted("the answer broke off, and no lane can continue it", lane=attempt.lane or None)
+                    raise Interrupted("The answer broke off, and no lane can continue it.", lane=attempt.lane or None)
                 default_reason, has_reason = "stop", False
             attempt = attempt.after(piece)
             continue

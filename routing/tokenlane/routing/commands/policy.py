@@ -91,10 +91,10 @@ def apply(
         current = await opened.policies.read()
         try:
             if revision is not None and revision != current.revision:
-                raise PolicyChanged(f"the pool's policy has revision {current.revision}, not {revision}")
+                raise PolicyChanged(f"The pool's policy has revision {current.revision}, not {revision}.")
             now = current.revision if dry_run else await opened.policies.write(wanted, expected=current.revision)
         except PolicyChanged as error:
-            raise error_for_user(error, f"{error.message}: see `tokenlane policy diff`, then apply again.") from error
+            raise error_for_user(error, f"{error.message} See `tokenlane policy diff`, then apply again.") from error
         return current, now, warnings
 
     current, now, warnings = pool_session(redis, pool, compare_and_set)

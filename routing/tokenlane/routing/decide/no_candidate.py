@@ -33,10 +33,10 @@ def no_lane(pool: str = "this pool", lanes: Sequence[LaneView] = ()) -> Provider
     """
     reasons = [why_closed(lane) for lane in lanes if lane.is_closed]
     if reasons:
-        return ProviderDown(f"no lane of {pool} accepts work now: {'; '.join(reasons)}", retryable=True)
+        return ProviderDown(f"No lane of {pool} accepts work now: {'; '.join(reasons)}.", retryable=True)
     return ProviderDown(
-        f"no lane is connected to {pool}: start one with `tokenlane up` or `tokenlane worker`; if this is the wrong "
-        "pool, change the Redis URL or the pool's name",
+        f"No lane is connected to {pool}: start one with `tokenlane up` or `tokenlane worker`; if this is the wrong "
+        "pool, change the Redis URL or the pool's name.",
         retryable=False,
     )
 
@@ -78,15 +78,15 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
     if needs.lane is not None and needs.lane not in (lane.name for lane in open_to):
         exists = needs.lane in (lane.name for lane in connected)
         what = (
-            f"the route of role {queue.role!r} does not lead to lane {needs.lane!r}"
+            f"The route of role {queue.role!r} does not lead to lane {needs.lane!r}"
             if exists
-            else f"no connected lane is named {needs.lane!r}"
+            else f"No connected lane is named {needs.lane!r}"
         )
-        return BadRequest(f"{what}; connected lanes that the role may use: {_names(open_to) or 'none'}")
+        return BadRequest(f"{what}; connected lanes that the role may use: {_names(open_to) or 'none'}.")
     if not is_routed:
         return ProviderDown(
-            f"no connected lane serves {queue.kind} requests: update tokenlane on a worker's host; connected lanes: "
-            f"{_names(open_to)}",
+            f"No connected lane serves {queue.kind} requests: update tokenlane on a worker's host; connected lanes: "
+            f"{_names(open_to)}.",
             retryable=False,
         )
     if not open_to:
@@ -97,8 +97,8 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
     ]
     if limits:
         return ContextTooLong(
-            f"the prompt has about {needs.input} tokens, but the lanes that may serve it accept at most {max(limits)}: "
-            "shorten the prompt, or raise a lane's `max_input_tokens`",
+            f"The prompt has about {needs.input} tokens, but the lanes that may serve it accept at most {max(limits)}: "
+            "shorten the prompt, or raise a lane's `max_input_tokens`.",
             model=needs.model,
         )
     return _not_offered(queue, policy, connected, open_to)
@@ -121,7 +121,7 @@ def _cannot_continue(queue: Queue, model: str, policy: Policy, connected: Sequen
     advice = "send the request again"
     if next(candidates(relaxed, queue.role, queue.needs, connected, queue.kind), None) is not None:
         advice += f', or let other models continue answers with continue_with = "any" in [roles.{queue.role}]'
-    return Interrupted(f"the answer of model {model!r} broke off, and {reason}: {advice}", model=model)
+    return Interrupted(f"The answer of model {model!r} broke off, and {reason}: {advice}.", model=model)
 
 
 def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], open_to: Sequence[LaneView]) -> LlmError:
@@ -132,7 +132,7 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
         connected = open_to = [lane for lane in open_to if lane.provider == needs.provider]
         if not open_to:
             return ProviderDown(
-                f"no connected lane has provider {needs.provider!r}; connected lanes: {names}", retryable=False
+                f"No connected lane has provider {needs.provider!r}; connected lanes: {names}.", retryable=False
             )
         which = f" with provider {needs.provider!r}"
     served = sorted(
@@ -141,17 +141,17 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
     kind = KINDS[queue.kind]
     if kind.recommended_model and not served:
         return ProviderDown(
-            f"no connected lane{which} has a model that can {queue.kind}: pull a model with `tokenlane models pull "
+            f"No connected lane{which} has a model that can {queue.kind}: pull a model with `tokenlane models pull "
             f"{kind.recommended_model} --lane LANE`{_fallback_advice(policy, needs)}; connected lanes: "
-            f"{_names(open_to)}",
+            f"{_names(open_to)}.",
             retryable=False,
             model=needs.model,
         )
     anywhere = [name for lane in connected for name in lane.models_for(queue.kind)]
     if needs.model is not None and served_name(needs.model, anywhere) is None:
         return ModelNotFound(
-            f"no connected lane{which} serves model {needs.model!r} for {kind.operation}; available models: "
-            f"{', '.join(served) or 'none'}",
+            f"No connected lane{which} serves model {needs.model!r} for {kind.operation}; available models: "
+            f"{', '.join(served) or 'none'}.",
             model=needs.model,
         )
     return _not_routed(queue)
@@ -159,9 +159,9 @@ def _not_offered(queue: Queue, policy: Policy, connected: Sequence[LaneView], op
 
 def _not_routed(queue: Queue) -> ProviderDown:
     return ProviderDown(
-        f"the route of role {queue.role!r} leads to no connected lane that can serve this request: change the route "
+        f"The route of role {queue.role!r} leads to no connected lane that can serve this request: change the route "
         "(`tokenlane policy show` prints it), or start a worker for a lane of the route (`tokenlane status` lists the "
-        "connected lanes)",
+        "connected lanes).",
         retryable=False,
         model=queue.needs.model,
     )

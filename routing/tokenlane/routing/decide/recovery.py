@@ -241,7 +241,7 @@ def decide_without_budget(error: LlmError, history: History) -> End:
     allow that in time."""
     report = (_final(error) if history.delivered > 0 else error).report()
     message = (
-        f"{report.message}; the request was not tried again, because too many requests of the pool fail at present"
+        f"{report.message} The request was not tried again, because too many requests of the pool fail at present."
     )
     return End(LlmError.from_report(report.model_copy(update={"message": message})))
 
@@ -264,7 +264,7 @@ def _after_crash(history: History, policy: Policy, *, alone: bool) -> End | TryA
         if alone
         else "they also ran other requests, which may be the cause: send the request again"
     )
-    return End(Interrupted(f"{crashes} workers died while they ran this request; {blame}"))
+    return End(Interrupted(f"{crashes} workers died while they ran this request; {blame}."))
 
 
 _OBSTACLES: Mapping[Obstacle, str] = {
@@ -281,7 +281,7 @@ def _cannot_continue(history: History, cause: Cause | None = None) -> Interrupte
     """The error that ends a request whose answer broke off and that no attempt can continue. `cause`: why the answer
     broke off, if that is known."""
     why = "on this lane" if history.can_continue else _OBSTACLES[history.obstacle]
-    message = f"{_how_broken(cause)}; it cannot be continued {why}: send the request again"
+    message = f"{_how_broken(cause)} It cannot be continued {why}: send the request again."
     broken = Interrupted(message)
     if isinstance(cause, AttemptFailed):
         error = cause.error
@@ -291,16 +291,16 @@ def _cannot_continue(history: History, cause: Cause | None = None) -> Interrupte
 
 
 def _how_broken(cause: Cause | None) -> str:
-    """How the answer broke off, as the beginning of a sentence."""
+    """How the answer broke off, as a sentence."""
     match cause:
         case AttemptFailed(error):
-            return f"the answer broke off ({error.message})"
+            return f"The answer broke off: {error.message}"
         case WorkerDraining():
-            return "the worker was shut down before the answer was complete"
+            return "The worker was shut down before the answer was complete."
         case WorkerLost():
-            return "the worker died or lost its connection before the answer was complete"
+            return "The worker died or lost its connection before the answer was complete."
         case _:
-            return "the answer broke off"
+            return "The answer broke off."
 
 
 def _final(error: LlmError) -> LlmError:
@@ -321,19 +321,19 @@ def as_interruption(error: LlmError, *, refused: bool = False) -> LlmError:
     broke_off = refused or error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
     if isinstance(error, Interrupted) or not broke_off:
         return error
-    interrupted = Interrupted(f"the answer broke off: {error.message}")
+    interrupted = Interrupted(f"The answer broke off: {error.message}")
     interrupted.at(provider=error.provider, lane=error.lane, model=error.model)
     interrupted.__cause__ = error
     return interrupted
 
 
 _LOST = {
-    "restarted": "a new attempt began the answer anew, which this stream does not allow: attach with "
-    'on_interrupt="restart" to read the new answer',
-    "owner": "the answer broke off, and goes on for another client of this request that has received less of it: send "
-    "the request again",
-    "part": "part of the answer did not arrive, and its worker no longer keeps that part: send the request again",
-    "end": "the end of the answer did not arrive, and no worker keeps it any longer: send the request again",
+    "restarted": "A new attempt began the answer anew, which this stream does not allow: attach with "
+    'on_interrupt="restart" to read the new answer.',
+    "owner": "The answer broke off, and goes on for another client of this request that has received less of it: send "
+    "the request again.",
+    "part": "Part of the answer did not arrive, and its worker no longer keeps that part: send the request again.",
+    "end": "The end of the answer did not arrive, and no worker keeps it any longer: send the request again.",
 }
 
 

@@ -210,7 +210,7 @@ def _for_a_pull(pool: PoolFacts, queue: Queue) -> WaitCause | None:
         return None
     lane, model = (pulls or possible)[0]
     if not pulls:
-        explanation = not_pulled(lane, model).message
+        explanation = not_pulled(lane, model).message.removesuffix(".")
     elif (progress := lane.offer.pulling.get(model)) is not None:
         explanation = f"lane {lane.name!r} pulls {model!r}: {progress}"
     else:
@@ -228,7 +228,7 @@ def _for_a_lane(pool: PoolFacts, queue: Queue) -> WaitCause:
     if queue.needs.continues:
         wanted = " that can continue its answer"
     advice = "compare the lanes that `tokenlane status` shows with the routes that `tokenlane policy show` prints"
-    return WaitCause(f"a lane{wanted}", error.message, advice)
+    return WaitCause(f"a lane{wanted}", error.message.removesuffix("."), advice)
 
 
 def _names(lanes: Sequence[LaneView]) -> str:

@@ -46,8 +46,8 @@ class KeyAgreement:
         outcome, *ids = await self._announce(self._keychain.ring)
         if outcome == "open" and ids[0]:
             raise PoolKeyMismatch(
-                f"{self._keychain.pool} is in use without a key, but this process has key {ids[0]}: connect without a "
-                "key; or stop all workers and agents of the pool, and start them again with the key"
+                f"The {self._keychain.pool} is in use without a key, but this process has key {ids[0]}: connect "
+                "without a key; or stop all workers and agents of the pool, and start them again with the key."
             )
         self._keychain.learn(*ids)
         self._keychain.check(unseals=unseals)

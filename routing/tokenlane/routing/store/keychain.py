@@ -101,17 +101,17 @@ class Keychain:
             if not self.ring.keys:
                 return payload
             raise PoolKeyMismatch(
-                f"the request is not sealed, but the pool is sealed with key {self.key_id}: give the agent that key"
+                f"The request is not sealed, but the pool is sealed with key {self.key_id}: give the agent that key."
             )
         key = self.ring.find(envelope.key_id) if self.has_key(envelope.key_id) else None
         if key is None and self._announced and envelope.key_id not in (*self._announced, *self._retiring):
             raise PoolKeyMismatch(
-                f"the request is sealed with key {envelope.key_id}, which the pool no longer uses: send it again"
+                f"The request is sealed with key {envelope.key_id}, which the pool no longer uses: send it again."
             )
         if key is None:
             raise PoolKeyMismatch(
-                f"the request is sealed with key {envelope.key_id}, which the worker does not have: restart the worker "
-                "with the keys that `tokenlane key show --reveal` prints on a host that has them",
+                f"The request is sealed with key {envelope.key_id}, which the worker does not have: restart the worker "
+                "with the keys that `tokenlane key show --reveal` prints on a host that has them.",
                 retryable=True,  # another worker may have the key
             )
         return unseal(payload, envelope.id, key)
@@ -124,7 +124,7 @@ class Keychain:
         """
         yours = f"key {', '.join(self.ring.all_ids)}" if self.ring.keys else "no key"
         return PoolKeyMismatch(
-            f"{self.pool} is sealed with key {', '.join(wanted or self._announced)}, but this process has {yours}: set "
-            "TOKENLANE_POOL_KEY, or Client(key=...), to the output of `tokenlane key show --reveal` on a host that has "
-            "the key"
+            f"The {self.pool} is sealed with key {', '.join(wanted or self._announced)}, but this process has {yours}: "
+            "set TOKENLANE_POOL_KEY, or Client(key=...), to the output of `tokenlane key show --reveal` on a host that "
+            "has the key."
         )

@@ -32,8 +32,8 @@ class Policies:
         except ValidationError as error:
             wrong = ", ".join(".".join(map(str, part["loc"])) for part in error.errors())
             raise PolicyUnreadable(
-                f"this version of tokenlane cannot read the policy of pool {self._keys.pool!r} ({wrong}): update "
-                "tokenlane, or replace the policy with `tokenlane policy apply`"
+                f"This version of tokenlane cannot read the policy of pool {self._keys.pool!r} ({wrong}): update "
+                "tokenlane, or replace the policy with `tokenlane policy apply`."
             ) from None
         return policy.model_copy(update={"revision": int(as_text(revision))})
 
@@ -63,11 +63,11 @@ class Policies:
         )
         if as_text(outcome) == "changed":
             raise PolicyChanged(
-                f"the pool's policy has changed from revision {expected} to {as_int(revision)}: read it again"
+                f"The pool's policy has changed from revision {expected} to {as_int(revision)}: read it again."
             )
         if as_text(outcome) == "unsealed":
             raise PolicyRefused(
                 f"`keep_payload` needs sealed payloads, but pool {self._keys.pool!r} has no key: give the pool a key "
-                "with `tokenlane key new`, or remove `keep_payload`"
+                "with `tokenlane key new`, or remove `keep_payload`."
             )
         return as_int(revision)

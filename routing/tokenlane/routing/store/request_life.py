@@ -145,11 +145,11 @@ class Requests:
                 raise _duplicate(known, state)
             return known
         is_role = as_text(rest[0]) == "role"
-        whose, limit = (f"role {envelope.role!r}", "depth") if is_role else (f"agent {envelope.agent!r}", "in_flight")
+        what, name, limit = ("Role", envelope.role, "depth") if is_role else ("Agent", envelope.agent, "in_flight")
         seconds = as_int(rest[1]) / 1000
         raise QueueFull(
-            f"{whose} already has as many requests, waiting and running, as the policy's `{limit}` allows: send the "
-            f"request again in {seconds:.1f} s",
+            f"{what} {name!r} already has as many requests, waiting and running, as the policy's `{limit}` allows: "
+            f"send the request again in {seconds:.1f} s.",
             retry_after_s=seconds,
         )
 
@@ -252,7 +252,7 @@ class Requests:
         args = (request_id, attempt, worker, ending, end, code, message, *(() if lane is None else (lane,)))
         reply = as_text(await self._scripts.run("finish", *args))
         if reply == "unknown":
-            raise RequestLost("the Redis server lost its data while the request was running")
+            raise RequestLost("The Redis server lost its data while the request was running.")
         return cast("Literal['done', 'missed']", reply) if reply != "stale" else None
 
     async def fail(self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False) -> bool:
@@ -339,6 +339,6 @@ def parse_status(fields: Sequence[Reply], lapses_ms: int = -1) -> RequestStatus:
 
 def _duplicate(request_id: str, state: str) -> Duplicate:
     return Duplicate(
-        f"a request with this idempotency key is already {state}: to read its answer, attach to it within a minute of "
-        "its end; for a new answer, use another key"
+        f"A request with this idempotency key is already {state}: to read its answer, attach to it within a minute of "
+        "its end; for a new answer, use another key."
     ).at(request_id=request_id)

@@ -165,7 +165,7 @@ async def test_tls(tmp_path: Path) -> None:
         assert "ssl_certfile=PATH" in told
     async with valkey(tmp_path) as plain, listening(closing) as shut, listening(http, tls) as web:
         for port in (plain, shut):
-            assert "no Redis server answers over TLS" in await said(port)
+            assert "No Redis server answers over TLS" in await said(port)
         told = await said(web)
         assert "certificate" in told
         assert "?ssl_ca_certs=PATH" in told
@@ -175,7 +175,7 @@ async def test_tls(tmp_path: Path) -> None:
                 told = await said(web, f"?{query}")
                 assert "over TLS" in told
                 assert "check the files" in told
-    assert "no Redis server answers at" in await said(free_port())
+    assert "No Redis server answers at" in await said(free_port())
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ async def test_bad_urls(url: str) -> None:
 async def test_a_host_that_cannot_be(tmp_path: Path) -> None:
     """Names that resolve to nothing, and sockets that are not there, are servers that do not answer."""
     for url in ("redis://no..host:1", f"unix://{tmp_path}/no.sock", f"unix://{tmp_path}/{'x' * 200}.sock"):
-        assert "no Redis server answers" in await refusal(url)
+        assert "No Redis server answers" in await refusal(url)
 
 
 async def test_a_database_number_that_the_server_does_not_have(tmp_path: Path) -> None:

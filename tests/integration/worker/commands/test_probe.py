@@ -186,7 +186,7 @@ def test_none_off_a_terminal(home: Path, nowhere: str) -> None:
     """Without a terminal it says why and what to do, asks nothing, and ends with 3."""
     ran = off_terminal(home, "--endpoint", nowhere)
     assert ran.returncode == NOTHING_FOUND
-    assert "nothing listens at this address" in ran.stdout
+    assert "Nothing listens at this address" in ran.stdout
     for way in ("ollama pull", "api_key_env", "--provider builtin"):
         assert way in ran.stdout
     told = off_terminal(home, "--endpoint", nowhere, "--json")
@@ -302,7 +302,7 @@ def test_a_remote_endpoint_that_does_not_answer(home: Path, nowhere: str) -> Non
     dialogue = [("Your choice (1-4)", "2"), ("The endpoint's URL", nowhere), ("The environment variable", "")]
     code, shown = on_terminal(home, ["--endpoint", nowhere], dialogue)
     assert code == FAILED
-    assert "cannot be used: nothing listens at this address" in shown
+    assert "cannot be used: Nothing listens at this address" in shown
     assert not (home / "llm.toml").exists()
 
 

@@ -113,5 +113,5 @@ async def test_up_at_an_endpoint_that_is_none(tmp_path: Path) -> None:
     """An endpoint that does not answer ends `up` before it starts anything."""
     code, words = await command("up", tmp_path, TOKENLANE_ENDPOINT=f"http://127.0.0.1:{free_port()}")
     assert code == USAGE
-    assert "nothing listens at this address" in words
+    assert "Nothing listens at this address" in words
     assert "Traceback" not in words

@@ -75,7 +75,7 @@ async def test_no_server_there(tmp_path: Path, name: str) -> None:
         assert raised.value.server_condition == "down"
     problem = (await probe_target(Target(LaneSettings("probe", "openai", url)))).problem
     assert problem is not None
-    assert (problem.code, problem.observed) == (Code.MODEL_SERVER, "nothing listens at this address")
+    assert (problem.code, problem.observed) == (Code.MODEL_SERVER, "Nothing listens at this address.")
 
 
 async def test_a_socket_of_another_host() -> None:

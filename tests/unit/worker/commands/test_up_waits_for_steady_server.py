@@ -11,7 +11,7 @@ from tokenlane.worker.discovery.model_servers import ModelServer
 
 LANE = LaneSettings("gpu0", "ollama", "http://127.0.0.1:1")
 STEADY = ModelServer(LANE, "ollama", ("m",))
-GONE = ModelServer(LANE, "ollama", problem=Finding(Code.MODEL_SERVER, "fail", "nothing listens at this address"))
+GONE = ModelServer(LANE, "ollama", problem=Finding(Code.MODEL_SERVER, "fail", "Nothing listens at this address."))
 
 
 @pytest.mark.parametrize("dies_after", [0, 1, up._STEADY_CHECKS - 1])

@@ -110,7 +110,7 @@ async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished)
             return await _fail(lane, run, error, unpublished)
         case TryAgain() as retry:
             if isinstance(cause, AttemptFailed) and KINDS[run.claim.envelope.kind].is_long:
-                why = cause.error.message.partition(":")[0]
+                why = cause.error.message.partition(":")[0].rstrip(".")
                 await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {why}; trying again"))
             failure = cause.error if isinstance(cause, AttemptFailed) else None
             why = "draining" if failure is None else failure.code

@@ -38,7 +38,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
         case ModelCommand():
             result = await lane.models.carry_out(request, run.outlet.report_progress)
         case _:
-            raise BadRequest("this worker does not support this kind of request: update tokenlane on the worker")
+            raise BadRequest("This worker does not support this kind of request: update tokenlane on the worker.")
     return Answered(_timed(Usage(), run), result)
 
 
@@ -69,7 +69,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
 
 def _cannot_continue(error: BadRequest) -> Interrupted:
     """The error that has another lane continue the answer. The advice in the message is for requests of agents."""
-    return Interrupted(error.message.partition(":")[0], retryable=True, detail=error.detail)
+    return Interrupted(f"{error.message.partition(':')[0].rstrip('.')}.", retryable=True, detail=error.detail)
 
 
 async def _stream(lane: Lane, run: Run, request: ChatRequest) -> Answered:
@@ -103,7 +103,7 @@ async def _publish(lane: Lane, run: Run, request: ChatRequest) -> Answered:
             if outlet.is_full:
                 await outlet.wait_for_room()
     if finish_reason is None:
-        raise Interrupted("the model server's stream ended before the answer was complete", retryable=True)
+        raise Interrupted("The model server's stream ended before the answer was complete.", retryable=True)
     lane.readiness.record_answer(run)
     if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)

@@ -104,4 +104,4 @@ def _to_llm_error(error: Exception) -> LlmError:
         return error
     kind = type(error).__name__
     logger.error("a bug in the provider: it raised %s", kind)
-    return ProviderDown(f"the provider raised {kind}, which is a bug in the provider", retryable=False)
+    return ProviderDown(f"The provider raised {kind}, which is a bug in the provider.", retryable=False)

@@ -34,4 +34,4 @@ async def read(lane: Lane, run: Run) -> Request:
         return KINDS[envelope.kind].request.model_validate_json(payload)
     except ValidationError as error:
         fields = sorted({str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]})
-        raise BadRequest(f"the request is not valid: check {', '.join(fields) or 'its JSON'}") from None
+        raise BadRequest(f"The request is not valid: check {', '.join(fields) or 'its JSON'}.") from None

@@ -172,7 +172,7 @@ def _why_unreachable(error: Exception) -> LlmError:
     """The error for a server that answered none of the paths."""
     nobody_listens = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, PermissionError)
     if nobody_listens and not isinstance(error, _FAILED_ON_THE_WAY):
-        return ProviderDown("nothing listens at this address")
+        return ProviderDown("Nothing listens at this address.")
     return error if isinstance(error, LlmError) else transport_error(error)
 
 

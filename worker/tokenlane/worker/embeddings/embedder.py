@@ -62,8 +62,8 @@ class Embedder:
         """
         if self._is_fallback and request.fallback == "error":
             raise ProviderDown(
-                "only the fallback lane can embed now, and the request excludes it: start a worker whose server has "
-                "an embedding model, or leave out `fallback`",
+                "Only the fallback lane can embed now, and the request excludes it: start a worker whose server has "
+                "an embedding model, or leave out `fallback`.",
                 retryable=False,
             )
 
@@ -117,10 +117,10 @@ class Embedder:
         try:
             vectors = await self._batches.vectors(model, texts, dimensions=dimensions, alone=alone)
         except ContextTooLong as error:
-            longest = max(map(len, texts))
+            longest, cause = max(map(len, texts)), error.message.partition(":")[0].removesuffix(".")
             raise ContextTooLong(
-                f"{error.message.partition(':')[0]}; the longest of {len(texts)} texts has {longest} characters: split "
-                "long texts, and embed the parts",
+                f"{cause}; the longest of {len(texts)} texts has {longest} characters: split "
+                "long texts, and embed the parts.",
                 detail=error.detail,
             ) from None
         sizes = {len(vector) // _FLOAT_BYTES for vector in vectors}

@@ -42,7 +42,7 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
     """
     if settings.auto_pull and not _may_start_empty(provider):
         raise BadRequest(
-            f"lane {settings.name!r} sets auto_pull, but {settings.provider} cannot pull models: remove the setting"
+            f"Lane {settings.name!r} sets auto_pull, but {settings.provider} cannot pull models: remove the setting."
         )
     try:
         answer = await provider.models() if reachable else None
@@ -58,9 +58,9 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
         models, not_as_pinned = await _without_wrong_digests(settings, provider, models, listed)
         if not models and not _may_start_empty(provider):
             raise ModelNotFound(
-                f"the model server does not have {', '.join(map(repr, settings.models))}: start it with that model"
+                f"The model server does not have {', '.join(map(repr, settings.models))}: start it with that model."
                 if settings.models
-                else "the model server has no model that can chat or embed: load a model, or name one with --model",
+                else "The model server has no model that can chat or embed: load a model, or name one with --model.",
                 provider=settings.provider,
                 lane=settings.name,
             )

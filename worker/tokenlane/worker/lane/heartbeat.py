@@ -58,9 +58,9 @@ class Heartbeat:
         beat, lane = await self._renew(), self._availability.announcement
         if beat.conflict is not None:
             raise LaneConflict(
-                f"the lane's name is in use for {beat.conflict}, but this worker serves {lane.endpoint}: choose "
+                f"The lane's name is in use for {beat.conflict}, but this worker serves {lane.endpoint}: choose "
                 "another name with --lane, or stop the other worker (a killed worker keeps the name for another "
-                f"{beat.lease_ms / 1000:g} s)",
+                f"{beat.lease_ms / 1000:g} s).",
                 provider=lane.provider,
                 lane=lane.lane,
             )

@@ -89,11 +89,13 @@ class LaneModels:
                 await self._pull(model, _ignore)
                 if served_name(model, self._announcement.models) is None:
                     raise ModelNotFound(
-                        "the model was pulled, but the model server does not list it as a model that can chat or embed"
+                        "The model was pulled, but the model server does not list it as a model that can chat or embed."
                     )
             except Exception as error:
                 known = (
-                    error if isinstance(error, LlmError) else ProviderDown(f"{type(error).__name__} in the provider")
+                    error
+                    if isinstance(error, LlmError)
+                    else ProviderDown(f"The provider raised {type(error).__name__}.")
                 )
                 name = self._settings.name
                 logger.warning("lane %r could not pull model %r, which a request needs: %s", name, model, known)

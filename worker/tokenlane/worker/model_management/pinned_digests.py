@@ -51,7 +51,7 @@ async def check_pin(
         if not isinstance(provider, Verifies):
             raise BadRequest(
                 f"{settings.provider} cannot report a model's digest, so its models cannot be pinned: remove "
-                f'[models."{model}"] digest, or serve the model with another provider',
+                f'[models."{model}"] digest, or serve the model with another provider.',
                 lane=settings.name,
                 model=model,
             )
@@ -66,7 +66,7 @@ async def check_pin(
             else f"pull the model with `tokenlane models pull`, or correct {where} and restart the worker"
         )
         raise DigestMismatch(
-            f"the model's digest is {digest}, but {pinned} is pinned: {advice}",
+            f"The model's digest is {digest}, but {pinned} is pinned: {advice}.",
             provider=settings.provider,
             lane=settings.name,
             model=model,

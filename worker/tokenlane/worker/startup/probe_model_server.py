@@ -87,7 +87,7 @@ async def _with_models(probe: ServerProbe, provider: LlmProvider) -> ServerProbe
     except LlmError as error:
         return replace(probe, error=error)
     except TimeoutError:
-        late = ProviderDown(f"the model server did not list its models within {_LOOK_S:g} s: is the endpoint right?")
+        late = ProviderDown(f"The model server did not list its models within {_LOOK_S:g} s: is the endpoint right?")
         return replace(probe, error=late)
     return replace(
         probe, answered_in_ms=round(1000 * (clock() - start), 1), models=tuple(model.name for model in models)

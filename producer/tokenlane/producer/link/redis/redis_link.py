@@ -166,7 +166,7 @@ class RedisLink:
         error = outcome if isinstance(outcome, Exception) else None
         if error is None and outcome != request.id:
             error = RequestLost(
-                "the pool lost this request, and now has another with its idempotency key: ask again to join that one"
+                "The pool lost this request, and now has another with its idempotency key: ask again to join that one."
             )
         request.report_resubmission(error)
         if isinstance(error, PoolUnavailable):
@@ -210,7 +210,7 @@ class RedisLink:
     async def _enter(self, request: RedisRequest, send: _Send) -> str:
         """Subscribe to the request's channel and send the request. Returns the id that the pool accepted."""
         if self._closed:
-            raise RequestCancelled("the client is being closed")
+            raise RequestCancelled("The client is being closed.")
         readers = self._requests.setdefault(request.id, [])
         readers.append(request)
         try:

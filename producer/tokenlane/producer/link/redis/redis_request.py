@@ -139,7 +139,7 @@ class RedisRequest(OpenRequest):
         status, timings = attachment.status, self._timings
         if status.state == "missing":
             raise RequestLost(
-                "the pool does not know this request: it ended over an hour ago or was lost, or the id is wrong"
+                "The pool does not know this request: it ended over an hour ago or was lost, or the id is wrong."
             )
         if (beyond := self._buffer.error_beyond(status.end)) is not None:
             raise beyond
@@ -164,7 +164,9 @@ class RedisRequest(OpenRequest):
             self._enter(RequestState.QUEUED)
             self._why_waiting = "the pool had lost this request, which waits in its queue again"
         elif isinstance(error, QueueFull):  # every beat tries again, since the pool had accepted the request before
-            self._why_waiting = f"the pool lost this request, and cannot accept it again yet: {error.message}"
+            self._why_waiting = (
+                f"the pool lost this request, and cannot accept it again yet: {error.message.rstrip('.')}"
+            )
         elif not isinstance(error, PoolUnavailable):
             self.give_up(error if isinstance(error, LlmError) else RequestLost())
 

@@ -48,12 +48,12 @@ def unseal(sealed: bytes, request_id: str, key: PoolKey) -> bytes:
         BadRequest: a newer version sealed the payload, or the payload was changed or belongs to another request.
     """
     if not sealed.startswith(_VERSION):
-        raise BadRequest("this worker does not know the format of the sealed request: update tokenlane on its host")
+        raise BadRequest("This worker does not know the format of the sealed request: update tokenlane on its host.")
     nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
     try:
         return _cipher(key.secret).decrypt(nonce, ciphertext, request_id.encode())
     except (InvalidTag, ValueError):
         raise BadRequest(
-            f"key {key.id} does not open the request, which was changed in Redis or copied from another request: send "
-            "it again, and find out what else writes to the Redis server"
+            f"Key {key.id} does not open the request, which was changed in Redis or copied from another request: send "
+            "it again, and find out what else writes to the Redis server."
         ) from None

@@ -33,30 +33,30 @@ def translate_error(
         return ours
     if isinstance(error, NoReply):
         return PoolUnavailable(
-            f"the Redis server at {where} accepts connections, but does not answer within {error.seconds:g} s: it "
-            "hangs, is paused or overloaded, or another program has this port; check the server's process and its log"
+            f"The Redis server at {where} accepts connections, but does not answer within {error.seconds:g} s: it "
+            "hangs, is paused or overloaded, or another program has this port; check the server's process and its log."
         )
     uses_tls = url.startswith("rediss")
     if isinstance(error, redis_errors.InvalidResponse):
         tls = "" if uses_tls else "; for a Redis server with TLS, use rediss:// in the URL"
         return PoolUnavailable(
-            f"the server at {where} is not a Redis server: check the host and the port in the URL{tls}"
+            f"The server at {where} is not a Redis server: check the host and the port in the URL{tls}."
         )
     if uses_tls and (trouble := tls_trouble(error, where)):
         return PoolUnavailable(trouble)
     if isinstance(error, CONNECTION_ERRORS) and _hung_up(error):
         return PoolUnavailable(
-            f"the server at {where} closed the connection without a reply: use rediss:// in the URL if the server "
-            "accepts only TLS, or raise its maxclients if it has too many clients",
+            f"The server at {where} closed the connection without a reply: use rediss:// in the URL if the server "
+            "accepts only TLS, or raise its maxclients if it has too many clients.",
             retryable=True,
             retry_after_s=1.0,
         )
     if isinstance(error, CONNECTION_ERRORS):
         why = why_unopened(error)
         what = f"{why} {advice}" if why else f"check the URL. {advice}"
-        return PoolUnavailable(f"no Redis server answers at {where}: {what}")
+        return PoolUnavailable(f"No Redis server answers at {where}: {what}")
     return PoolUnavailable(
-        f"the Redis server at {where} sent an unexpected reply ({type(error).__name__}): check its version and its log"
+        f"The Redis server at {where} sent an unexpected reply ({type(error).__name__}): check its version and its log."
     )
 
 

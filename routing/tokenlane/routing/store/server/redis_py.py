@@ -142,7 +142,7 @@ def _redis_url(url: str, finder: PrimaryFinder | None) -> Iterator[None]:
         shown = masked_url(url) if finder is None else str(finder)
         raise PoolUnavailable(
             f"{shown!r} is not a Redis URL: use redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH or "
-            "redis+sentinel://HOST:PORT/SERVICE, with options that redis-py knows"
+            "redis+sentinel://HOST:PORT/SERVICE, with options that redis-py knows."
         ) from error
 
 

@@ -120,7 +120,7 @@ def translate_refusal(error: BaseException, where: str) -> LlmError | None:
         if not isinstance(error, redis_errors.ResponseError):
             return None
         # The text is safe to show: Redis quotes arguments only for unknown commands.
-        return PoolUnavailable(f"the Redis server at {where} refused a command: {error}")
+        return PoolUnavailable(f"The Redis server at {where} refused a command: {str(error).rstrip('.')}.")
     text = str(error)
     named = _NODE.search(text) if refusal_code(error) == "MOVED" else _COMMAND.search(text)
     words = refusal.text.replace("{}", named[1] if named else "a command that tokenlane uses")
@@ -128,8 +128,10 @@ def translate_refusal(error: BaseException, where: str) -> LlmError | None:
         isinstance(error, redis_errors.AuthenticationError) and "://***@" in where
     ):  # the URL has a user, but no password
         words += ". Did you mean redis://:PASSWORD@HOST?"
+    else:
+        words += "."
     return refusal.error(
-        f"the Redis server at {where} {words}", retryable=refusal.pause_s is not None, retry_after_s=refusal.pause_s
+        f"The Redis server at {where} {words}", retryable=refusal.pause_s is not None, retry_after_s=refusal.pause_s
     )
 
 

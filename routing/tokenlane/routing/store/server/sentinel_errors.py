@@ -27,14 +27,14 @@ def translate_sentinel_error(error: redis_errors.RedisError | OSError, sentinels
     if unnamed := next((it for it in causes(error) if isinstance(it, NoPrimary)), None):
         # All may have failed in different ways: a reply says more than no reply.
         telling = max(unnamed.answers, key=_has_replied)
-        return PoolUnavailable(f"the Sentinels name no primary: {sentinel_trouble(telling, sentinels)}")
+        return PoolUnavailable(f"The Sentinels name no primary: {sentinel_trouble(telling, sentinels)}.")
     where = str(sentinels)
     if sentinels.address is not None:
         where = f"{address_text(sentinels.address)} (the primary of {sentinels.url.service!r})"
     if isinstance(error, Demoted):
         return PoolUnavailable(
-            f"the Redis server at {where} is a replica and accepts no writes: try again later, when the Sentinels name "
-            "the new primary",
+            f"The Redis server at {where} is a replica and accepts no writes: try again later, when the Sentinels name "
+            "the new primary.",
             retryable=True,
             retry_after_s=1.0,
         )
@@ -52,11 +52,11 @@ def sentinel_trouble(answer: SentinelAnswer, sentinels: Sentinels) -> str:
     if words := _REFUSALS.get(refusal_code(_refusal(error) or error)):
         return f"the Sentinel at {where} {words}"
     if refused := translate_refusal(_refusal(error) or error, where):
-        return refused.message
+        return refused.message.removesuffix(".")
     if isinstance(error, redis_errors.InvalidResponse):
         return f"the server at {where} is no Sentinel: check the port, which usually is 26379"
     if sentinels.connection_url.startswith("rediss") and (trouble := tls_trouble(error, f"{where} (a Sentinel)")):
-        return trouble
+        return trouble.removesuffix(".")
     why = why_unopened(error) or "check that it is running and not overloaded."
     return f"no Sentinel answers at {where}: {why.removesuffix('.')}"
 

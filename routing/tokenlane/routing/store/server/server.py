@@ -58,7 +58,7 @@ class Server:
         try:
             parsed = SentinelUrl.parse(url)
         except ValueError as error:
-            raise PoolUnavailable(f"{masked_url(url)!r} {error}") from error
+            raise PoolUnavailable(f"{masked_url(url)!r} {error}.") from error
         sentinels = Sentinels(parsed, masked_url(url), timings)
         return cls(url, database_of(sentinels.connection_url, sentinels), timings, sentinels=sentinels)
 

@@ -60,20 +60,20 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
     match first:
         case ssl.SSLCertVerificationError() as refused:
             return (
-                f"the certificate of the Redis server at {where} cannot be verified ({refused.verify_message}): check "
-                "the host name, and add the file of the server's certificate authority to the URL, ?ssl_ca_certs=PATH"
+                f"The certificate of the Redis server at {where} cannot be verified ({refused.verify_message}): check "
+                "the host name, and add the file of the server's certificate authority to the URL, ?ssl_ca_certs=PATH."
             )
         case ssl.SSLError() as failed if any(part in str(failed) for part in _OF_FILES):
             return _unreadable(where, "one of the files contains no certificate or key in PEM format")
         case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
             return (
-                f"the Redis server at {where} refuses the TLS handshake ({reason}): if the server requires a client "
-                "certificate, add its files to the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH"
+                f"The Redis server at {where} refuses the TLS handshake ({reason}): if the server requires a client "
+                "certificate, add its files to the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH."
             )
         case ssl.SSLError() | TimeoutError() | ConnectionResetError() | BrokenPipeError():
             return (
-                f"no Redis server answers over TLS at {where}: check that this port accepts TLS; for a server without "
-                "TLS, use redis:// in the URL"
+                f"No Redis server answers over TLS at {where}: check that this port accepts TLS; for a server without "
+                "TLS, use redis:// in the URL."
             )
         case _:
             return None
@@ -81,8 +81,8 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
 
 def _unreadable(where: str, why: str) -> str:
     return (
-        f"cannot connect to {where} over TLS, because {why}: check the files that the URL names in ssl_ca_certs, "
-        "ssl_certfile and ssl_keyfile"
+        f"Cannot connect to {where} over TLS, because {why}: check the files that the URL names in ssl_ca_certs, "
+        "ssl_certfile and ssl_keyfile."
     )
 
 

@@ -57,10 +57,10 @@ def _main() -> None:
     except LlmError as error:
         failure = error
     except OSError as error:
-        what = f"the files cannot be written or read: {error.strerror or type(error).__name__}"
+        what = f"The files cannot be written or read: {error.strerror or type(error).__name__}."
         failure = ProviderDown(what, retryable=False, detail=str(error))
     except Exception as error:
-        what = f"the download failed with an internal error ({type(error).__name__})"
+        what = f"The download failed with an internal error ({type(error).__name__})."
         failure = ProviderDown(what, retryable=False, detail=str(error)[:2048])
     _print(error=failure.report().model_dump())
 

@@ -57,7 +57,7 @@ def download_file(client: httpx.Client, wanted: RemoteFile, report_bytes: Report
             part.unlink()
             raise DigestMismatch(
                 f"{target.name}: the download does not have the size and hash that its publisher lists, and was "
-                "removed: pull again"
+                "removed: pull again."
             )
         part.replace(target)
 
@@ -112,7 +112,7 @@ def _download(client: httpx.Client, wanted: RemoteFile, file: FileIO, report_byt
                 report_bytes(len(chunk))
     except httpx.HTTPError as error:
         raise ProviderDown(
-            f"{wanted.target.name}: the download broke off: pull again to resume",
+            f"{wanted.target.name}: the download broke off: pull again to resume.",
             detail=str(error)[:2048],
         ) from None
 
@@ -120,10 +120,10 @@ def _download(client: httpx.Client, wanted: RemoteFile, file: FileIO, report_byt
 def _refused(status: int, wanted: RemoteFile) -> LlmError:
     name = wanted.target.name
     if status in (401, 403):
-        return Unauthorized(f"{name}: the download was refused (HTTP {status}): set HF_TOKEN on the worker's host")
+        return Unauthorized(f"{name}: the download was refused (HTTP {status}): set HF_TOKEN on the worker's host.")
     if status == 404:
-        return ModelNotFound(f"{name}: the file does not exist (HTTP 404): check the model's name")
-    return ProviderDown(f"{name}: the download was refused (HTTP {status})", retryable=status >= 500 or status == 429)
+        return ModelNotFound(f"{name}: the file does not exist (HTTP 404): check the model's name.")
+    return ProviderDown(f"{name}: the download was refused (HTTP {status}).", retryable=status >= 500 or status == 429)
 
 
 def matches(path: Path, wanted: RemoteFile) -> bool:

