@@ -71,6 +71,7 @@ def test_a_home_that_cannot_be_written_is_told(
         ("tokenlane roles purge p", {"planner"}),
         ("tokenlane requests ls --role ", {"planner"}),
         ("tokenlane requests cancel --role ", {"planner"}),
+        ("tokenlane failed ls --role ", {"planner"}),
     ],
 )
 def test_values_are_completed(
