@@ -68,7 +68,7 @@ async def test_a_pool_in_use_without_a_key_stays_so(redis_url: str) -> None:
     async with connect(redis_url) as pool:
         await life.submit(pool)
         said = await refused(redis_url, ring(OLD))
-        assert said.startswith(f"pool 'main' at {redis_url} is in use without a key")
+        assert said.startswith(f"The pool 'main' at {redis_url} is in use without a key")
         await pool.beats.leave(life.CLIENT)
         await life.sweep(pool)
         async with connect(redis_url, keys=ring(OLD)) as sealed:

@@ -56,7 +56,7 @@ async def test_submit_refuses_requests_over_a_limit(pool: Pool, limit: str) -> N
     with pytest.raises(QueueFull) as refused:
         await life.submit(pool)
     assert refused.value.retry_after_s == pytest.approx(1.0)
-    assert ("role 'planner'" if limit == "depth" else "agent 'agent1'") in refused.value.message
+    assert ("Role 'planner'" if limit == "depth" else "Agent 'agent1'") in refused.value.message
     assert without_rates(await life.snapshot(raw(pool))) == before
 
 

@@ -85,7 +85,7 @@ async def test_a_waiting_request_is_joined(first: Client, second: Client, pool: 
     """A request that waits is joined too; the stream says what it waits for, and has its deadline."""
     async with first.chat("hello", role="planner") as stream:
         async with second.attach(stream.request_id) as joined:
-            await until(lambda: "no lane is connected" in (joined.waiting or ""))
+            await until(lambda: "No lane is connected" in (joined.waiting or ""))
             async with stand_in(pool) as worker:
                 run = await worker.next_run()
                 await run.complete("a")

@@ -351,7 +351,7 @@ async def test_waiting_says_why(redis_url: str, pool: Pool) -> None:
         async def said(text: str) -> None:
             await until(lambda: text in (stream.waiting or ""))
 
-        await said("no lane is connected")
+        await said("No lane is connected")
         await beat(pool)
         await pool.beats.sweep("host/router1")
         await said("lane 'lane1' has a free slot")
@@ -387,7 +387,7 @@ async def test_a_deserted_pool_ends_a_request(redis_url: str, pool: Pool, patien
         async with client.chat("hello", role="planner") as stream:
             if patience_ms > 1_000:
                 await until(lambda: asyncio.get_running_loop().time() - began > 1)
-                assert "no lane is connected" in (stream.waiting or "")
+                assert "No lane is connected" in (stream.waiting or "")
                 return
             with pytest.raises(ProviderDown, match="tokenlane up"):
                 await stream.answer()

@@ -32,9 +32,9 @@ def test_the_error_lists_the_models_of_the_requested_provider() -> None:
     error = error_for("qwen3:8b", "vllm")
     assert isinstance(error, ModelNotFound)
     assert "'vllm'" in error.message
-    assert error.message.endswith(": phi3")
+    assert error.message.endswith(": phi3.")
     anywhere = error_for("typo", None)
-    assert anywhere.message.endswith(": phi3, phi3:latest, qwen3:8b")
+    assert anywhere.message.endswith(": phi3, phi3:latest, qwen3:8b.")
 
 
 def test_an_unknown_provider() -> None:
@@ -43,7 +43,7 @@ def test_an_unknown_provider() -> None:
     assert isinstance(error, ProviderDown)
     assert not error.retryable
     assert "'vlm'" in error.message
-    assert error.message.endswith(": gpu0 (ollama), gpu1 (vllm)")
+    assert error.message.endswith(": gpu0 (ollama), gpu1 (vllm).")
 
 
 @pytest.mark.parametrize("needs", [Needs(), Needs(model="typo"), Needs(provider="tgi"), Needs(lane="gpu7")])
