@@ -28,7 +28,7 @@ def literal(argument: ast.expr) -> str | None:
         case ast.Constant(str(text)):
             return text
         case ast.JoinedStr(parts):
-            return "".join(part.value if isinstance(part, ast.Constant) else PLACEHOLDER for part in parts)
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else PLACEHOLDER for part in parts)
     return None
 
 
