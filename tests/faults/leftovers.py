@@ -39,32 +39,31 @@ def _write_holdings(*_):
 signal.signal(signal.SIGUSR1, _write_holdings)
 """
 """A process that runs this code first writes what it holds whenever it gets SIGUSR1."""
-_STABLE_S: Final = 0.3
+_PAUSE_S: Final = 0.2
 
 
 async def idle_holdings(children: Mapping[str, Child]) -> dict[str, Holdings]:
     """What processes hold that have just started, once that does not change any more."""
-    async with asyncio.timeout(20):
-        before = await _look_at_all(children)
-        while True:
-            await asyncio.sleep(_STABLE_S)
-            now = await _look_at_all(children)
-            if now == before and all(now.values()):
-                return now
+    idle, before = dict[str, Holdings](), dict[str, Holdings]()
+    async with asyncio.timeout(60):
+        while len(idle) < len(children):
+            now = await _look_at_all({name: child for name, child in children.items() if name not in idle})
+            stable = {name: held for name, held in now.items() if held and held == before.get(name)}
+            idle |= {name: held for name, held in stable.items() if not held["connections in use"]}
             before = now
+            await asyncio.sleep(_PAUSE_S)
+    return idle
 
 
 async def find_leftovers(children: Mapping[str, Child], idle: Mapping[str, Holdings], within_s: float) -> list[str]:
-    """What processes still hold after this time that they do not hold when they are idle."""
-    deadline = time.monotonic() + within_s
+    """What processes hold during all of this time that they do not hold when they are idle."""
+    deadline, left = time.monotonic() + within_s, dict(children)
     while True:
-        held = await _look_at_all(children)
-        left = [
-            f"{name} holds {held[name]}, and {idle[name]} when idle" for name in children if held[name] != idle[name]
-        ]
+        held = await _look_at_all(left)
+        left = {name: child for name, child in left.items() if held[name] != idle[name]}
         if not left or time.monotonic() > deadline:
-            return left
-        await asyncio.sleep(0.05)
+            return [f"{name} holds {held[name]}, and {idle[name]} when idle" for name in left]
+        await asyncio.sleep(_PAUSE_S)
 
 
 async def _look_at_all(children: Mapping[str, Child]) -> dict[str, Holdings]:

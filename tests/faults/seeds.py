@@ -164,12 +164,19 @@ def _check_answers(run: Run) -> None:
 
 
 def _allowed_ends(plan: Plan, question: Question) -> set[str]:
-    allowed = {*_ALLOWED}
-    if question.may_break_off or any(fault.name == "wipe_redis" for fault in plan.faults):
-        # A wiped pool forgets which worker has just finished an answer. If that worker shuts down before the agent
-        # asks for the end that the outage swallowed, nobody has this end: docs/guarantees.md does not promise it.
+    allowed, names = {*_ALLOWED}, {fault.name for fault in plan.faults}
+    if question.may_break_off or _may_lose_an_end(names):
         allowed.add("interrupted")
     return allowed
+
+
+def _may_lose_an_end(faults: set[str]) -> bool:
+    """Whether an agent may miss the end of an answer whose worker is gone when it asks, as docs/guarantees.md says."""
+    if "wipe_redis" in faults:
+        return True
+    if "half_open_redis" in faults:
+        return bool(faults & {"kill_worker", "stop_worker", "rolling_restart", "drop_doorbells"})
+    return "kill_worker" in faults and bool(faults & {"cut_redis", "reset_redis", "refuse_redis", "restart_redis"})
 
 
 def _history(run: Run, asked: Mapping[str, Question]) -> Iterator[Event]:
