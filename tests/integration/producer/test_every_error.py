@@ -95,6 +95,10 @@ async def policy_changed(site: Site) -> None:
     await site.pool.policies.write(Policy(depth=7), expected=0)
 
 
+async def policy_refused(site: Site) -> None:
+    await site.pool.policies.write(Policy(keep_payload=True))
+
+
 async def policy_unreadable(site: Site) -> None:
     await raw(site.pool).hset(f"{PREFIX}policy", "document", "not JSON")
     await site.pool.policies.read()
@@ -139,6 +143,7 @@ PROVOCATIONS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "model_not_found": lambda site: site.ask_lane(model="nosuch"),
     "no_tool_call": lambda site: site.ask_lane(Fault(pieces=("hi",)), tools=[TOOL], tool_choice="required"),
     "policy_changed": policy_changed,
+    "policy_refused": policy_refused,
     "policy_unreadable": policy_unreadable,
     "pool_key_mismatch": pool_key_mismatch,
     "pool_unavailable": pool_unavailable,
