@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
 import pytest
@@ -17,6 +18,9 @@ from tokenlane.config.host.embedded_server import EmbeddedServer
 
 settings.register_profile("tokenlane", deadline=None)  # a busy machine is no failure
 settings.load_profile("tokenlane")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script runs this in the background: children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if os.environ.get("TOKENLANE_TEST_LOOP") == "uvloop":
