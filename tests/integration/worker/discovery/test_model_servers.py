@@ -169,7 +169,7 @@ async def test_a_llama_cpp_that_only_embeds() -> None:
 
 async def test_nobody_is_there() -> None:
     """A closed port, and an address that is none, are said to be just that."""
-    assert "nothing listens" in await why_not(seen(f"http://127.0.0.1:{free_port()}"))
+    assert "Nothing listens" in await why_not(seen(f"http://127.0.0.1:{free_port()}"))
     assert "ftp://127.0.0.1" in await why_not(seen("ftp://127.0.0.1"))
 
 
