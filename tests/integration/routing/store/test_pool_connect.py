@@ -79,7 +79,7 @@ async def test_no_server_listens() -> None:
     said = await refusal(f"redis://:{SECRET}@127.0.0.1:{port}/0")
     assert f"127.0.0.1:{port}" in said
     assert "tokenlane up" in said
-    assert "Nothing listens" in said
+    assert "nothing listens" in said
 
 
 async def test_another_protocol() -> None:

@@ -86,7 +86,7 @@ def because(reason: str) -> ssl.SSLError:
     ("cause", "meaning", "words"),
     [
         (aiohttp.ClientConnectorError(KEY, OSError(1, "refused")), ProviderDown, "cannot be reached: is it"),
-        (aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "no")), ProviderDown, "Nothing listens"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "no")), ProviderDown, "nothing listens"),
         (aiohttp.ClientConnectorDNSError(KEY, gaierror(-2, "no")), ProviderDown, "cannot be resolved"),
         (aiohttp.ClientConnectorError(KEY, OSError(errno.EHOSTUNREACH, "no")), ProviderDown, "no network route"),
         (aiohttp.ClientConnectorError(KEY, OSError(errno.ETIMEDOUT, "no")), ProviderDown, "in time"),
