@@ -10,9 +10,10 @@ import json
 import os
 import sys
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
-from tokenlane.producer import Client, Interrupted, LlmError
+from tokenlane.producer import Client, Interrupted, LlmError, PoolUnavailable
 
 _FORMAT: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}
 _NOT_ACCEPTED = ("queue_full", "pool_unavailable")
@@ -70,13 +71,23 @@ async def cancel(stream: Any) -> None:
     await stream.cancel()
 
 
+async def connect(stack: AsyncExitStack, url: str, name: str) -> Client:
+    """Connect, again if Redis does not answer."""
+    while True:
+        try:
+            return await stack.enter_async_context(Client(url, agent=name, key=os.environ["TOKENLANE_POOL_KEY"]))
+        except PoolUnavailable:
+            await asyncio.sleep(0.2)
+
+
 async def main() -> None:
     """Ask all questions until the standard input ends."""
     url, name = sys.argv[1:]
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async with Client(url, agent=name, key=os.environ["TOKENLANE_POOL_KEY"]) as client, asyncio.TaskGroup() as tasks:
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        client = await connect(stack, url, name)
         write("ready")
         while line := await lines.readline():
             tasks.create_task(ask(client, json.loads(line)))
