@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
         for request_id, status in zip(ids, checked.statuses, strict=True):
             known = fields.get(request_id, {})
             assert (status.state, status.attempt) == (known.get("state", "missing"), int(known.get("attempt", 0)))
-        for stranger in checked.strangers:
+        for stranger in sorted(checked.strangers):
             assert fields[stranger]["client"] == client
             await self.pool.requests.cancel(stranger, client)
         await self._meet(checked.lapsed, recovers=recovers)
@@ -363,12 +363,13 @@ class Machine(RuleBasedStateMachine):
 
     def lapse(
         self, state: str, pick: int, watched: str, *, meanwhile: str = "", gives_up: bool = False, flags: bool = False
-    ) -> None:
+    ) -> bool:
         """The lease of a request lapses, and somebody recovers the request some time later."""
         ms = Policy().start_lease_ms if state == "dispatched" else Policy().lease_ms
         self.pass_time(ms, watched, recovers=False, state=state, pick=pick, flags=flags)
         if self.lapsed:
             self.recover_late(0, gives_up=gives_up, meanwhile=meanwhile)
+        return bool(self.lapsed)
 
     async def _meanwhile(self, request_id: str, what: str) -> None:
         """What happens to a request before somebody acts on what they know of it."""
@@ -531,6 +532,20 @@ class Machine(RuleBasedStateMachine):
             await self._finish(name, it, "failed", decide_without_budget(error, history).error)
         else:
             self.held[name].pop(envelope.id, None)
+
+    @precondition(lambda self: self.is_running())
+    @rule(pick=picks)
+    def speak_for_outdated(self, pick: int) -> None:
+        """A worker speaks for the attempt before the newest one; `Witness` sees that nobody listens."""
+        self.run(self._speak_for_outdated(*self._pick(self._runs(), pick)))
+
+    async def _speak_for_outdated(self, name: str, it: Held) -> None:
+        request_id, outdated = it.claim.envelope.id, replace(it, claim=replace(it.claim, attempt=it.claim.attempt - 1))
+        if request_id not in await self.witness.fields():
+            return  # the server lost its data, and takes any attempt for the newest
+        await self.pool.beats.renew(name, it.lane, [outdated.running()], accepts_new_work=True)
+        await self.pool.requests.finish(request_id, outdated.claim.attempt, name, "completed", 3, "", b"{}")
+        await self.pool.requests.requeue(request_id, outdated.claim.attempt, name)
 
     @precondition(lambda self: self.is_running())
     @rule(pick=picks, meanwhile=st.sampled_from(("", "cancelled", "late")))
@@ -757,11 +772,12 @@ EVEN, ODD = 0, 1
 RARE: Final[tuple[Callable[[Machine], object], ...]] = (
     lambda it: it.start(EVEN, is_fresh=True, other=False, meanwhile="entry deleted"),
     lambda it: it.start(ODD, is_fresh=True, other=False, meanwhile="late"),
-    lambda it: it.cancel("delayed", EVEN, ""),
-    lambda it: it.purge("delayed", EVEN),
-    lambda it: it.refuse("delayed", EVEN),
-    lambda it: [it.leave("delayed", EVEN), it.sweep(ROUTERS[0], recovers=True)],
-    lambda it: [it.leave("dispatched", EVEN), it.sweep(ROUTERS[0], recovers=True)],
+    *(lambda it, state=state: it.cancel(state, EVEN, "") for state in LIVE),
+    *(lambda it, state=state: it.purge(state, EVEN) for state in LIVE),
+    *(lambda it, state=state: it.refuse(state, EVEN) for state in LIVE),
+    *(lambda it, state=state: [it.leave(state, EVEN), it.sweep(ROUTERS[0], recovers=True)] for state in LIVE),
+    *(lambda it, ending=ending: [it._some("running", EVEN), it.finish(0, ending)] for ending in ENDED),
+    lambda it: it.pass_time(4_000, "swept", recovers=False, state="waiting", pick=ODD, flags=False),
     lambda it: it.lapse("dispatched", EVEN, "swept", gives_up=True),
     lambda it: it.lapse("dispatched", ODD, "swept", meanwhile="late"),
     lambda it: it.lapse("dispatched", ODD, "swept", meanwhile="late", gives_up=True),
@@ -769,6 +785,9 @@ RARE: Final[tuple[Callable[[Machine], object], ...]] = (
     lambda it: it.lapse("running", EVEN, "checked", meanwhile="cancelled"),
     lambda it: it.lapse("running", EVEN, "swept", meanwhile="cancelled", gives_up=True),
     lambda it: it.lapse("running", EVEN, "swept", meanwhile="late"),
+    lambda it: [it.lapse("running", EVEN, "swept"), it.recover_late(0, gives_up=True, meanwhile="")],
+    lambda it: [it.change_rules(POLICIES[2], ""), it.lapse("running", EVEN, "swept")],  # it then runs alone
+    lambda it: [it._some("running", EVEN), it.speak_for_outdated(0)],
     lambda it: it.lapse("running", EVEN, "swept", flags=True),
     lambda it: it.lapse("running", EVEN, "checked", flags=True),
     lambda it: it.lapse("running", ODD, "swept"),

@@ -27,8 +27,8 @@ _OF_ONE: Final = {
 }
 """The scripts that may touch one request only, and which of their arguments is its id."""
 _OF_MANY: Final = ("renew", "sweep", "check", "purge")
-_COUNT: Final = ("purge", "stop_work", "sweep")
-"""The scripts that answer what they changed, so that the second of two equal calls answers otherwise."""
+_COUNT: Final = ("purge", "stop_work")
+"""The scripts that answer how much they changed, so that the second of two equal calls answers otherwise."""
 _RENEWED_FROM, _PER_REQUEST = 13, 7
 
 
@@ -55,10 +55,10 @@ class Witness:
             reply = await self._send(name, *args, **options)
             after = await self.fields()
             self._judge(name, [_text(arg) for arg in args], reply, before, after)
-            if self.twice:
+            if self.twice and name != "sweep":  # a second sweep acts on what the first one flagged
                 again = await self._send(name, *args, **options)
                 if name not in _COUNT:
-                    assert again == reply, name
+                    assert _in_order(name, again) == _in_order(name, reply), name
                 assert await self.fields() == after, (name, args)
             self.sent.append((name, args))
             return reply
@@ -155,6 +155,7 @@ def _judge_requeue(args: list[str], reply: Any, before: Fields, after: Fields) -
 def _judge_finish(args: list[str], reply: Any, before: Fields, after: Fields) -> None:
     _, attempt, worker, ending, end, *_ = args
     if not worker:
+        assert not attempt or after == before or before["state"] in ("dispatched", "running")
         assert after == before or before["state"] != "running" or int(after["crashes"]) == int(before["crashes"]) + 1
         return
     is_mine = (before.get("attempt"), before.get("worker")) == (attempt, worker)
@@ -205,6 +206,11 @@ def _judge_renewals(args: list[str], reply: Any, before: Mapping[str, Fields], a
         assert (outcome != "stale") == mine, (args, outcome, known)
         assert after[request_id]["state"] == "running" or after[request_id] == known
         assert outcome in ("mine", "stale") or after[request_id]["cancel"] == outcome
+
+
+def _in_order(name: str, reply: Any) -> object:
+    """The reply with the strangers of a check, which Redis draws at random, in order."""
+    return [*reply[:5], sorted(reply[5]), *reply[6:]] if name == "check" else reply
 
 
 def _text(arg: Argument) -> str:
