@@ -138,6 +138,7 @@ async def test_a_policy_that_no_longer_keeps_payloads(sealed: Pool) -> None:
     await sealed.policies.write(Policy())
     assert [record.id for record in await sealed.records.failed()] == [failed.id]
     assert await kept(sealed) == []
+    assert 0 < await ttl(sealed, f"request:{failed.id}") <= HOUR_S
     await audit(raw(sealed))
 
 
@@ -151,9 +152,10 @@ async def fail_with_payload(pool: Pool, payload: bytes = PAYLOAD) -> str:
 
 @pytest.mark.many_commands
 async def test_at_most_a_thousand_payloads_are_kept(sealed: Pool) -> None:
-    """The oldest are forgotten first."""
+    """The oldest are forgotten first, and their records do not stay for a day either."""
     ids = [await fail_with_payload(sealed) for _ in range(1003)]
     assert set(await kept(sealed)) == set(ids[3:])
+    assert 0 < await ttl(sealed, f"request:{ids[0]}") <= HOUR_S < await ttl(sealed, f"request:{ids[3]}")
     await audit(raw(sealed))
 
 

@@ -10,7 +10,7 @@ begin_with_delete()
 local dropped = 0
 for _, id in ipairs(ARGV) do
   local request = P .. 'request:' .. id
-  if forget_payload(id) then redis.call('EXPIRE', request, KEEP_ENDED_S) end
+  forget_payload(id)
   local state, entry = unpack(redis.call('HMGET', request, 'state', 'failure'))
   if entry then
     redis.call('XDEL', P .. 'failed', entry)

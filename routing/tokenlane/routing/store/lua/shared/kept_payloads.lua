@@ -14,10 +14,10 @@ local function may_keep_payload()
   return type(redis.pcall('ZADD', P .. 'leases', 'XX', 0, '')) == 'number'
 end
 
--- Forgets a request's payload. Returns whether there was one.
+-- Forgets a request's payload, if it was kept. The request itself then stays for as long as one whose payload was not kept.
 local function forget_payload(id)
   redis.call('ZREM', P .. 'kept', id)
-  return redis.call('DEL', P .. 'kept:' .. id) == 1
+  if redis.call('DEL', P .. 'kept:' .. id) == 1 then redis.call('EXPIRE', P .. 'request:' .. id, KEEP_ENDED_S) end
 end
 
 local function forget_payloads(ids)
