@@ -116,8 +116,8 @@ class Readiness:
     def begin(self, request_id: str, kind: Kind) -> None:
         """Record that a request starts. If it is the trial of the circuit breaker, no other starts from now on.
 
-        This is not announced at once: the trial takes the only slot that the lane has announced, and another worker of
-        the lane may have claimed the request.
+        This is not announced at once, since another worker of the lane may have claimed the request. The trial takes
+        the only slot that the lane has announced for its kind; until the next beat, work of another kind is given back.
         """
         if not KINDS[kind].is_long:
             self._breaker.begin(request_id)

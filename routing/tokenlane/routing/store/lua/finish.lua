@@ -10,7 +10,8 @@
 -- ARGV  1 id  2 attempt or ''  3 worker or ''  4 'completed', 'failed', 'cancelled' or 'expired'
 --       5 end position: how many deltas the answer has  6 error code or ''  7 last message to the agent, JSON
 --       8 optional: lane that failed, '' if that is not known; without it, the request's lane
--- reply 'done' | 'missed', for a worker only: the same, but nobody received the last message, or that is not known | 'stale': the worker no longer runs the attempt, or the caller may not end a request in this state
+-- reply 'done' | 'missed', for a worker only: the same, but nobody received the last message, or that is not known
+--       | 'stale': the worker no longer runs the attempt, or the caller may not end a request in this state
 --       | 'unknown', for a worker only: the server has lost the request; the worker's next beat restores it
 
 local id, attempt, worker, ending = unpack(ARGV, 1, 4)
