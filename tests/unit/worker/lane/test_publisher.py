@@ -356,3 +356,23 @@ async def test_missed_endings_are_waited_for_until_they_are_replayed() -> None:
     late = MissedEndings(0)
     late.add((ID, ATTEMPT))
     await late.wait()
+
+
+async def test_an_ending_that_a_replay_was_too_early_for_is_still_missed() -> None:
+    """The attempt ends, and nobody receives its last message, while the replay of its output is on the way."""
+    async with publishing() as (publisher, pool):
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        outlet.put(TokenDelta(text="a"))
+        await until(lambda: len(pool.flushes) == 1)
+        pool.open.clear()
+        publisher.replay(ID, ATTEMPT, 0)
+        await until(lambda: pool.in_flight == 1)
+        outlet.end(b"{}", missed=True)
+        pool.open.set()
+        await until(lambda: len(pool.flushes) == 2)
+        await turns()
+        waiting = asyncio.create_task(publisher.missed_endings.wait())
+        await turns()
+        assert not waiting.done()
+        publisher.replay(ID, ATTEMPT, 0)
+        await waiting

@@ -93,7 +93,8 @@ class Publisher:
                 self._timer.cancel()
                 self._timer = None
             self._in_flight, self._waiting = list(self._waiting), {}
-            replayed = tuple(self._replay_requests)
+            # An attempt that ends while its output is being replayed is not among these: the replay lacks its ending.
+            replayed = [attempt for attempt in self._replay_requests if attempt in self.missed_endings]
             try:
                 if await self._send(self._collect()):
                     self.missed_endings.discard(replayed)

@@ -79,6 +79,9 @@ class MissedEndings:
         self._ended_at: dict[AttemptKey, float] = {}
         self._none_left = asyncio.Event()
 
+    def __contains__(self, attempt: AttemptKey) -> bool:
+        return attempt in self._ended_at
+
     def add(self, attempt: AttemptKey) -> None:
         """Note that nobody received the last message of this attempt."""
         now = asyncio.get_running_loop().time()
