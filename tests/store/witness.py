@@ -27,7 +27,7 @@ _OF_ONE: Final = {
 }
 """The scripts that may touch one request only, and which of their arguments is its id."""
 _OF_MANY: Final = ("renew", "sweep", "check", "purge")
-_COUNT: Final = ("purge", "stop_work")
+_COUNT: Final = ("purge", "stop_work", "finish")
 """The scripts that answer how much they changed, so that the second of two equal calls answers otherwise."""
 _RENEWED_FROM, _PER_REQUEST = 13, 7
 
@@ -161,11 +161,12 @@ def _judge_finish(args: list[str], reply: Any, before: Fields, after: Fields) ->
         return
     is_mine = (before.get("attempt"), before.get("worker")) == (attempt, worker)
     if is_mine and before["state"] == "running":
-        assert (reply, after["state"], after["end"]) == (b"done", ending, end)
+        assert (after["state"], after["end"]) == (ending, end)
+        assert reply in (b"done", b"missed")
     else:
         assert after == before
         refusal = b"stale" if before else b"unknown"
-        assert reply == (b"done" if is_mine and before["state"] == ending else refusal)
+        assert reply == (b"missed" if is_mine and before["state"] == ending else refusal)
 
 
 def _judge_cancel(_: list[str], reply: Any, before: Fields, after: Fields) -> None:
