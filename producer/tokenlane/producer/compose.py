@@ -163,7 +163,9 @@ def _conversation(messages: Messages) -> list[object]:
         raise BadRequest(f"`messages` must be a text or a list of messages, but is of type {type(messages).__name__}.")
     for place, message in enumerate(messages):
         if isinstance(message, Mapping) and {"request_id", "finish_reason"} <= message.keys():
-            raise BadRequest(f"Messages.{place} is an answer as a dict: append the `Answer` itself, or its `.message`.")
+            raise BadRequest(
+                f"`messages.{place}` is an answer as a dict: append the `Answer` itself, or its `.message`."
+            )
     return [message.message if isinstance(message, Answer) else message for message in messages]
 
 

@@ -51,8 +51,8 @@ def not_pulled(lane: LaneView, model: str) -> LlmError:
     """The error for a request that needs a model which a lane could not pull."""
     report = ErrorReport(
         code=lane.offer.unpulled[model],
-        message=f"lane {lane.name!r} could not pull model {model!r}, and will not try again for at least a minute: "
-        f"`tokenlane models pull {model} --lane {lane.name}` shows why",
+        message=f"Lane {lane.name!r} could not pull model {model!r}, and will not try again for at least a minute: "
+        f"`tokenlane models pull {model} --lane {lane.name}` shows why.",
         lane=lane.name,
         provider=lane.provider,
         model=model,
