@@ -144,7 +144,7 @@ async def test_what_a_queue_asks_for_is_written_once(pool: Pool) -> None:
     (queue,) = json.loads(out)["queues"]
     assert queue["model"] == "m1"
     assert queue["waits_for"] == "a lane with model m1"
-    assert "no lane" in queue["why"]
+    assert "tokenlane worker" in queue["why"]
     assert "needs" not in queue
 
 
