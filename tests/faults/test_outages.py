@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,11 +70,13 @@ class Town:
         return [json.loads(line) for line in out[: out.rfind("\n") + 1].splitlines()]
 
     async def answered(self, count: int) -> None:
-        """Let the model server go on until the agent has so many answers."""
+        """Let the model server go on until the agent has so many answers. The agent's next questions stay held."""
+        asked = AT_ONCE * math.ceil(count / AT_ONCE)
 
         async def enough() -> bool:
             assert self.agent.running or len(self.answers()) >= count, self.agent.error
-            self.backend.release()
+            if len(self.backend.log) <= asked:
+                self.backend.release()
             return len(self.answers()) >= count
 
         await eventually(enough, 60)
