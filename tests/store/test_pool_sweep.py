@@ -466,3 +466,13 @@ async def test_a_beat_bears_a_lane_without_all_its_fields(pool: Pool, lost: str)
     unknown = replace(LANE, models=())
     await pool.beats.renew(WORKER, unknown, [], accepts_new_work=False)
     assert await raw(pool).hexists(f"{PREFIX}lane:lane1:state", lost)
+
+
+async def test_a_shorter_lease_shortens_the_hold(pool: Pool) -> None:
+    """No lease lapses for a full lease after the first look at a pool: the lease that is in force now."""
+    await pool.beats.sweep(ROUTER)
+    await pool.policies.write(Policy(lease_ms=300))
+    await pool.beats.sweep(ROUTER)
+    hold = await raw(pool).hget(f"{PREFIX}swept", "hold")
+    assert hold is not None
+    assert int(hold) - (await pool.survey()).now_ms <= 300

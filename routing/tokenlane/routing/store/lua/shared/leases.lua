@@ -3,13 +3,15 @@
 
 -- Records that a router or client looks at the pool, and returns the hold: the time before which no lease lapses. If nobody
 -- has looked for more than 5 s (or for a lease, if that is shorter), the server may have been down. Then the hold becomes one
--- full lease from now, so that workers can renew their leases first.
+-- full lease from now, so that workers can renew their leases first. It is never later than that: the policy may have shortened
+-- the lease meanwhile.
 local function update_hold(now)
   local swept = P .. 'swept'
   local at, looked, hold = unpack(redis.call('HMGET', swept, 'at', 'looked', 'hold'))
   local last = math.max(tonumber(at or 0), tonumber(looked or 0))
-  if not hold or now - last > math.min(5000, policy_rule('lease_ms')) then
-    hold = decimal(now + policy_rule('lease_ms'))
+  local lease = policy_rule('lease_ms')
+  if not hold or now - last > math.min(5000, lease) or tonumber(hold) > now + lease then
+    hold = decimal(now + lease)
     redis.call('HSET', swept, 'hold', hold)
   end
   redis.call('HSET', swept, 'looked', decimal(now))
