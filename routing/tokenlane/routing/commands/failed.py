@@ -114,7 +114,9 @@ def choose(
         ConfigError: the options name both or neither of a request and several requests.
     """
     if [request is not None, role is not None, every].count(True) != 1 or (request is not None and older_than):
-        raise ConfigError("Name either one request by its id, or a role with --role and perhaps --older-than.")
+        raise ConfigError(
+            "Name either one request by its id, or a role with --role and perhaps --older-than; drop also takes --all."
+        )
 
     async def ask(opened: Pool) -> Sequence[RequestRecord]:
         return await opened.records.failed() if request is None else [await _find(opened, request)]

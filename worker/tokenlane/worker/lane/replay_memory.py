@@ -1,4 +1,4 @@
-"""Keeps published messages, for agents that missed some of them."""
+"""Keeps published messages for agents that missed some of them, and notes which endings nobody received."""
 
 from __future__ import annotations
 
