@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import stat
 from pathlib import Path
@@ -15,13 +14,11 @@ from tests.integration import life
 from tests.integration.servers import free_port
 from tests.processes import pid_of
 
-from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host import embedded_server as embedded
 from tokenlane.config.host.embedded_server import EmbeddedServer, EmbeddedServerFailed
 from tokenlane.config.host.pool_key_files import KeyRing, read_key_file
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.worker.supervision.listen_address import bind_address, known_as
 
 
 async def kill(server: EmbeddedServer) -> None:
@@ -147,36 +144,3 @@ async def test_without_listening_there_is_no_port(tmp_path: Path) -> None:
     """Unless told so, the server listens on its socket only."""
     async with EmbeddedServer(tmp_path, keeps=True) as server, Redis.from_url(server.url) as redis:
         assert await redis.config_get("port") == {"port": "0"}
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1", ("127.0.0.1", 6379)),
-        ("127.0.0.1:7000", ("127.0.0.1", 7000)),
-        ("0.0.0.0:7000", ("0.0.0.0", 7000)),
-    ],
-)
-def test_addresses_to_listen_at(text: str, address: tuple[str, int]) -> None:
-    """An address stands for itself; the port is Redis's own unless it is given."""
-    assert bind_address(text) == address
-
-
-@pytest.mark.parametrize("text", ["", ":7000", "192.0.2.7", "127.0.0.1:port", "127.0.0.1:99999", "http://127.0.0.1"])
-def test_addresses_that_are_none(text: str) -> None:
-    """What is no address of this machine is told before anything is started."""
-    with pytest.raises(ConfigError, match=rf"--listen {re.escape(text)}: .*HOST:PORT"):
-        bind_address(text)
-
-
-@pytest.mark.parametrize("text", ["*", "*:7000", "0.0.0.0:0", "127.0.0.1:0", "[::]:0"])
-def test_addresses_that_would_mean_another(text: str) -> None:
-    """A star, which is a name for loopback, and port 0, which Redis takes for none: refused, with what to give."""
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0" if "*" in text else r"\b65535\b"):
-        bind_address(text)
-
-
-def test_what_other_machines_call_this_one() -> None:
-    """An address is known as itself; everywhere is known as something one can connect to."""
-    assert known_as("127.0.0.1") == "127.0.0.1"
-    assert known_as("0.0.0.0") not in ("0.0.0.0", "")

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 from tokenlane.config.cli.output import note
 from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.listen_address import bind_address, known_as
 from tokenlane.config.host.pool_key_files import read_key_file
 from tokenlane.config.host.up_registry import RunningUp, announced, data_dir, only_up
 from tokenlane.config.settings.values import RedisSettings
 from tokenlane.routing.support.tasks import background
 
-from .listen_address import bind_address, known_as
+_REDIS_PORT = 6379
 
 
 @asynccontextmanager
@@ -34,7 +35,7 @@ async def embedded_redis(
         async with EmbeddedServer() as server:
             yield _here(server), None
         return
-    address = bind_address(listen) if listen is not None else None
+    address = bind_address(listen, "--listen", _REDIS_PORT) if listen is not None else None
     with only_up():
         async with EmbeddedServer(data_dir() / "redis", keeps=True, listen=address) as server:
             here = _here(server)
