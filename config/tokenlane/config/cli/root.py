@@ -59,6 +59,7 @@ VERBS = {
     "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker"),
     "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
+    "top": Verb("Watch the roles and lanes of a pool, each second, until q or Ctrl-C.", "cli"),
     "requests": Verb("List, explain and cancel the pool's requests.", "cli"),
     "lanes": Verb("List lanes, give a lane no new work, and let it get work again.", "cli"),
     "roles": Verb("Let a role's requests wait, start again, or be cancelled.", "cli"),

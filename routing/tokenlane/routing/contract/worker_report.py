@@ -42,12 +42,13 @@ class AttemptsReport(Value):
 
 
 class DeliveryReport(Value):
-    """The output that the worker published. Each flush publishes several messages together. `replays`: how often an
-    agent that missed messages asked for them again; `kept_bytes`: the bytes kept now for such replays. `dropped`: how
-    many messages to the worker were dropped because it could not read them."""
+    """The output that the worker published. Each flush publishes several messages together, each with `deltas` of one
+    answer. `replays`: how often an agent that missed messages asked for them again; `kept_bytes`: the bytes kept now
+    for such replays. `dropped`: how many messages to the worker were dropped because it could not read them."""
 
     flushes: Count = 0
     messages: Count = 0
+    deltas: Count = 0
     replays: Count = 0
     kept_bytes: Count = 0
     dropped: Count = 0

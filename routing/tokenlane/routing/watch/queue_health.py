@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.decide.candidates import candidates
@@ -11,7 +11,7 @@ from tokenlane.routing.decide.policy import RolePolicy
 from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
 
 from .finding import Code, Finding
-from .snapshot import QueueStatus, RoleStatus, Snapshot
+from .snapshot import Failures, QueueStatus, RoleStatus, Snapshot
 
 _FAILURES_A_MINUTE = 3
 """From how many failures in a minute, without a completed request, a role counts as failing."""
@@ -72,20 +72,26 @@ def _refused(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
     yield Finding(Code.REQUESTS_REFUSED, "fail", observed, advice, role.role)
 
 
+def fails(role: RoleStatus) -> bool:
+    """Whether several of the role's requests failed in the last minute, and none completed."""
+    return round(60 * role.rates.failed) >= _FAILURES_A_MINUTE and not role.rates.completed
+
+
 def _failing(role: RoleStatus) -> Iterator[Finding]:
-    failed = round(60 * role.rates.failed)
-    if failed >= _FAILURES_A_MINUTE and not role.rates.completed:
+    if fails(role):
+        failed = round(60 * role.rates.failed)
         observed = (
             f"role {role.role!r}, priority {role.priority}: {failed} requests failed in the last minute, and none "
-            f"completed{_describe_failures(role)}"
+            f"completed{describe_failures(role.failures)}"
         )
         advice = "docs/errors.md says what to do about each error code; the worker's log has a line for each failure"
         yield Finding(Code.ROLE_FAILS, "fail", observed, advice, role.role)
 
 
-def _describe_failures(role: RoleStatus) -> str:
-    failures = [f"{it.requests} {it.code}{f' on {it.lane}' if it.lane else ''}" for it in role.failures]
-    return f": {', '.join(failures)}" if failures else ""
+def describe_failures(failures: Iterable[Failures]) -> str:
+    """The failures as the end of a sentence; empty if there are none."""
+    texts = [f"{it.requests} {it.code}{f' on {it.lane}' if it.lane else ''}" for it in failures]
+    return f": {', '.join(texts)}" if texts else ""
 
 
 def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:

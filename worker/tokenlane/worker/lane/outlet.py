@@ -170,6 +170,7 @@ class Outlet:
         assert self._seal is not None, "a delta of a sealed request that was not opened"
         message = self._seal(self._write(self._first, self._pieces))
         self._first += len(self._pieces)
+        self._publisher.deltas += len(self._pieces)
         for delta in self._waiting:
             self._has_text = self._has_text or bool(delta.text)
             self._has_reasoning = self._has_reasoning or bool(delta.reasoning)
@@ -189,6 +190,7 @@ class Outlet:
             with suppress(LlmError):
                 await self._publisher.pool.publish([(self.channel, self.take_message())])
         rest = Unpublished(self._first, self._waiting)
+        self._publisher.deltas += len(self._waiting)
         self._clear()
         return rest
 

@@ -29,7 +29,8 @@ UNFLUSHED_BYTES = 256 * 1024
 class Publisher:
     """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task.
 
-    `dropped_messages`: how many messages to the worker were dropped because it could not read them.
+    `deltas`: how many deltas were taken for publishing. `dropped_messages`: how many messages to the worker were
+    dropped because it could not read them.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Publisher:
         self.memory = ReplayMemory(timings.kept_s, kept_bytes)
         self.missed_endings = MissedEndings(timings.missed_s)
         self.unflushed_bytes = unflushed_bytes
-        self.dropped_messages = 0
+        self.deltas = self.dropped_messages = 0
         self._batch_wait_s = timings.batch_wait_s
         self._streaming: set[Outlet] = set()
         self._waiting: dict[Outlet, None] = {}
@@ -79,6 +80,7 @@ class Publisher:
         return DeliveryReport(
             flushes=self._flushes,
             messages=self._messages,
+            deltas=self.deltas,
             replays=self._replays,
             kept_bytes=self.memory.bytes,
             dropped=self.dropped_messages,

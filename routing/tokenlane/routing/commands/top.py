@@ -1,0 +1,198 @@
+"""`tokenlane top`: watches a pool's roles and lanes on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from tokenlane.config.cli.live_screen import live_screen
+from tokenlane.config.cli.output import Table, console, rendered, show
+from tokenlane.config.cli.plain_text import one_line
+from tokenlane.config.cli.pool_options import PoolName, RedisUrl
+from tokenlane.config.cli.sentences import age, counted, sentence
+from tokenlane.config.host.stop_signals import stop_event
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.live.follow import Look, follow
+from tokenlane.routing.watch.live.roles import LiveRole, Standing
+from tokenlane.routing.watch.live.trends import SAMPLES, Sample
+from tokenlane.routing.watch.live.view import LiveLane, LiveView
+from tokenlane.routing.watch.snapshot import Failures
+
+from .pool_session import pool_session
+
+_Row = TypeVar("_Row")
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_SPARK_CELLS = 20
+_BAR_CELLS = 10
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLES = {
+    "up": "green",
+    **dict.fromkeys(("degraded", "loading", "draining"), "yellow"),
+    **dict.fromkeys(("down", "gone"), "bold red"),
+    **{standing.name.lower(): _COLOURS[standing.severity] for standing in Standing},
+}
+_OTHER_LINES = 14
+"""The lines of a picture without the rows of roles and lanes, with some space for failures and problems."""
+
+
+def top(redis: RedisUrl = None, pool: PoolName = None) -> None:
+    """Watch a pool: which role is behind and why, the load of each lane, and recent failures. Press q to end it.
+
+    Without a terminal it prints one picture and ends.
+    """
+    pool_session(redis, pool, _watch if sys.stdout.isatty() else _print_once)
+
+
+async def _print_once(pool: Pool) -> None:
+    async with aclosing(follow(pool)) as looks:
+        show(*_parts(await anext(looks), height=None))
+
+
+async def _watch(pool: Pool) -> None:
+    changed, terminal = asyncio.Event(), console()
+    looks: list[Look] = []
+
+    async def look_on() -> None:
+        async with aclosing(follow(pool)) as newer:
+            async for look in newer:
+                looks[:] = [look]
+                changed.set()
+
+    async def draw() -> None:
+        while await changed.wait():
+            changed.clear()
+            if looks:
+                screen.update(_picture(looks[0], *terminal.size), refresh=True)
+
+    with stop_event() as quitting, live_screen(terminal, changed, quitting) as screen:
+        async with background() as tasks:
+            tasks.create_task(look_on())
+            tasks.create_task(draw())
+            await quitting.wait()
+
+
+def _picture(look: Look, width: int, height: int) -> RenderableType:
+    """The parts under each other, with an empty line between two. The terminal cuts off what does not fit."""
+    lines: list[RenderableType] = []
+    for part in _parts(look, height):
+        lines += [*([""] if lines else []), rendered(part, width) if isinstance(part, Table) else _coloured(look, part)]
+    return Group(*lines)
+
+
+def _coloured(look: Look, text: str) -> Text:
+    """Text with the colour of the headline if it has the headline, or of a failure if it says that Redis is away."""
+    style = ""
+    if look.outage and look.outage in text:
+        style = _COLOURS["fail"]
+    elif look.view is not None and text.startswith(look.view.headline.text):
+        style = _COLOURS[look.view.headline.severity]
+    return Text("\n".join(one_line(line) for line in text.splitlines()), style=style)
+
+
+def _parts(look: Look, height: int | None) -> Iterator[str | Table]:
+    """What a picture shows. `height`: the lines of the terminal, if the picture is to fit."""
+    if look.outage:
+        stale = " The figures below are older than that." if look.view is not None else ""
+        yield f"{look.outage}{stale}"
+    if look.view is None:
+        return
+    view, rows = look.view, max(3, (height - _OTHER_LINES) // 2) if height else None
+    yield _summary(view)
+    advice = f"\n{sentence(_capitalised(view.headline.advice))}" if view.headline.advice else ""
+    yield f"{view.headline.text}{advice}"
+    if view.roles:
+        yield _table(_ROLE_COLUMNS, view.roles[:rows])
+        yield from _rest(len(view.roles[:rows]), len(view.roles), "role", "roles")
+    if view.lanes:
+        yield _table(_LANE_COLUMNS, view.lanes[:rows])
+        yield from _rest(len(view.lanes[:rows]), len(view.lanes), "lane", "lanes")
+    failures = [(role.name, failure) for role in view.roles for failure in role.failures]
+    if failures:
+        yield _table(_FAILURE_COLUMNS, sorted(failures, key=lambda it: -it[1].requests)[:rows])
+    problems = [sentence(finding.observed) for finding in view.problems if finding.observed not in view.headline.text]
+    if problems:
+        yield "\n".join(problems)
+
+
+def _summary(view: LiveView) -> str:
+    time = datetime.fromtimestamp(view.time_ms / 1000, UTC).strftime("%H:%M:%S UTC")
+    accepting = sum(lane.state.accepts_work for lane in view.lanes)
+    delayed = f", {view.delayed} delayed" if view.delayed else ""
+    return "   ".join(
+        (
+            f"pool {view.pool}",
+            time,
+            f"{accepting} of {counted(len(view.lanes), 'lane', 'lanes')} up",
+            counted(view.routers, "router", "routers"),
+            counted(view.clients, "client", "clients"),
+            f"{view.waiting} waiting{delayed}, {view.running} running",
+        )
+    )
+
+
+_ROLE_COLUMNS: dict[str, Callable[[LiveRole], str]] = {
+    "ROLE": lambda role: role.name,
+    "STANDING": lambda role: role.standing.name.lower(),
+    "WAITING": lambda role: str(role.waiting),
+    "OLDEST": lambda role: age(role.oldest_ms),
+    "RUNNING": lambda role: str(role.running),
+    "IN/S": lambda role: f"{role.accepted:.2f}",
+    "ENDED/S": lambda role: f"{role.ended:.2f}",
+    "WAITING, LAST 2 MIN": lambda role: _sparkline(role.samples),
+    "WAITS FOR": lambda role: role.waits_for or "-",
+}
+_LANE_COLUMNS: dict[str, Callable[[LiveLane], str]] = {
+    "LANE": lambda lane: lane.name,
+    "STATE": lambda lane: lane.state,
+    "LOAD": lambda lane: _load(lane),
+    "TOKENS/S": lambda lane: "-" if lane.tokens_per_s is None else f"{lane.tokens_per_s:.0f}",
+    "MODELS": lambda lane: ", ".join(lane.models),
+    "WHY": lambda lane: lane.why or (f"last error: {lane.error}" if lane.error else "-"),
+}
+_FAILURE_COLUMNS: dict[str, Callable[[tuple[str, Failures]], str]] = {
+    "FAILED, LAST MINUTE": lambda row: str(row[1].requests),
+    "ROLE": lambda row: row[0],
+    "LANE": lambda row: row[1].lane or "-",
+    "ERROR": lambda row: row[1].code,
+}
+
+
+def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Sequence[_Row]) -> Table:
+    return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _STYLES, splits=True)
+
+
+def _rest(shown: int, known: int, singular: str, plural: str) -> Iterator[str]:
+    if known > shown:
+        yield f"and {counted(known - shown, singular, plural)} more, which are better off"
+
+
+def _sparkline(samples: Sequence[Sample]) -> str:
+    """How many requests waited, in the last two minutes: each character stands for the most of its share of them."""
+    size = SAMPLES // _SPARK_CELLS
+    counts = [0] * (SAMPLES - len(samples)) + [sample.waiting for sample in samples]
+    most = [max(counts[first : first + size]) for first in range(0, SAMPLES, size)]
+    highest = max(most)
+    if not highest:
+        return "-"
+    return "".join(_SPARKS[math.ceil(count / highest * (len(_SPARKS) - 1))] for count in most)
+
+
+def _load(lane: LiveLane) -> str:
+    """A bar of the lane's slots, and their numbers."""
+    taken = lane.running + lane.queued
+    full = min(_BAR_CELLS, math.ceil(_BAR_CELLS * taken / lane.limit)) if lane.limit else 0
+    return f"{'█' * full}{'░' * (_BAR_CELLS - full)} {taken}/{lane.limit or '-'}"
+
+
+def _capitalised(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
