@@ -29,8 +29,8 @@ from tokenlane.worker.model_management.files.manifest import Manifest
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
 INDENTED = re.compile(r"^\n {4}\S", re.MULTILINE)
 LANGUAGES = {"console", "ini", "json", "python", "text", "toml"}
-PLAIN_TEXT = {"architecture": 1, "security": 1, "requests": 2, "operations": 4}
-"""The blocks that are neither run nor parsed here: a diagram, a Redis user, which test_acl.py makes, and output."""
+PLAIN_TEXT = {"architecture": 1, "security": 1, "tracing": 1, "requests": 2, "operations": 4}
+"""The blocks that are neither run nor parsed here: diagrams, a Redis user, which test_acl.py makes, and output."""
 OF_EVERY_VERB = {"--llm", "--config", "--help"}
 
 
@@ -134,7 +134,7 @@ def test_skipped_commands_are_right() -> None:
     assert {verb for verb in made if not re.search(rf"^{verb}:", makefile, re.MULTILINE)} == set()
     exported = {name for command in skipped for name in re.findall(r"^export (\w+)=", command)}
     assert exported
-    assert exported <= {f"TOKENLANE_{name}" for name in (*SHORT_NAMES, *SECRETS)}
+    assert exported <= {"OTEL_EXPORTER_OTLP_ENDPOINT", *(f"TOKENLANE_{name}" for name in (*SHORT_NAMES, *SECRETS))}
 
 
 @pytest.mark.parametrize(("page", "code"), [*toml_blocks()])

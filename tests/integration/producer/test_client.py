@@ -8,12 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.integration.clients import link_of, quick_client
 from tests.integration.life import PREFIX, WORKER, beat, dispatch, raw, state_of
 from tests.integration.stand_in import Run, StandIn, stand_in
+from tests.traces import recorded_spans
 from tests.waiting import until
 
 from tokenlane.producer import (
@@ -39,6 +37,7 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.beats import Beats, CheckReply
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_life import Requests
+from tokenlane.routing.telemetry import conventions as names
 
 
 async def subscribers(pool: Pool, request_id: str) -> int:
@@ -511,13 +510,12 @@ async def test_the_trace_travels_in_the_envelope(
     client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker's span can be the child of the agent's: W3C trace context is in the envelope, no words in the span."""
-    spans = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    monkeypatch.setattr("tokenlane.routing.telemetry.tracer", lambda: provider.get_tracer("test"))
+    spans = recorded_spans(monkeypatch)
     async with client.chat("my secret question", role="planner"):
         run = await worker.next_run()
+    await until(lambda: bool(spans.get_finished_spans()))
     (span,) = spans.get_finished_spans()
+    assert (span.name, dict(span.attributes or {})[names.OUTCOME]) == ("llm.request", "cancelled")
     assert span.context is not None
     assert f"{span.context.trace_id:032x}-{span.context.span_id:016x}" in run.envelope.trace["traceparent"]
     assert "secret" not in span.to_json()

@@ -11,20 +11,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import JsonValue
 from tests.integration.farm import EVERY_LOG, Child, Farm, farm
 from tests.integration.life import dump, raw
 from tests.processes import pid_of
+from tests.traces import recorded_spans
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import Client, LlmError
-from tokenlane.routing import telemetry
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.worker.attempt import observe
@@ -134,11 +133,7 @@ async def test_asking_for_transcripts_logs_them(redis_url: str, opened: Farm, ba
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """What this process traces."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry, "tracer", lambda: provider.get_tracer("tokenlane"))
-    return exporter
+    return recorded_spans(monkeypatch)
 
 
 def traceparent(span: ReadableSpan) -> str:
@@ -150,7 +145,7 @@ def traceparent(span: ReadableSpan) -> str:
 async def test_a_trace_spans_processes(
     redis_url: str, pool: Pool, opened: Farm, backend: Simulator, spans: InMemorySpanExporter
 ) -> None:
-    """The stream entry carries the context of the send span; the worker's span is its child; neither holds text."""
+    """The stream entry carries the context of the agent's span; the worker's span is its child; neither holds text."""
     worker = await opened.worker("gpu0", backend, shim=SPANS_TO_STDOUT)
     extra: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=1).model_dump(mode="json")}
     async with Client(redis_url) as client, client.chat(PROMPT, role="planner", extra=extra) as stream:
@@ -159,11 +154,11 @@ async def test_a_trace_spans_processes(
         backend.release()
         await stream.answer()
     (sent,) = spans.get_finished_spans()
-    assert sent.name == "send planner"
+    assert sent.name == "llm.request"
     parent = json.loads(entry[b"envelope"])["trace"]["traceparent"]
     assert parent == traceparent(sent)
     said = await stopped(worker)
-    (processed,) = [span for line in said.splitlines() if (span := json.loads(line)).get("name") == "process planner"]
+    (processed,) = [span for line in said.splitlines() if (span := json.loads(line)).get("name") == "llm.attempt"]
     _, trace_id, span_id, _ = parent.split("-")
     assert (processed["context"]["trace_id"], processed["parent_id"]) == (f"0x{trace_id}", f"0x{span_id}")
     assert marked(said + sent.to_json()) == []

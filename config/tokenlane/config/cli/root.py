@@ -35,6 +35,7 @@ except ModuleNotFoundError:
 
 from tokenlane.config.cli import failure
 from tokenlane.config.cli.plain_text import PlainFormatter, json_text
+from tokenlane.config.cli.span_export import export_spans
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.llm_option import repeat_option
 
@@ -47,16 +48,19 @@ class Verb(NamedTuple):
     help: str
     extras: str  # the extras that install what the verb imports
     configured: bool = True  # whether the verb reads llm.toml
+    traced: bool = False  # whether the verb sends or serves requests, so that its process exports spans
 
 
 VERBS = {
-    "chat": Verb("Ask a question and stream the answer.", "cli"),
-    "embed": Verb("Turn texts into vectors.", "cli"),
-    "models": Verb("List, pull, verify, load and unload the models of lanes.", "cli"),
-    "demo": Verb("Start a pool and a worker, stream answers from a small model, and stop again.", "worker,builtin"),
-    "up": Verb("Run a pool and a worker on this machine until Ctrl-C.", "worker,builtin"),
+    "chat": Verb("Ask a question and stream the answer.", "cli", traced=True),
+    "embed": Verb("Turn texts into vectors.", "cli", traced=True),
+    "models": Verb("List, pull, verify, load and unload the models of lanes.", "cli", traced=True),
+    "demo": Verb(
+        "Start a pool and a worker, stream answers from a small model, and stop again.", "worker,builtin", traced=True
+    ),
+    "up": Verb("Run a pool and a worker on this machine until Ctrl-C.", "worker,builtin", traced=True),
     "invite": Verb("Print the commands that connect another host to the pool, including secrets.", "cli"),
-    "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker"),
+    "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker", traced=True),
     "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
     "top": Verb("Watch the roles and lanes of a pool, each second, until q or Ctrl-C.", "cli"),
@@ -68,7 +72,7 @@ VERBS = {
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),
     "doctor": Verb("Check a pool's server, clock, keys, lanes and versions, and suggest repairs.", "cli"),
-    "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli"),
+    "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli", traced=True),
     "simulate": Verb("Simulate a model server, for tests and measurements.", "bench", configured=False),
     "bench": Verb("Measure the overhead of tokenlane on this machine.", "bench", configured=False),
 }
@@ -80,6 +84,8 @@ class Root(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the verb, and return its name, its command and the remaining arguments."""
         name, _, rest = super().resolve_command(ctx, args)
+        if name in VERBS and VERBS[name].traced and not ctx.resilient_parsing:
+            export_spans(name)
         return name, None if name is None else _load(_installed()[name]), rest
 
     def invoke(self, ctx: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from io import StringIO
 
 from tokenlane.routing.contract.answers import Answer, FinishReason, TokenDelta, TokenLogprob, Usage
@@ -20,6 +21,7 @@ class AnswerBuilder:
         has_text: whether the answer has text.
         has_reasoning: whether the answer has reasoning.
         has_tool_calls: whether the answer has a tool call, or a part of one.
+        first_at: when the first delta arrived, on the clock `time.monotonic`.
     """
 
     def __init__(self) -> None:
@@ -34,6 +36,7 @@ class AnswerBuilder:
         self.usage: Usage | None = None
         self.model = ""
         self.lane = ""
+        self.first_at: float | None = None
 
     @property
     def text(self) -> str:
@@ -41,6 +44,8 @@ class AnswerBuilder:
 
     def add(self, delta: TokenDelta) -> None:
         """Append the next delta."""
+        if self.first_at is None:
+            self.first_at = time.monotonic()
         if delta.text:
             self.has_text = True
             self._text.write(delta.text)

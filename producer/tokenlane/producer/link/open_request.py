@@ -9,6 +9,7 @@ from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChannelMessage
 from tokenlane.routing.contract.results import Progress, Result
 from tokenlane.routing.decide.wait_cause import Wait
+from tokenlane.routing.telemetry.request import RequestEnd
 
 from .delta_buffer import DeltaBuffer, MessageToWorker
 
@@ -59,6 +60,12 @@ class OpenRequest:
     def usage(self) -> Usage | None:
         """The tokens and time that the request took; None until they are known."""
         return self._buffer.answer.usage
+
+    @property
+    def end(self) -> RequestEnd:
+        """How the request ended, for its span."""
+        answer = self._buffer.answer
+        return RequestEnd(self.error, answer.usage, answer.lane, answer.model, answer.finish_reason, answer.first_at)
 
     @property
     def progress(self) -> Progress | None:

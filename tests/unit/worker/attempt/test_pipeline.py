@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from tests.attempt_bench import SECRET, Bench
+from tests.traces import recorded_spans
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
-from tokenlane.routing import telemetry
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
@@ -484,16 +482,16 @@ async def test_a_bug_in_an_observer_affects_no_other_observer() -> None:
 
 async def test_the_span_names_the_error_and_no_content(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt has a span with the error's code, but without the prompt and the error's text."""
-    exporter, tracing = InMemorySpanExporter(), TracerProvider()
-    tracing.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry, "tracer", lambda: tracing.get_tracer("test"))
+    spans = recorded_spans(monkeypatch)
     bench = Bench(FakeProvider(error=ZeroDivisionError(SECRET)))
     await bench.run()
-    (span,) = exporter.get_finished_spans()
-    assert span.attributes is not None
-    assert span.attributes["error.type"] == ProviderDown.code
-    assert SECRET not in span.to_json()
-    tracing.shutdown()
+    call, attempt = spans.get_finished_spans()
+    assert (call.name, attempt.name) == ("chat m1", "llm.attempt")
+    assert call.parent == attempt.context
+    errors = [dict(span.attributes or {})["error.type"] for span in (call, attempt)]
+    assert errors == ["ZeroDivisionError", ProviderDown.code]
+    assert {span.status.status_code for span in (call, attempt)} == {StatusCode.ERROR}
+    assert SECRET not in call.to_json() + attempt.to_json()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tokenlane.routing.contract.errors import (
 )
 from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.routing.support.tasks import InternalErrors
-from tokenlane.routing.telemetry import describe_attempt
+from tokenlane.routing.telemetry.attempt import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped, StopReason
 
 from .outcome import Answered, AttemptOutcome, NotResumed, NotResumedReason, RequestOutcome
@@ -111,11 +111,9 @@ def attempt_span(span: Span) -> Observer:
     return lambda event: describe_attempt(
         span,
         request_outcome=event.request_outcome,
-        error=event.code,
+        code=event.code,
+        has_failed=bool(event.why),
         model=event.model,
-        prompt_tokens=event.usage.prompt_tokens,
-        completion_tokens=event.usage.completion_tokens,
-        first_token_ms=event.first_token_ms,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 
 from tokenlane.routing.contract.answers import FinishReason, Usage
 from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
 from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, ModelCommand, Request
 from tokenlane.routing.contract.results import Result
+from tokenlane.routing.telemetry.attempt import ModelCall, calling
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
 
@@ -30,7 +31,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             return await _chat(lane, run, request)
         case EmbedRequest():
             lane.embedder.check_fallback(request)
-            with _reporting_errors(lane, run):
+            with _calling(lane, run), _reporting_errors(lane, run):
                 alone = run.claim.starts > 1
                 result, is_computed = await lane.embedder.embed(request, run.claim.model, alone=alone)
             if is_computed:
@@ -79,11 +80,18 @@ async def _stream(lane: Lane, run: Run, request: ChatRequest) -> Answered:
         LlmError: the provider failed, or the stream ended without a finish reason.
         NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
-    with _reporting_errors(lane, run):
-        return await _publish(lane, run, request)
+    with _calling(lane, run) as call, _reporting_errors(lane, run):
+        return await _publish(lane, run, request, call)
 
 
-async def _publish(lane: Lane, run: Run, request: ChatRequest) -> Answered:
+def _calling(lane: Lane, run: Run) -> AbstractContextManager[ModelCall]:
+    """The span of the call of the model server."""
+    server = lane.availability.announcement
+    kind, model = run.claim.envelope.kind, run.claim.model
+    return calling(kind, provider=server.provider, endpoint=server.endpoint, lane=lane.name, model=model)
+
+
+async def _publish(lane: Lane, run: Run, request: ChatRequest, call: ModelCall) -> Answered:
     outlet, model = run.outlet, run.claim.model
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
@@ -104,6 +112,7 @@ async def _publish(lane: Lane, run: Run, request: ChatRequest) -> Answered:
                 await outlet.wait_for_room()
     if finish_reason is None:
         raise Interrupted("The model server's stream ended before the answer was complete.", retryable=True)
+    call.receive(finish_reason, usage, run.outlet.first_put_at)
     lane.readiness.record_answer(run)
     if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)

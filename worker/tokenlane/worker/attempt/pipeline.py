@@ -21,7 +21,7 @@ from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.store.request_life import ClaimedAttempt
-from tokenlane.routing.telemetry import processing
+from tokenlane.routing.telemetry.attempt import processing
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
@@ -46,7 +46,7 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
         return
     is_sealed = started.envelope.key_id is not None
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model, is_sealed=is_sealed))
-    span_of = processing(started.envelope, lane.name, attempt, started.model)
+    span_of = processing(started.envelope, lane=lane.name, worker=lane.worker, attempt=attempt, model=started.model)
     with lane.runs.register(run), span_of as span:
         try:
             outcome = await _run_steps(lane, run)

@@ -30,7 +30,7 @@ from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_limits import PrioritySemaphore
 from tokenlane.routing.store.server.errors import is_unreachable
-from tokenlane.routing.telemetry import inject, sending
+from tokenlane.routing.telemetry.request import RequestSpan, attaching, sending
 
 from .pool_view import PoolView
 from .redis_request import RedisRequest
@@ -98,9 +98,7 @@ class RedisLink:
             if idempotency_key:
                 fingerprint = self._pool.keychain.fingerprint(idempotency_key)
                 envelope = envelope.model_copy(update={"idempotency": fingerprint})
-            with sending(envelope.role, envelope.id) as span:
-                if context := inject(span):
-                    envelope = envelope.model_copy(update={"trace": context})
+            with sending(envelope) as (envelope, span):
                 request = RedisRequest(
                     envelope.id,
                     self.client,
@@ -111,9 +109,10 @@ class RedisLink:
                     may_restart=may_restart,
                     waiting=self.view.explain(WaitingRequest("waiting", Queue.of(envelope))),
                 )
-                accepted_as = await self._enter(request, self._submit)
+                accepted_as = await self._enter(request, self._submit, span)
             if accepted_as == request.id:
                 return request
+            span.join()
             request.owned = False
             self.leave(request)
             return await self.attach(accepted_as, may_restart=may_restart)
@@ -122,7 +121,8 @@ class RedisLink:
         request = RedisRequest(
             request_id, self.client, self._timings, self._clock, position=position, may_restart=may_restart
         )
-        await self._enter(request, self._attach)
+        with attaching(request_id, position) as span:
+            await self._enter(request, self._attach, span)
         return request
 
     async def cancel(self, request_id: str) -> bool:
@@ -207,7 +207,7 @@ class RedisLink:
         finally:
             self._semaphore.release()
 
-    async def _enter(self, request: RedisRequest, send: _Send) -> str:
+    async def _enter(self, request: RedisRequest, send: _Send, span: RequestSpan) -> str:
         """Subscribe to the request's channel and send the request. Returns the id that the pool accepted."""
         if self._closed:
             raise RequestCancelled("The client is being closed.")
@@ -221,7 +221,8 @@ class RedisLink:
                 raise request.error
             # A separate task: if the agent is cancelled now, the link still learns whether the pool has the request.
             outcome: asyncio.Future[str | Exception] = asyncio.get_running_loop().create_future()
-            self._request_tasks[request] = task = self._tasks.create_task(self._run_request(request, send, outcome))
+            task = self._tasks.create_task(self._run_request(request, send, outcome, span))
+            self._request_tasks[request] = task
             task.add_done_callback(lambda _: self._request_tasks.pop(request))
             accepted_as = await outcome
             if isinstance(accepted_as, Exception):
@@ -233,17 +234,21 @@ class RedisLink:
             raise
         return accepted_as
 
-    async def _run_request(self, request: RedisRequest, send: _Send, outcome: asyncio.Future[str | Exception]) -> None:
+    async def _run_request(
+        self, request: RedisRequest, send: _Send, outcome: asyncio.Future[str | Exception], span: RequestSpan
+    ) -> None:
         """Send the request, wait until its reader leaves or its deadline passes, and cancel it unless it has ended."""
-        sent = await self._send(request, lambda it: self._retry_while_away(lambda: send(it), it.left))
-        if not outcome.cancelled():
-            outcome.set_result(sent)
         try:
+            sent = await self._send(request, lambda it: self._retry_while_away(lambda: send(it), it.left))
+            if not outcome.cancelled():
+                outcome.set_result(sent)
             async with asyncio.timeout_at(request.deadline):
                 await request.left.wait()
         except TimeoutError:
             request.expire()
             self.leave(request)
+        finally:
+            span.end(request.end)
         if request.must_be_cancelled:
             await self._cancel_in_pool(request)
 

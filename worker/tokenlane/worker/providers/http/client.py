@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.client_exceptions import UnixClientConnectorError
+from opentelemetry import propagate, trace
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from tokenlane.config.exit_codes import ConfigError
@@ -141,7 +142,7 @@ class LaneClient:
                         method,
                         url,
                         data=_body(content),
-                        headers=headers,
+                        headers=_with_trace(headers),
                         allow_redirects=False,
                         proxy=proxy,
                         trace_request_ctx=sent,
@@ -265,6 +266,15 @@ async def _connecting(ask: Callable[[], Awaitable[aiohttp.ClientResponse]]) -> a
         reraise=True,
     )
     return await again(ask)
+
+
+def _with_trace(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """The headers with the context of the current span, so that the model server's spans join the trace."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return headers
+    carrier = dict(headers or {})
+    propagate.inject(carrier)
+    return carrier
 
 
 def _never_connected(error: BaseException) -> bool:

@@ -1,0 +1,67 @@
+"""Exports the spans of a verb's process, as the standard variables of OpenTelemetry say.
+
+OpenTelemetry's SDK reads the variables itself: exporter, endpoint, headers, sampling, batches, resource. This module
+only decides whether to start it, and fills in what the SDK for Python leaves open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+from tokenlane.config.exit_codes import ConfigError
+from tokenlane.config.extras import install_advice
+
+logger = logging.getLogger(__name__)
+
+_EXPORTER = "OTEL_TRACES_EXPORTER"
+_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def export_spans(verb: str) -> None:
+    """Send the spans of this process to the exporter that the environment names, if it names one. What is left is sent
+    when the process exits.
+
+    Args:
+        verb: the verb that the process runs. It names the service, unless the environment does.
+    """
+    if not _is_wanted(os.environ):
+        return
+    os.environ.setdefault(_EXPORTER, "otlp")
+    # The specification's default. The SDK's is grpc, whose exporter the extra does not install.
+    os.environ.setdefault(_PROTOCOL, "http/protobuf")
+    try:
+        from opentelemetry.sdk._configuration import _OTelSDKConfigurator
+    except ModuleNotFoundError:
+        logger.warning(
+            "spans are not exported, although %s is set: %s", _reason(os.environ), install_advice("telemetry")
+        )
+        return
+
+    class Configurator(_OTelSDKConfigurator):
+        """The SDK's configuration by variables, which it offers as a base class to those who start it for others."""
+
+    configurator = Configurator()  # type: ignore[no-untyped-call]  # the SDK has no types there
+    try:
+        configurator.configure(resource_attributes=_service(verb, os.environ))  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"OpenTelemetry cannot be configured: {error}. Check the OTEL_ variables.") from None
+
+
+def _is_wanted(environment: Mapping[str, str]) -> bool:
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = environment.get(_EXPORTER, "").strip().lower()
+    return exporter != "none" and bool(exporter or _reason(environment))
+
+
+def _reason(environment: Mapping[str, str]) -> str:
+    """The variable that asks for spans."""
+    return next((name for name in (*_ENDPOINTS, _EXPORTER) if environment.get(name)), "")
+
+
+def _service(verb: str, environment: Mapping[str, str]) -> dict[str, str]:
+    named = environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {} if named else {"service.name": f"tokenlane-{verb}"}

@@ -1,0 +1,108 @@
+"""The names of all attributes of spans, as one table with the versions of the conventions that define them.
+
+The names are not imported from OpenTelemetry's package of conventions, which marks those for generative AI as
+deprecated since they moved to a repository of their own. docs/tracing.md has this table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MESSAGING_VERSION = "1.44.0"
+"""The version of OpenTelemetry's semantic conventions, which define messaging, errors, servers and HTTP."""
+GEN_AI_VERSION = "1.42.0-dev"
+"""The version of the conventions for generative AI, which have no release yet."""
+SCHEMA_URL = f"https://opentelemetry.io/schemas/{MESSAGING_VERSION}"
+
+SYSTEM = "tokenlane"
+"""The value of `messaging.system`, and of `gen_ai.provider.name` where tokenlane itself is what an agent asks."""
+
+
+class Row(NamedTuple):
+    """A row of the table. `spans`: the spans that have the attribute."""
+
+    spans: str
+    meaning: str
+
+
+TABLE: dict[str, Row] = {}
+"""All attributes, by name, in the order of the documentation."""
+
+
+def _attribute(name: str, spans: str, meaning: str) -> str:
+    TABLE[name] = Row(spans, meaning)
+    return name
+
+
+_REQUEST, _QUEUE, _ATTEMPT, _CALL, _FETCH = "llm.request", "llm.queue", "llm.attempt", "model call", "fetch_response"
+_MESSAGE = f"{_REQUEST}, {_QUEUE}, {_ATTEMPT}"
+
+MESSAGING_SYSTEM = _attribute("messaging.system", f"{_REQUEST}, {_ATTEMPT}", f"`{SYSTEM}`")
+MESSAGING_OPERATION = _attribute(
+    "messaging.operation.name", f"{_REQUEST}, {_ATTEMPT}", "`send` by the agent, `process` by a worker"
+)
+MESSAGING_OPERATION_TYPE = _attribute("messaging.operation.type", f"{_REQUEST}, {_ATTEMPT}", "the same")
+ROLE = _attribute("messaging.destination.name", _MESSAGE, "the request's role")
+REQUEST_ID = _attribute("messaging.message.id", _MESSAGE, "the request's id")
+
+OPERATION = _attribute(
+    "gen_ai.operation.name",
+    f"{_REQUEST}, {_ATTEMPT}, {_CALL}, {_FETCH}",
+    "`chat`, `embeddings`, `command`, or `fetch_response` for a client that attaches",
+)
+PROVIDER = _attribute(
+    "gen_ai.provider.name",
+    f"{_REQUEST}, {_CALL}, {_FETCH}",
+    f"the lane's provider; `{SYSTEM}` for what an agent asks of the pool",
+)
+REQUEST_MODEL = _attribute(
+    "gen_ai.request.model", f"{_REQUEST}, {_ATTEMPT}, {_CALL}", "the model that the agent or the route asks for"
+)
+STREAM = _attribute("gen_ai.request.stream", _CALL, "`true` for a chat")
+STREAM_CURSOR = _attribute(
+    "gen_ai.request.stream_cursor", _FETCH, "the position after which the client reads; absent for the whole answer"
+)
+RESPONSE_ID = _attribute("gen_ai.response.id", _FETCH, "the id of the request that the client attaches to")
+RESPONSE_MODEL = _attribute("gen_ai.response.model", f"{_REQUEST}, {_ATTEMPT}", "the model that answered")
+FINISH_REASONS = _attribute("gen_ai.response.finish_reasons", f"{_REQUEST}, {_CALL}", "why the answer ended")
+TIME_TO_FIRST_CHUNK = _attribute(
+    "gen_ai.response.time_to_first_chunk",
+    f"{_REQUEST}, {_CALL}",
+    "seconds from the span's start to the first piece of the answer",
+)
+INPUT_TOKENS = _attribute("gen_ai.usage.input_tokens", f"{_REQUEST}, {_CALL}", "tokens of the prompt")
+OUTPUT_TOKENS = _attribute("gen_ai.usage.output_tokens", f"{_REQUEST}, {_CALL}", "tokens of the answer")
+CACHED_TOKENS = _attribute(
+    "gen_ai.usage.cache_read.input_tokens", f"{_REQUEST}, {_CALL}", "tokens of the prompt that the server had cached"
+)
+
+ERROR_TYPE = _attribute(
+    "error.type", f"{_REQUEST}, {_ATTEMPT}, {_CALL}, {_FETCH}", "the error's code; absent without a failure"
+)
+HTTP_STATUS = _attribute(
+    "http.response.status_code", _CALL, "the HTTP status with which the model server refused the request"
+)
+SERVER_ADDRESS = _attribute("server.address", _CALL, "the host of the lane's endpoint, or the path of its socket")
+SERVER_PORT = _attribute("server.port", _CALL, "its port")
+
+AGENT = _attribute("tokenlane.agent", f"{_REQUEST}, {_ATTEMPT}", "the agent's name")
+PRIORITY = _attribute("tokenlane.priority", _REQUEST, "`high`, `normal` or `low`")
+LANE = _attribute("tokenlane.lane", f"{_MESSAGE}, {_CALL}", "the lane; of `llm.request`: the lane that ended it")
+WORKER = _attribute("tokenlane.worker", _ATTEMPT, "the worker that runs the attempt")
+ATTEMPT = _attribute("tokenlane.attempt", f"{_QUEUE}, {_ATTEMPT}, links", "the number of the attempt")
+ATTEMPTS = _attribute("tokenlane.attempts", _REQUEST, "how often a lane started the request")
+QUEUE_MS = _attribute(
+    "tokenlane.queue_ms", _REQUEST, "milliseconds from the submission to the start of the last attempt"
+)
+OUTCOME = _attribute(
+    "tokenlane.outcome",
+    f"{_REQUEST}, {_ATTEMPT}, {_FETCH}",
+    "`completed`, `failed`, `cancelled` or `expired`; of an attempt also `requeued`, or `left` to a newer attempt; "
+    "of a request also `joined`, if its idempotency key led to an earlier request",
+)
+STOPPED = _attribute(
+    "tokenlane.stopped",
+    _ATTEMPT,
+    "why the worker stopped the attempt: `cancelled`, `expired`, `stale`, `draining`, or why it could not continue the "
+    "answer: `no_handover`, `cannot_continue`",
+)
