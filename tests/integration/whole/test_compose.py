@@ -1,0 +1,58 @@
+"""docker-compose.yml works: docs/deploy.md's commands, with the services of the file as processes of this host."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from tests.compose import new_settings, read_services
+from tests.documents import commands_of
+from tests.repository import ROOT
+
+from tokenlane.benches.simulator import Simulator
+
+from .containers import Containers, containers
+
+THEIRS = {"ollama", "ollama-gpu"}
+"""Services of which the simulator takes the place."""
+
+
+async def carry_out(command: str, project: Containers) -> None:
+    """Do on this host what the command does with Docker."""
+    words = shlex.split(command)
+    assert words[:2] == ["docker", "compose"], command
+    match words[2:]:
+        case ["up", *options]:
+            scaled = dict(option.split("=") for option in options if "=" in option)
+            for service in project.services.values():
+                if "core" in service.profiles and service.name not in THEIRS:
+                    await project.up(service, replicas=int(scaled.get(service.name, 0)) or None)
+        case ["run", "--rm", name, *arguments]:
+            ended = await project.run(project.services[name], *arguments)
+            assert ended.code == 0, f"{command}\n{ended.error}"
+            assert ended.out.strip()
+        case ["exec", name, program, *_]:
+            assert name in THEIRS
+            assert program == "ollama"
+        case ["logs", *names]:
+            assert set(names) <= project.running.keys()
+        case ["ps"]:
+            assert project.running
+        case ["down"]:
+            for name, endings in (await project.down()).items():
+                assert [ended.code for ended in endings] == [0] * len(endings), name
+        case _:
+            pytest.fail(f"nothing is known of `{command}`")
+
+
+@pytest.mark.timeout(120)
+async def test_the_commands_of_the_page_work() -> None:
+    """All commands of docs/deploy.md, in their order; every process ends with 0 when it is stopped."""
+    first, *commands = commands_of((ROOT / "docs" / "deploy.md").read_text(encoding="utf-8"))
+    assert first == "sh config/new_env.sh > .env"
+    services = read_services(new_settings())
+    async with Simulator(api="ollama", models=["qwen3:0.6b"]) as ollama:
+        async with containers(services, {"http://ollama:11434": ollama.url}) as project:
+            for command in commands:
+                await carry_out(command, project)
+            assert project.running == {}
