@@ -64,6 +64,7 @@ def as_pytest_options(file: Path) -> None:
 
 
 VALIDATORS: dict[str, Callable[[Path], None]] = {
+    "deploy-systemd": as_settings,
     "models": as_settings,
     "policy": as_policy,
     "providers": as_the_example_project,

@@ -1,66 +1,91 @@
-"""The files in `config/systemd` that run a worker as a service."""
+"""The files in `config/systemd` that run tokenlane as services; `tests/integration/whole/test_systemd.py` runs them."""
 
 from __future__ import annotations
 
-import shlex
+import re
 import shutil
 import subprocess
 import sys
-from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 from tests.documents import fenced
 from tests.repository import ROOT
+from tests.systemd import FOLDER, Unit, units
 
 from tokenlane.config.settings.environment import SECRETS, SHORT_NAMES
 
-SYSTEMD = ROOT / "config" / "systemd"
-UNIT, ENVIRONMENT = SYSTEMD / "tokenlane-worker.service", SYSTEMD / "worker.env"
+UNITS = units()
+ENVIRONMENT = FOLDER / "worker.env"
+EXPOSURE = 2.0
+"""The most that `systemd-analyze security` may give a unit, of 10."""
+DRAIN_S = 30
+"""The default of `worker --drain`; other verbs stop sooner."""
+each = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 
 
-def service() -> dict[str, str]:
-    """The section `[Service]` of the unit."""
-    unit = ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(UNIT.read_text(encoding="utf-8"))
-    return dict(unit["Service"])
+def analyzed(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """What `systemd-analyze` finds in all units, apart from the path of the command, which differs on each host."""
+    for unit in UNITS:
+        text = unit.file.read_text(encoding="utf-8")
+        (folder / unit.file.name).write_text(text.replace(unit.command()[0], sys.executable), encoding="utf-8")
+    files = sorted(folder.glob("*.service"))
+    return subprocess.run(("systemd-analyze", *options, *files), capture_output=True, text=True, timeout=60)
 
 
 def test_the_page_quotes_the_files() -> None:
-    """docs/workers.md shows both files as they are."""
-    page = (ROOT / "docs" / "workers.md").read_text(encoding="utf-8")
-    assert fenced("ini", page) == [file.read_text(encoding="utf-8") for file in (UNIT, ENVIRONMENT)]
+    """docs/deploy-systemd.md shows the environment file and the lanes as they are."""
+    page = (ROOT / "docs" / "deploy-systemd.md").read_text(encoding="utf-8")
+    assert fenced("ini", page) == [ENVIRONMENT.read_text(encoding="utf-8")]
+    assert fenced("toml", page) == [(FOLDER / "llm.toml").read_text(encoding="utf-8")]
 
 
-def test_a_stop_leaves_time_to_drain() -> None:
-    """systemd kills the worker later than the worker itself ends its requests."""
-    program, *arguments = shlex.split(service()["ExecStart"])
+@each
+def test_a_stop_leaves_time_to_drain(unit: Unit) -> None:
+    """systemd kills the process later than the process itself ends its requests."""
+    program, *arguments = unit.command("gpu0")
     assert Path(program).is_absolute()
-    assert int(service()["TimeoutStopSec"]) > int(arguments[arguments.index("--drain") + 1])
+    drain = int(arguments[arguments.index("--drain") + 1]) if "--drain" in arguments else DRAIN_S - 1
+    assert int(unit.value("TimeoutStopSec")) > drain
 
 
-def test_a_worker_without_its_pool_starts_again() -> None:
-    """However often it fails: a pool that does not answer ends a worker with the exit code of wrong settings."""
-    assert "StartLimitIntervalSec=0" in UNIT.read_text(encoding="utf-8").splitlines()
-    assert service()["Restart"] == "on-failure"
-    assert "RestartPreventExitStatus" not in service()
+@each
+def test_a_service_without_its_pool_starts_again(unit: Unit) -> None:
+    """However often it fails: a pool that does not answer ends a process with the exit code of wrong settings."""
+    assert unit.value("StartLimitIntervalSec") == "0"
+    assert unit.value("Restart") == "on-failure"
+    assert unit.values("RestartPreventExitStatus") == []
 
 
-def test_secrets_are_only_in_the_environment_file() -> None:
-    """The environment file sets variables that tokenlane reads, and the unit, which every user can read, has none."""
+@each
+def test_secrets_are_only_in_environment_files(unit: Unit) -> None:
+    """The unit, which every user can read, sets none of the variables of the environment file."""
     lines = [line for line in ENVIRONMENT.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     names = {line.partition("=")[0].removeprefix("TOKENLANE_") for line in lines}
     assert {"REDIS_URL", "POOL_KEY"} <= names <= {*SHORT_NAMES, *SECRETS}
-    assert service()["EnvironmentFile"].endswith(f"/{ENVIRONMENT.name}")
-    assert not any(name in UNIT.read_text(encoding="utf-8") for name in names)
+    assert unit.value("EnvironmentFile").startswith("/etc/tokenlane/")
+    assert not any(name in unit.file.read_text(encoding="utf-8") for name in names)
+
+
+@each
+def test_all_have_the_same_sandbox(unit: Unit) -> None:
+    """What limits one service limits the others."""
+    assert len(unit.sandbox()) > 20
+    assert unit.sandbox() == UNITS[0].sandbox()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """Apart from the path of the command, which differs on each host."""
-    unit = tmp_path / UNIT.name
-    program = shlex.split(service()["ExecStart"])[0]
-    unit.write_text(UNIT.read_text(encoding="utf-8").replace(program, sys.executable), encoding="utf-8")
-    verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
-    assert (verified.returncode, verified.stderr) == (0, "")
+class TestSystemd:
+    """What systemd says about the units."""
+
+    def test_accepts_them(self, tmp_path: Path) -> None:
+        """No unit has an unknown setting or a wrong value."""
+        verified = analyzed(tmp_path, "verify")
+        assert (verified.returncode, verified.stderr) == (0, "")
+
+    def test_finds_them_well_sandboxed(self, tmp_path: Path) -> None:
+        """The exposure of each is low."""
+        rated = analyzed(tmp_path, "security", "--offline=true", "--no-pager")
+        found = re.findall(r"exposure level for (\S+): ([\d.]+)", rated.stdout)
+        assert len(found) == len(UNITS), rated.stdout + rated.stderr
+        assert [name for name, exposure in found if float(exposure) > EXPOSURE] == []
