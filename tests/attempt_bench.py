@@ -33,8 +33,8 @@ from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.model_server.readiness import Readiness
 from tokenlane.worker.lane.publisher import Publisher
-from tokenlane.worker.lane.readiness import Readiness
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Run, Runs
 from tokenlane.worker.model_management.lane_models import LaneModels
 
@@ -170,6 +170,9 @@ class FakeHeartbeat:
 
     def announce_soon(self) -> None:
         """Nothing has changed."""
+
+    async def announce(self) -> None:
+        self.log.append(self.availability.state)
 
 
 async def nothing() -> None:

@@ -14,7 +14,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import connect
-from tokenlane.worker.lane import circuit_breaker
+from tokenlane.worker.lane.model_server import circuit_breaker
 
 TOKENS = 64
 WHOLE = "".join(f"w{number} " for number in range(TOKENS))

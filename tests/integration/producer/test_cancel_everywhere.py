@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from pydantic import JsonValue
 from tests.integration.farm import Child, Farm, Server, eventually, farm
-from tests.integration.life import audit, raw
+from tests.integration.life import PREFIX, audit, raw
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
@@ -59,6 +59,12 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
             yield Town(opened, pool, client, backend, worker)
 
 
+async def delay_retries(pool: Pool, slots: int = 1) -> None:
+    """Use up the retry budget, so that the next retry on a lane with this many slots is delayed for almost 30 s."""
+    seconds, _ = await raw(pool).time()
+    await raw(pool).hset(f"{PREFIX}retries", "paid_at", 1000 * (int(seconds) + 10 + slots + 28))
+
+
 @dataclass(frozen=True)
 class State:
     """A state to cancel in: what the model server is to do, and how to know that a request is there."""
@@ -76,6 +82,8 @@ class State:
             blocker = asyncio.create_task(town.client.complete("block", role="planner", extra=extra))
             await town.backend.held()
             return blocker
+        if self.name == "delayed":
+            await delay_retries(town.pool)
         if self.frozen:
             town.worker.freeze()
         elif self.script is not None:
@@ -131,7 +139,7 @@ async def _is(pool: Pool, request_id: str, state: str) -> bool:
 
 STATES = (
     State("waiting"),
-    State("delayed", FaultScript(status=429, retry_after="300")),
+    State("delayed", FaultScript(status=503)),
     State("dispatched", frozen=True),
     State("running", FaultScript(hold_after=0)),
     State("running", FaultScript(hold_after=2), sent=2),
@@ -215,7 +223,7 @@ from tokenlane.producer import Client
 
 async def main():
     async with Client(sys.argv[1]) as client, asyncio.TaskGroup() as tasks:
-        for script in ({"status": 429, "retry_after": "300"}, {"hold_after": 2}, {"hold_after": 0}, {"hold_after": 0}):
+        for script in ({"status": 503}, {"hold_after": 2}, {"hold_after": 0}, {"hold_after": 0}):
             ask = client.complete("hi", role="planner", extra={"simulate": script})
             tasks.create_task(ask)
 
@@ -228,6 +236,7 @@ async def test_a_killed_agent(tmp_path: Path) -> None:
     async with Server(tmp_path) as server, Simulator() as backend, farm(tmp_path, server.url) as opened:
         async with connect(server.url) as pool:
             await pool.policies.write(Policy(orphan_ms=ORPHAN_MS))
+            await delay_retries(pool, slots=2)
             await opened.worker("gpu0", backend, "--capacity", "2")
             agent = await opened.python(AGENT, server.url)
 

@@ -149,7 +149,7 @@ PROVOCATIONS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "pool_unavailable": pool_unavailable,
     "provider_down": lambda site: site.ask_lane(Fault(status=500)),
     "queue_full": queue_full,
-    "rate_limited": lambda site: site.ask_lane(Fault(status=429)),
+    "rate_limited": lambda site: site.ask_lane(Fault(status=429, error={"code": "insufficient_quota"})),
     "request_lost": request_lost,
     "schema_mismatch": lambda site: site.ask_lane(Fault(pieces=("hi",)), response_format=City),
     "timeout": timeout,

@@ -22,8 +22,8 @@ from tokenlane.routing.router import run_router
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
-from tokenlane.worker.lane import circuit_breaker
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.model_server import circuit_breaker
 from tokenlane.worker.run_and_drain import start_workers
 
 T = TypeVar("T")

@@ -25,11 +25,11 @@ from .embeddings.fallback_model import FALLBACK_SETTINGS, FastText, is_fasttext_
 from .embeddings.vector_cache import VectorCache, open_cache
 from .lane.availability import Availability
 from .lane.control_channel import handle_control_message
-from .lane.describe_lane import describe_lane
 from .lane.heartbeat import Heartbeat
 from .lane.lane import Lane
+from .lane.model_server.describe_lane import describe_lane
+from .lane.model_server.readiness import Readiness, check_condition, condition_after
 from .lane.publisher import Publisher
-from .lane.readiness import Readiness, check_condition, condition_after
 from .lane.running_attempts import Runs
 from .lane.timings import TIMINGS, Timings
 from .model_management.lane_models import LaneModels

@@ -32,7 +32,7 @@ from tokenlane.routing.contract.messages import (
     Resume,
 )
 from tokenlane.routing.contract.results import Progress, Result
-from tokenlane.routing.decide.recovery import answer_lost, as_interruption
+from tokenlane.routing.decide.interruptions import answer_lost, as_interruption
 from tokenlane.routing.decide.wait_cause import Wait
 from tokenlane.routing.store.request_life import Ending
 

@@ -19,7 +19,14 @@ from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot
 from . import completion
 from .pool_session import pool_session
 
-_STYLES = {"up": "green", "degraded": "yellow", "loading": "yellow", "draining": "yellow", "down": "bold red"}
+_STYLES = {
+    "up": "green",
+    "degraded": "yellow",
+    "loading": "yellow",
+    "paused": "yellow",
+    "draining": "yellow",
+    "down": "bold red",
+}
 
 lanes = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

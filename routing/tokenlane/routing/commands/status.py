@@ -33,6 +33,7 @@ _STYLES = {
     "up": "green",
     "degraded": "yellow",
     "loading": "yellow",
+    "paused": "yellow",
     "draining": "yellow",
     "down": "bold red",
     "left": "dim",

@@ -281,7 +281,8 @@ class ProviderDown(LlmError):
 class RateLimited(LlmError):
     """The model server limits its rate of requests.
 
-    Send the request again after `retry_after_s`, or lower the lane's `capacity`.
+    A request that the server refuses for now waits, and is tried again until its deadline. This error ends a request if
+    waiting is no use, for example because the account's quota is used up: the message says why.
     """
 
     code = "rate_limited"

@@ -10,20 +10,14 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 from tokenlane.routing.contract.envelope import Needs
-from tokenlane.routing.contract.errors import (
-    Interrupted,
-    LlmError,
-    ModelNotFound,
-    ProviderDown,
-    RequestLost,
-    UnreadableAnswer,
-)
+from tokenlane.routing.contract.errors import Interrupted, LlmError, RateLimited
 from tokenlane.routing.contract.messages import Obstacle
 
 from .candidates import is_same_model
+from .interruptions import final
 from .policy import Policy, RolePolicy
 
 _BASE_MS = 200
@@ -33,21 +27,20 @@ _LONGEST_BUDGET_DELAY_MS = 30_000
 _AGENT_PAUSE_MS = 2_000
 _MOST_AVOIDED = 8
 
-_BREAKS_OFF = RequestLost | ProviderDown | UnreadableAnswer | ModelNotFound
-"""Errors that count as interruptions of an answer, in addition to retryable errors."""
-
 
 @dataclass(frozen=True)
 class AttemptFailed:
     """The attempt ended with an error. `reached`: whether it reached the model server. An attempt that did not reach it
     does not count as a start, and its lane has stopped accepting work. `delivered`: whether this attempt delivered part
     of the answer. `lacks_model`: whether the model server lacks the model that its lane offered, so that another lane
-    may serve the request."""
+    may serve the request. `lane_pauses`: whether its lane pauses if the model server asks for that; if not, the request
+    waits."""
 
     error: LlmError
     reached: bool = True
     delivered: bool = False
     lacks_model: bool = False
+    lane_pauses: bool = True
 
 
 @dataclass(frozen=True)
@@ -222,24 +215,33 @@ def _may_succeed_next(failed: AttemptFailed, history: History) -> bool:
 
 
 def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End | TryAgain:
-    """Decide after a retryable error of an attempt that reached its model server. The pause before the next attempt
-    doubles with every start, with full jitter, and is at least `retry_after_s`, but never longer than half of the time
-    until the deadline. The retry is taken from the pool's retry budget, unless the attempt delivered part of the
-    answer: then the next one produces only the rest, and no work is done twice.
+    """Decide after a retryable error of an attempt that reached its model server.
+
+    The pause before the next attempt doubles with every start, with full jitter. If the model server asked for a longer
+    one, the lane pauses and not the request, unless the request is of a kind for which lanes do not pause. Half of the
+    time until the deadline is the limit.
+
+    An attempt that the model server refused with a 429 did no work, so it costs no start, and the pause of the lane
+    limits how often the server is asked. Other retries are taken from the pool's retry budget, unless the attempt
+    delivered part of the answer: then the next one produces only the rest, and no work is done twice.
     """
     error = failed.error
-    if history.starts >= policy.max_starts or history.left_ms <= 0:
-        return End(_final(error) if history.delivered > 0 else error)
+    is_refused = isinstance(error, RateLimited) and failed.lane_pauses and not failed.delivered
+    if not is_refused and (history.starts >= policy.max_starts or history.left_ms <= 0):
+        return End(final(error) if history.delivered > 0 else error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**history.starts))
-    due_ms = min(max(pause_ms, 1000 * (error.retry_after_s or 0)), history.left_ms / 2, _LONGEST_PAUSE_MS)
+    asked_ms = 0 if failed.lane_pauses else 1000 * (error.retry_after_s or 0)
+    due_ms = int(min(max(pause_ms, asked_ms), history.left_ms / 2, _LONGEST_PAUSE_MS))
+    if is_refused:
+        return TryAgain(_elsewhere(history), due_ms, counts=False)
     longest_delay_ms = None if failed.delivered else int(min(_LONGEST_BUDGET_DELAY_MS, history.left_ms / 2))
-    return TryAgain(_elsewhere(history), due_ms=int(due_ms), longest_delay_ms=longest_delay_ms)
+    return TryAgain(_elsewhere(history), due_ms, longest_delay_ms=longest_delay_ms)
 
 
 def decide_without_budget(error: LlmError, history: History) -> End:
     """Decide what happens to a request that would be tried again after this error, if the pool's retry budget does not
     allow that in time."""
-    report = (_final(error) if history.delivered > 0 else error).report()
+    report = (final(error) if history.delivered > 0 else error).report()
     message = (
         f"{report.message} The request was not tried again, because too many requests of the pool fail at present."
     )
@@ -301,45 +303,6 @@ def _how_broken(cause: Cause | None) -> str:
             return "The worker died or lost its connection before the answer was complete."
         case _:
             return "The answer broke off."
-
-
-def _final(error: LlmError) -> LlmError:
-    """The error, as an agent gets it with part of the answer: an interruption is then not retryable."""
-    if not isinstance(error, Interrupted):
-        return error
-    final = Interrupted(error.message, detail=error.detail)
-    return final.at(provider=error.provider, lane=error.lane, model=error.model)
-
-
-def as_interruption(error: LlmError, *, refused: bool = False) -> LlmError:
-    """The error that an agent raises if it already has part of the answer: an `Interrupted`, unless the request itself
-    is the cause of the error.
-
-    Args:
-        refused: whether a router refused the request. Lanes accepted it before, so the pool has changed.
-    """
-    broke_off = refused or error.retryable or isinstance(error, _BREAKS_OFF) or type(error) is LlmError
-    if isinstance(error, Interrupted) or not broke_off:
-        return error
-    interrupted = Interrupted(f"The answer broke off: {error.message}")
-    interrupted.at(provider=error.provider, lane=error.lane, model=error.model)
-    interrupted.__cause__ = error
-    return interrupted
-
-
-_LOST = {
-    "restarted": "A new attempt began the answer anew, which this stream does not allow: attach with "
-    'on_interrupt="restart" to read the new answer.',
-    "owner": "The answer broke off, and goes on for another client of this request that has received less of it: send "
-    "the request again.",
-    "part": "Part of the answer did not arrive, and its worker no longer keeps that part: send the request again.",
-    "end": "The end of the answer did not arrive, and no worker keeps it any longer: send the request again.",
-}
-
-
-def answer_lost(what: Literal["restarted", "owner", "part", "end"]) -> Interrupted:
-    """The error for an agent that can no longer get the whole answer."""
-    return Interrupted(_LOST[what])
 
 
 def may_submit_again(has_copy: bool, *, has_ended: bool) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeGuard, assert_never, get_args
 
 from .candidates import candidates, pullers
 from .lanes.offer import LaneView
+from .lanes.state import LaneState
 from .no_candidate import no_candidate_error, not_pulled, why_closed
 from .policy import Policy
 from .queue_key import Queue
@@ -188,6 +189,8 @@ def _for_closed_lanes(lanes: Sequence[LaneView]) -> WaitCause:
     advice = "start the workers of these lanes again"
     if any(lane.state.is_unready for lane in lanes):
         advice = "check the model servers of these lanes"
+    if any(lane.state is LaneState.PAUSED for lane in lanes):
+        advice = "wait; if this happens often, add lanes, lower the --capacity of these or raise their servers' limits"
     if drained := [lane.name for lane in lanes if lane.is_drained]:
         advice = f"resume a lane that was drained: `tokenlane lanes resume {drained[0]}`"
     return WaitCause(brief, "; ".join(map(_why_closed, lanes)), advice)

@@ -94,6 +94,7 @@ class Code(StrEnum):
         "lane_degraded",
         "some workers' model servers cannot work; the others serve the lane",
     )
+    LANE_PAUSED = "lane_paused", "the lane's model server refuses requests for a while, so the lane gets none meanwhile"
     LANE_FAILS = "lane_fails", "the lane's model server fails its requests, although it is healthy"
     LANE_TAKEN = "lane_taken", "a lane is one endpoint, so a second endpoint needs another lane name"
     ONLY_TOY = "only_toy", "the built-in model's answers are useless for real work"

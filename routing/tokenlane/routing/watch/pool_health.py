@@ -10,6 +10,7 @@ from tokenlane.config.cli.sentences import age, counted
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.contract.errors import ModelNotFound, RateLimited, Unauthorized
 from tokenlane.routing.contract.worker_report import BreakerState
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.unknown_places import unknown_places
 from tokenlane.routing.decide.wait_cause import START_ROUTER
 
@@ -77,11 +78,13 @@ def _lane(lane: LaneStatus) -> Finding:
         severity: Severity = "fail" if "open" in breakers else "warn"
         advice = f"{_USUAL_FIX.format(host=_hosts(lane))}; the worker goes on trying by itself"
         return Finding(Code.LANE_FAILS, severity, f"{title} is {lane.state}: {lane.why}", advice, lane.name)
+    meanwhile = "its other workers serve it meanwhile" if lane.state.accepts_work else "it accepts no work until then"
+    if lane.why and _pauses(lane):
+        observed = f"{title} is {lane.state}: {lane.why}; {meanwhile}"
+        advice = f"if this happens often, {_FIXES[RateLimited.code].format(host=_hosts(lane))}"
+        return Finding(Code.LANE_PAUSED, "warn", observed, advice, lane.name)
     if lane.why and lane.state in _UNREADY:
         code, state = _UNREADY[lane.state]
-        meanwhile = (
-            "its other workers serve it meanwhile" if lane.state.accepts_work else "it accepts no work until then"
-        )
         advice = f"the lane is up again as soon as the model server on {_hosts(lane)} works; {meanwhile}"
         return Finding(code, "fail", f"{title} {state}: {lane.why.rstrip('.')}", advice, lane.name)
     if lane.state == "down":
@@ -97,6 +100,12 @@ def _lane(lane: LaneStatus) -> Finding:
 def _breakers(lane: LaneStatus) -> set[BreakerState]:
     """The states of the circuit breakers of the lane's live workers, without those that are closed."""
     return {worker.report.breaker for worker in lane.workers if worker.is_alive} - {"closed"}
+
+
+def _pauses(lane: LaneStatus) -> bool:
+    """Whether the lane, or some of its workers and no other is unready, pause because a model server asked for it."""
+    unready = {worker.state for worker in lane.workers if worker.state != "silent" and worker.state.is_unready}
+    return lane.state is LaneState.PAUSED or (lane.state is LaneState.DEGRADED and unready == {LaneState.PAUSED})
 
 
 _FIXES = {

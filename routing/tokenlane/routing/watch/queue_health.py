@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.decide.candidates import candidates
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import RolePolicy
 from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
 
@@ -26,7 +27,8 @@ def examine_queues(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
-    lanes = [lane for lane in snapshot.views if lane.state.accepts_work]
+    # A paused lane is like a busy one: it serves its requests soon, unless they wait for longer than --max-wait.
+    lanes = [lane for lane in snapshot.views if lane.state.accepts_work or lane.state is LaneState.PAUSED]
     # Queues differ by more than the line shows, such as the size of their prompts: one line for all that look the same.
     similar: defaultdict[tuple[str, str, WaitCause], list[QueueStatus]] = defaultdict(list)
     for queue in snapshot.queues:

@@ -21,8 +21,8 @@ from tokenlane.routing.contract.errors import ProviderDown, UnreadableAnswer
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.worker.lane.circuit_breaker import LEAST_FAILED
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED
 from tokenlane.worker.lane.timings import Timings
 
 ROUTE = RolePolicy(route=(Candidate(lane="bad"), Candidate(lane="good")))

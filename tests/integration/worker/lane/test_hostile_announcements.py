@@ -36,7 +36,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import examine_pool, find_problems
 from tokenlane.routing.watch.route_coverage import route_coverage
 from tokenlane.routing.watch.snapshot import Snapshot
-from tokenlane.worker.lane.describe_lane import describe_lane
+from tokenlane.worker.lane.model_server.describe_lane import describe_lane
 from tokenlane.worker.providers import default_registry
 
 HOSTILE = [

@@ -25,7 +25,7 @@ from tokenlane.routing.watch.doctor import examine
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.worker.discovery.model_servers import probe_target
 from tokenlane.worker.discovery.targets import Target
-from tokenlane.worker.lane.describe_lane import describe_lane
+from tokenlane.worker.lane.model_server.describe_lane import describe_lane
 from tokenlane.worker.providers import default_registry
 
 

@@ -16,7 +16,6 @@ from tokenlane.routing.contract.errors import (
     ModelNotFound,
     ProviderDown,
     RateLimited,
-    RequestLost,
     Timeout,
 )
 from tokenlane.routing.contract.messages import Obstacle
@@ -35,8 +34,6 @@ from tokenlane.routing.decide.recovery import (
     TryAgain,
     WorkerDraining,
     WorkerLost,
-    answer_lost,
-    as_interruption,
     decide,
     decide_resumption,
     decide_without_budget,
@@ -67,13 +64,14 @@ def shape(decision: object) -> object:
         case End(error):
             return ("end", error.code)
         case TryAgain(needs, due_ms, counts, alone, longest_delay_ms) if due_ms > 0:
-            assert longest_delay_ms is not None, "a retry after an error is taken from the retry budget"
+            assert (longest_delay_ms is not None) == counts, "a counted retry is taken from the retry budget"
             return ("later", needs, counts, alone)
         case _:
             return decision
 
 
 LATER = ("later", ELSEWHERE, True, False)
+LATER_UNCOUNTED = ("later", ELSEWHERE, False, False)
 CONTINUES = Needs(model="m1", continues="m1")
 CONTINUES_ELSEWHERE = ELSEWHERE.model_copy(update={"continues": "m1"})
 CONTINUES_LATER = ("later", CONTINUES_ELSEWHERE, True, False)
@@ -89,8 +87,14 @@ CUT = {"delivered": 3}
         (AttemptFailed(ProviderDown(retryable=False)), {}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {}, LATER),
         (AttemptFailed(Timeout()), {}, LATER),
-        (AttemptFailed(RateLimited(retry_after_s=2)), {}, LATER),
-        (AttemptFailed(RateLimited(retry_after_s=2)), {"left_ms": 1_999}, LATER),
+        # A refusal with a 429 costs no start, since the lane pauses; a lane does not pause for a model command.
+        (AttemptFailed(RateLimited(retry_after_s=2)), {}, LATER_UNCOUNTED),
+        (AttemptFailed(RateLimited()), {"starts": 8}, LATER_UNCOUNTED),
+        (AttemptFailed(RateLimited()), {"left_ms": 0}, TryAgain(ELSEWHERE, counts=False)),
+        (AttemptFailed(RateLimited(), lane_pauses=False), {}, LATER),
+        (AttemptFailed(RateLimited(), lane_pauses=False), {"starts": 8}, ended_with(RateLimited)),
+        (AttemptFailed(RateLimited(), delivered=True), {**CUT, "starts": 8}, ended_with(RateLimited)),
+        (AttemptFailed(ProviderDown(retry_after_s=2)), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"starts": 7}, LATER),
         (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
@@ -158,14 +162,22 @@ HISTORIES = st.builds(
     left_ms=st.integers(0, 600_000) | st.just(math.inf),
 )
 PAUSES = st.none() | st.floats(0, 1000) | st.just(math.inf)
-ERRORS = st.builds(RateLimited, retry_after_s=PAUSES, retryable=st.booleans()) | st.builds(
-    Interrupted, retryable=st.booleans()
+ERRORS = st.builds(
+    lambda kind, **facts: kind(**facts),
+    st.sampled_from([RateLimited, ProviderDown, Interrupted]),
+    retry_after_s=PAUSES,
+    retryable=st.booleans(),
 )
 CAUSES = (
-    st.builds(AttemptFailed, ERRORS, st.booleans())
+    st.builds(AttemptFailed, ERRORS, st.booleans(), lane_pauses=st.booleans())
     | st.builds(WorkerLost, st.booleans())
     | st.sampled_from([WorkerDraining(), LaneStopped(), PoolForgot()])
 )
+
+
+def is_refused(cause: Cause) -> bool:
+    """Whether a model server refused the attempt for now, and the lane pauses."""
+    return isinstance(cause, AttemptFailed) and isinstance(cause.error, RateLimited) and cause.lane_pauses
 
 
 def has_obstacle(facts: History) -> bool:
@@ -179,7 +191,8 @@ def test_a_request_ends_only_if_something_stands_in_the_way(cause: Cause, facts:
     decision = decide(cause, facts, POLICY)
     lost = isinstance(cause, PoolForgot)
     refused = isinstance(cause, AttemptFailed) and not cause.error.retryable
-    used_up = isinstance(cause, AttemptFailed) and cause.reached and (facts.starts >= 8 or facts.left_ms == 0)
+    counted = isinstance(cause, AttemptFailed) and cause.reached
+    used_up = counted and not is_refused(cause) and (facts.starts >= 8 or facts.left_ms == 0)
     killed = isinstance(cause, WorkerLost) and facts.crashes + 1 >= POLICY.max_crashes
     stuck = has_obstacle(facts) and not facts.restarts
     assert isinstance(decision, Forget) == lost
@@ -207,11 +220,14 @@ def test_the_next_attempt_continues_exactly_what_was_delivered(cause: Cause, fac
     if isinstance(cause, WorkerDraining):
         assert decision.counts == (facts.starts == 1 and facts.delivered > 0)
     else:
-        assert decision.counts == (not isinstance(cause, AttemptFailed) or cause.reached)
+        assert decision.counts == (not isinstance(cause, AttemptFailed) or (cause.reached and not is_refused(cause)))
     assert 0 <= decision.due_ms <= facts.left_ms / 2
     if isinstance(cause, AttemptFailed) and cause.reached:
-        retry_after_ms = 1000 * (cause.error.retry_after_s or 0)
-        assert decision.due_ms >= int(min(retry_after_ms, facts.left_ms / 2, 3_600_000))
+        if cause.lane_pauses:
+            assert decision.due_ms <= 30_000
+        else:
+            retry_after_ms = 1000 * (cause.error.retry_after_s or 0)
+            assert decision.due_ms >= int(min(retry_after_ms, facts.left_ms / 2, 3_600_000))
     else:
         assert decision.due_ms == 0
 
@@ -324,22 +340,6 @@ def test_the_error_after_many_crashes_says_whether_other_requests_may_be_the_cau
         assert isinstance(decision, End)
         words.add(decision.error.message)
     assert len(words) == 2
-
-
-@pytest.mark.parametrize("error", [Timeout(), ProviderDown(retryable=False), RequestLost(), LlmError()])
-def test_an_agent_with_part_of_the_answer_gets_an_interruption(error: LlmError) -> None:
-    """An error that the request did not cause becomes an interruption with that error as its cause."""
-    error.at(lane="lane1")
-    seen = as_interruption(error)
-    assert isinstance(seen, Interrupted)
-    assert seen.__cause__ is error
-    assert seen.lane == "lane1"
-
-
-@pytest.mark.parametrize("error", [BadRequest(), answer_lost("end")])
-def test_an_error_that_the_request_caused_stays_itself(error: LlmError) -> None:
-    """So does an error that is an interruption already."""
-    assert as_interruption(error) is error
 
 
 def test_an_agent_submits_a_lost_request_again() -> None:

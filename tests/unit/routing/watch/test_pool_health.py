@@ -207,6 +207,19 @@ def test_a_model_server_that_cannot_work(state: str, expected: str) -> None:
     assert "It says no" in find_problems(snapshot, 60)[0].observed
 
 
+def test_a_model_server_that_asked_for_a_pause() -> None:
+    """It is a warning, also if only some of the lane's workers pause, and requests that wait are no failure yet."""
+    paused = WorkerStatus("w1", LANE.name, LaneState.PAUSED, "host", {}, 0, 0, 0, None)
+    one = replace(LANE, state=LaneState.PAUSED, why="its model server answered", workers=(paused,))
+    two = replace(one, state=LaneState.DEGRADED, workers=(paused, replace(paused, name="w2", state=LaneState.UP)))
+    for lane in (one, two):
+        (finding,) = find_problems(with_lanes(lane), 60)
+        assert (finding.code, finding.severity) == ("lane_paused", "warn")
+        assert lane.why in finding.observed
+    third = replace(two, workers=(*two.workers, replace(paused, name="w3", state=LaneState.DOWN)))
+    assert codes(with_lanes(third)) == ["lane_degraded"]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "state", "shared"),
     [

@@ -248,18 +248,21 @@ async def test_an_answer_the_pool_does_not_want_is_forgotten() -> None:
 
 
 async def test_a_retryable_failure_before_the_first_delta_requeues_the_request() -> None:
-    """The request waits for at least `retry_after_s` before its next attempt."""
-    bench = Bench(FakeProvider(error=RateLimited(retry_after_s=2.0)))
-    await bench.run()
-    assert bench.pool.requeued
-    assert bench.pool.requeued[0] >= (2000, True)
-    assert bench.pool.endings == []
+    """The lane waits for as long as the model server asked, and not the request."""
+    for error, counts in ((RateLimited(retry_after_s=60), False), (ProviderDown(retry_after_s=60), True)):
+        bench = Bench(FakeProvider(error=error))
+        await bench.run()
+        ((due_ms, is_counted),) = bench.pool.requeued
+        assert due_ms < 1_000
+        assert is_counted == counts
+        assert bench.lane.availability.state == "paused"
+        assert bench.pool.endings == []
 
 
 @pytest.mark.parametrize(("most", "is_tried_again"), [(2, True), (1, False)])
 async def test_what_becomes_of_a_failure_waits_for_the_policy(most: int, is_tried_again: bool) -> None:
     """The pool's policy decides, even if the pool is unavailable for a while."""
-    bench = Bench(FakeProvider(error=RateLimited()))
+    bench = Bench(FakeProvider(error=ProviderDown()))
     bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
     bench.pool.rules = Policy(max_starts=most)
     bench.pool.lawless = [PoolUnavailable()] * 5

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
 
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.lane.describe_lane import describe_lane
+from tokenlane.worker.lane.model_server.describe_lane import describe_lane
 from tokenlane.worker.providers import ProviderRegistry, default_registry, registry
 from tokenlane.worker.providers.openai.provider import OpenAiProvider
 

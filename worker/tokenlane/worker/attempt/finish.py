@@ -54,7 +54,8 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             delivered = unpublished.first > run.outlet.start
             was_routed = KINDS[run.claim.envelope.kind].follows_routes
             lacks_model = was_routed and isinstance(outcome, ModelNotFound)
-            return await _recover(lane, run, AttemptFailed(outcome, reached, delivered, lacks_model), unpublished)
+            failed = AttemptFailed(outcome, reached, delivered, lacks_model, lane_pauses=was_routed)
+            return await _recover(lane, run, failed, unpublished)
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)
         case Stopped("expired"):

@@ -80,8 +80,17 @@ class Heartbeat:
 
     def announce_soon(self) -> None:
         """Do not wait for the next beat's time if the lane is not as the latest beat announced it."""
-        if self._last_announced != (self._availability.announced, self._availability.state):
+        if self._has_changed:
             self.beat_soon()
+
+    async def announce(self) -> None:
+        """Send a beat now if the lane is not as the latest beat announced it. An error is logged and not raised."""
+        if self._has_changed:
+            await self.beat()
+
+    @property
+    def _has_changed(self) -> bool:
+        return self._last_announced != (self._availability.announced, self._availability.state)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each beat that announces a changed offer or state."""

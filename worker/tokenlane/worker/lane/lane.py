@@ -12,8 +12,8 @@ from tokenlane.worker.providers import LlmProvider
 
 from .availability import Availability
 from .heartbeat import Heartbeat
+from .model_server.readiness import Readiness
 from .publisher import Publisher
-from .readiness import Readiness
 from .running_attempts import Observer, Runs
 from .timings import TIMINGS, Timings
 

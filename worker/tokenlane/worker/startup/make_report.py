@@ -14,9 +14,9 @@ from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import CAPACITY, needs_builtin_server
-from tokenlane.worker.lane.describe_lane import describe_lane
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.lane.readiness import check_condition
+from tokenlane.worker.lane.model_server.describe_lane import describe_lane
+from tokenlane.worker.lane.model_server.readiness import check_condition
 from tokenlane.worker.providers import default_registry
 
 from .checks import check_name, check_pins, check_pool, check_server, check_shared_model_server

@@ -26,8 +26,9 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
 )
 from tokenlane.routing.contract.messages import Attached, ChannelMessage, Completed, Failed, Progressed
+from tokenlane.routing.decide.interruptions import answer_lost
 from tokenlane.routing.decide.no_candidate import no_lane
-from tokenlane.routing.decide.recovery import answer_lost, may_submit_again
+from tokenlane.routing.decide.recovery import may_submit_again
 from tokenlane.routing.decide.wait_cause import Wait, WaitingRequest
 from tokenlane.routing.store.request_life import Attachment, Ending, RequestStatus
 

@@ -143,8 +143,8 @@ class LaneView:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its workers are alive but it accepts no work: the model server cannot work, no request starts, or an
-        operator drained it."""
+        """Whether its workers are alive but it accepts no work: because of its model server, because no request starts,
+        or because an operator drained it."""
         return self.state.is_unready or (self.is_drained and not self.state.is_away)
 
     @property

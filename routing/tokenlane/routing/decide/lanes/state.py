@@ -13,6 +13,7 @@ class LaneState(StrEnum):
     """The state of a lane.
 
     `up`: all its workers accept work; `degraded`: only some of them do. `loading`: its model server is loading a model.
+    `paused`: its model server refuses requests for a while, which is no failure.
     `draining`: its workers are shutting down, or an operator drained it. `down`: its model server cannot work, or its
     worker did not start a request. `left`: its workers were shut down. `gone`: its workers have vanished.
     """
@@ -20,6 +21,7 @@ class LaneState(StrEnum):
     UP = "up"
     DEGRADED = "degraded"
     LOADING = "loading"
+    PAUSED = "paused"
     DRAINING = "draining"
     DOWN = "down"
     LEFT = "left"
@@ -32,8 +34,9 @@ class LaneState(StrEnum):
 
     @property
     def is_unready(self) -> bool:
-        """Whether its workers are alive but accept no work: the model server cannot work, or no request starts."""
-        return self in (LaneState.LOADING, LaneState.DOWN)
+        """Whether its workers are alive but accept no work: the model server cannot work or refuses requests for a
+        while, or no request starts."""
+        return self in (LaneState.LOADING, LaneState.PAUSED, LaneState.DOWN)
 
     @property
     def is_away(self) -> bool:
@@ -43,8 +46,8 @@ class LaneState(StrEnum):
 
 @dataclass(frozen=True)
 class ServerCondition:
-    """The condition of a model server as its worker sees it: up, loading or down. `why`: in words, why it is not up, or
-    why it gets only one request at a time although it is up; empty otherwise."""
+    """The condition of a model server as its worker sees it: up, loading, paused or down. `why`: in words, why it is
+    not up, or why it gets only one request at a time although it is up; empty otherwise."""
 
     state: LaneState = LaneState.UP
     why: str = ""
@@ -62,7 +65,7 @@ class LaneWorkers:
         beats: whether any worker is alive, that is, has sent a beat within a lease.
         accepting_workers: how many live workers accept work.
         is_drained: whether an operator drained the lane, so that it gets no new work until the operator resumes it.
-        unready: how many live workers accept no work because their model servers cannot work. Only snapshots have it.
+        unready: how many live workers accept no work because of their model servers. Only snapshots have it.
     """
 
     announced: str = ""
@@ -80,7 +83,7 @@ def lane_state(facts: LaneWorkers) -> LaneState:
         return LaneState.DEGRADED if facts.unready else LaneState.UP
     if not facts.beats:
         return LaneState.LEFT if facts.announced == LaneState.DRAINING else LaneState.GONE
-    stays = (LaneState.LOADING, LaneState.DRAINING)
+    stays = (LaneState.LOADING, LaneState.PAUSED, LaneState.DRAINING)
     return LaneState(facts.announced) if facts.announced in stays else LaneState.DOWN
 
 

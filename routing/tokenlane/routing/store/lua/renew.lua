@@ -4,11 +4,11 @@
 --
 -- uses  arq_jobs
 -- KEYS  1 the pool's prefix
--- ARGV  1 worker  2 lane  3 condition: 'up' if the worker accepts new work, 'loading', 'down' or 'draining'
+-- ARGV  1 worker  2 lane  3 condition: 'up' if the worker accepts new work, 'loading', 'paused', 'down' or 'draining'
 --       4 provider  5 endpoint  6 models, JSON  7 limit for chats  8 offer, JSON
 --       9 code of the newest error from the model server, repeated until a reply with registered = 1, or ''
 --       10 ms since that error  11 the worker's report, JSON
---       12 why the model server is loading or down, or why the worker accepts fewer requests than it could; or ''
+--       12 why the model server is loading, paused or down, or why the worker accepts fewer requests than it could; or ''
 --       13 ids of the pool's keys, as the worker knows them
 --       then for each request that the worker runs: id, attempt, client, agent, role, kind, ms to the deadline
 -- reply {'ok' or 'conflict', endpoint of the lane, policy's lease ms, registered: 1 or 0, then one value for each request}

@@ -27,9 +27,9 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
-from tokenlane.worker.lane.circuit_breaker import LEAST_FAILED
 from tokenlane.worker.lane.heartbeat import Heartbeat
-from tokenlane.worker.lane.readiness import Readiness, check_condition
+from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED
+from tokenlane.worker.lane.model_server.readiness import Readiness, check_condition
 from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 
@@ -71,6 +71,9 @@ class Announced:
     def announce_soon(self) -> None:
         self.log.append(self.availability.condition)
 
+    async def announce(self) -> None:
+        self.log.append(self.availability.condition)
+
 
 class Ward:
     """A model server under watch. `looks`: how often the lane was to say what it serves; `blind`: how that fails."""
@@ -97,8 +100,8 @@ class Ward:
             self.readiness.end(f"f{number}")
 
     def _run(self, request: str) -> Run:
-        claim = SimpleNamespace(model="m1")
-        return cast("Run", SimpleNamespace(id=request, claim=claim, started_at=self.readiness._clock()))
+        claim, started_at = SimpleNamespace(model="m1"), self.readiness._clock()
+        return cast("Run", SimpleNamespace(id=request, claim=claim, started_at=started_at, left_ms=600_000))
 
     async def _look(self) -> None:
         self.looks += 1
@@ -351,10 +354,65 @@ async def test_a_server_that_goes_down_is_judged_by_its_health_alone() -> None:
         assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (2, "closed")
 
 
-async def test_refused_requests_leave_the_lane_open() -> None:
+@pytest.mark.parametrize("error", [RateLimited(retry_after_s=60), ProviderDown(retry_after_s=60)])
+async def test_a_server_that_asks_for_a_pause_gets_no_requests_until_it_is_over(error: LlmError) -> None:
+    """The pool knows before the request is given back. Once the pause is over, the lane accepts all its requests."""
+    async with watched(timings=Timings(check_s=3600, describe_s=3600)) as ward:
+        ward.fail(1, error)
+        condition = ward.said.condition
+        assert (condition.state, ward.said.limit_of("chat"), ward.readiness.breaker_state) == ("paused", 0, "closed")
+        assert all(words in condition.why for words in (error.code, "UTC"))
+        ward.announced.log.clear()
+        assert await ward.readiness.record_failure(error)
+        assert condition in ward.announced.log
+        ward.answer("r1")
+        assert ward.said.condition == condition
+        ends_at = ward.readiness._pause.ends_at
+        ward.readiness._clock = lambda: ends_at
+        ward.readiness._wake.set()
+        await ward.said.wait_until_up()
+        assert (ward.said.condition, ward.said.limit_of("chat")) == (UP, 2)
+
+
+async def test_a_pause_ends_by_itself() -> None:
+    """No request and no check is needed for that."""
+    async with watched(timings=Timings(check_s=3600, describe_s=3600)) as ward:
+        ward.fail(1, RateLimited(retry_after_s=0.05))
+        assert ward.said.condition.state == "paused"
+        await ward.said.wait_until_up()
+        assert ward.announced.log[-1] == UP
+
+
+async def test_an_open_breaker_tries_no_request_before_the_pause_is_over() -> None:
+    """The lane is down meanwhile, since its server fails requests, and the reason gives the later of the two times."""
+    ward, now = Ward(UP), 1_000.0
+    ward.readiness._clock = lambda: now
+    for _ in range(LEAST_FAILED):
+        now += 1
+        ward.fail(LEAST_FAILED, ProviderDown(retry_after_s=60))
+    assert (ward.said.condition.state, ward.readiness.breaker_state) == ("down", "open")
+    now += 59
+    ward.readiness.end("another")
+    assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (0, "half-open")
+    now += 1
+    ward.readiness.end("another")
+    assert ward.said.limit_of("chat") == 1
+
+
+async def test_a_server_that_went_down_pauses_no_longer() -> None:
+    """Its health checks show when it works again."""
+    async with watched(timings=Timings(check_s=0.01)) as ward:
+        ward.fail(1, ProviderDown(retry_after_s=3600))
+        ward.provider.ill = ProviderDown("refused")
+        await until(lambda: ward.said.condition.state == "down")
+        ward.provider.ill = None
+        await until(lambda: ward.said.condition == UP)
+
+
+async def test_refused_requests_do_not_open_the_breaker() -> None:
     """Nor does its health check open a lane that the breaker closed."""
     ward = Ward(UP)
-    for error in (BadRequest(), RateLimited(retry_after_s=60), Unauthorized()):
+    for error in (BadRequest(), RateLimited(retryable=False), Unauthorized()):
         ward.fail(5 * LEAST_FAILED, error)
     assert (ward.said.condition, ward.said.most_at_once) == (UP, None)
     ward.fail(LEAST_FAILED)

@@ -22,10 +22,9 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.worker.lane.circuit_breaker import (
+from tokenlane.worker.lane.model_server.circuit_breaker import (
     LEAST_FAILED,
     LONGEST_COOLDOWN_S,
-    LONGEST_RETRY_AFTER_S,
     CircuitBreaker,
     Outcome,
     is_servers_fault,
@@ -49,14 +48,13 @@ class Server:
         request: str = "",
         model: str = "m",
         began_at: float | None = None,
-        retry_after_s: float | None = None,
     ) -> None:
         """Run a request to its end; `code`: that of its error."""
         name = request or f"r{next(self.numbers)}"
         began_at = self.now if began_at is None else began_at
         self.breaker.begin(name)
         self.now += 1
-        self.breaker.record(Outcome(name, model, began_at, self.now, code, retry_after_s))
+        self.breaker.record(Outcome(name, model, began_at, self.now, code))
         self.breaker.end(name)
 
     def fail(self, times: int, model: str = "m") -> None:
@@ -215,17 +213,12 @@ def test_a_failed_trial_opens_it_for_longer() -> None:
     assert server.breaker.retry_at == server.now + COOLDOWN_S
 
 
-def test_retry_after_extends_the_cooldown_and_never_shortens_it() -> None:
-    """A server that asks for an hour is tried before that: the breaker finds out more cheaply than the operator."""
+def test_a_failure_during_a_cooldown_extends_it() -> None:
+    """Long requests may fail after the breaker has opened."""
     server = Server()
-    server.fail(LEAST_FAILED - 1)
-    server.run("provider_down", retry_after_s=30)
-    assert server.breaker.retry_at == (ends_at := server.now + 30)
-    for asked in (None, 0.0, 5.0):
-        server.run("provider_down", retry_after_s=asked)
-        assert server.breaker.retry_at == ends_at
-    server.run("provider_down", retry_after_s=3600)
-    assert server.breaker.retry_at == server.now + LONGEST_RETRY_AFTER_S
+    server.fail(LEAST_FAILED)
+    server.fail(1)
+    assert server.breaker.retry_at == server.now + COOLDOWN_S
 
 
 def test_a_server_that_went_away_starts_afresh() -> None:
@@ -269,11 +262,11 @@ class Traffic(RuleBasedStateMachine):
         self.running[name] = self.server.now
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), code=st.sampled_from(["", "", "timeout", "provider_down"]), pause=st.floats(0, 1000))
-    def finish(self, data: st.DataObject, code: str, pause: float) -> None:
+    @rule(data=st.data(), code=st.sampled_from(["", "", "timeout", "provider_down"]))
+    def finish(self, data: st.DataObject, code: str) -> None:
         """End a request with an answer or an error."""
         name = data.draw(st.sampled_from(sorted(self.running)))
-        self.breaker.record(Outcome(name, "m", self.running[name], self.server.now, code, pause))
+        self.breaker.record(Outcome(name, "m", self.running[name], self.server.now, code))
         self._end(name)
 
     @precondition(lambda self: self.running)
@@ -309,7 +302,7 @@ class Traffic(RuleBasedStateMachine):
             self.retry_at = float("-inf")
             return
         assert self.breaker.retry_at >= self.retry_at
-        assert self.breaker.retry_at <= self.server.now + LONGEST_RETRY_AFTER_S
+        assert self.breaker.retry_at <= self.server.now + LONGEST_COOLDOWN_S
         self.retry_at = self.breaker.retry_at
 
 

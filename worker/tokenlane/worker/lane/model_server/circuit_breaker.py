@@ -26,7 +26,6 @@ LEAST_FAILED = 5
 _FAILED_SHARE = 0.5
 _ENOUGH_ANSWERS = 2
 LONGEST_COOLDOWN_S = 60.0
-LONGEST_RETRY_AFTER_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Outcome:
     """How the model server treated a request.
 
     `model`: the model that it named. `began_at`, `ended_at`: seconds on the breaker's clock. `code`: the error's code,
-    empty for an answer. `retry_after_s`: how long the model server asked to be left alone.
+    empty for an answer.
     """
 
     request: str
@@ -42,7 +41,6 @@ class Outcome:
     began_at: float
     ended_at: float
     code: str = ""
-    retry_after_s: float | None = None
 
 
 def is_servers_fault(error: Exception) -> bool:
@@ -66,7 +64,7 @@ class CircuitBreaker:
     A model that works keeps the breaker closed, since the server works then.
 
     Each time the breaker opens again, the cooldown doubles, until the breaker was closed for as long as the longest
-    cooldown. During a cooldown, a further failure or a longer `Retry-After` extends it, and nothing shortens it.
+    cooldown. During a cooldown, a further failure extends it, and nothing shortens it.
 
     Args:
         clock: returns seconds.
@@ -135,11 +133,11 @@ class CircuitBreaker:
         self._outcomes.append(outcome)
         match self.state:
             case "closed" if outcome.code and self._is_failing():
-                self._open(outcome)
+                self._open()
             case "half-open" if outcome.code:
-                self._open(outcome)
+                self._open()
             case "open" if outcome.code:
-                self._extend(outcome)
+                self._extend()
             case "half-open" if outcome.request == self._trial:
                 self._trial = None
                 self._answers += 1
@@ -155,16 +153,15 @@ class CircuitBreaker:
         of_models = ([each for each in recent if each.model == model] for model in {each.model for each in recent})
         return all(len(_failed(outcomes)) >= _FAILED_SHARE * len(outcomes) for outcomes in of_models)
 
-    def _open(self, outcome: Outcome) -> None:
+    def _open(self) -> None:
         is_relapse = self._retry_at is not None or self._clock() < self._closed_at + LONGEST_COOLDOWN_S
         longer_s = 2 * self._cooldown_s if is_relapse else self._first_cooldown_s
         self._cooldown_s = min(longer_s, LONGEST_COOLDOWN_S)
         self._trial, self._answers = None, 0
-        self._extend(outcome)
+        self._extend()
 
-    def _extend(self, outcome: Outcome) -> None:
-        asked_s = min(outcome.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S)
-        self._retry_at = max(self._retry_at or -math.inf, self._clock() + max(self._cooldown_s, asked_s))
+    def _extend(self) -> None:
+        self._retry_at = max(self._retry_at or -math.inf, self._clock() + self._cooldown_s)
 
     def _close(self) -> None:
         self._outcomes.clear()

@@ -3,8 +3,9 @@
 The model server is checked when the worker starts, after a failure that may be its fault, every few seconds while
 nothing runs, and more often while it is not up. Before it counts as up again, the lane lists its models again.
 
-A model server that is up may still fail its requests. The lane's circuit breaker then closes the lane for a while. When
-the server goes down, the breaker is reset: from then on, the checks decide.
+A model server that is up may still fail its requests, or refuse them for a while. The lane's circuit breaker, or the
+pause that the server asked for, then closes the lane. When the server goes down, both are reset: from then on, the
+checks decide.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
+from tokenlane.worker.lane.availability import Availability
+from tokenlane.worker.lane.heartbeat import Heartbeat
+from tokenlane.worker.lane.running_attempts import Run, Runs
+from tokenlane.worker.lane.timings import TIMINGS, Timings
 from tokenlane.worker.providers import LlmProvider, ReportsHealth
 
-from .availability import Availability
 from .circuit_breaker import CircuitBreaker, Outcome, is_servers_fault
-from .heartbeat import Heartbeat
-from .running_attempts import Run, Runs
-from .timings import TIMINGS, Timings
+from .requested_pause import RequestedPause
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ async def check_condition(provider: LlmProvider) -> ServerCondition:
 
 
 class Readiness:
-    """Watches the condition of one model server and its circuit breaker, and has the heartbeat announce each change.
+    """Watches the condition of one model server, its circuit breaker and the pause that it asked for, and has the
+    heartbeat announce each change.
 
     Args:
         describe: lists the lane's models again, and raises `LlmError` if that fails.
@@ -86,6 +89,7 @@ class Readiness:
         self._describe_s = timings.describe_s
         self._server = availability.condition
         self._breaker = CircuitBreaker(lambda: self._clock(), timings.cooldown_s)
+        self._pause = RequestedPause(lambda: self._clock(), timings.cooldown_s)
         self._logged: BreakerState = "closed"
         self._check_lock = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -97,7 +101,7 @@ class Readiness:
         """Check the model server until cancelled."""
         while True:
             self._wake.clear()
-            self._apply_breaker()
+            self._open_or_close()
             due_at = self._confirmed_at + self._pause_s()
             if self._is_up:  # a server that is not up cannot list its models: they are listed when it is up again
                 due_at = min(due_at, self._described_at + self._describe_s)
@@ -105,7 +109,7 @@ class Readiness:
                 await self._check_when_due()
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(min(due_at, self._cooldown_ends_at)):
+                async with asyncio.timeout_at(min(due_at, self._may_open_at)):
                     await self._wake.wait()
 
     @property
@@ -126,27 +130,40 @@ class Readiness:
     def end(self, request_id: str) -> None:
         """Record that a request has ended, however it did."""
         self._breaker.end(request_id)
-        self._apply_breaker()
+        self._open_or_close()
 
     def record_answer(self, run: Run) -> None:
         """Record that the model server answered a request, which is better evidence than a check."""
         if self._is_up:
             self._confirmed_at = self._clock()
             self._unavailable_since, self._loading_logged = None, False
+            self._pause.record_answer()
             self._record_outcome(run)
 
     def record_error(self, run: Run, error: Exception) -> None:
-        """Record that a request failed at the model server."""
-        if self._is_up and is_servers_fault(error):
-            known = error if isinstance(error, LlmError) else ProviderDown()
-            self._record_outcome(run, known.code, known.retry_after_s)
+        """Record that a request failed at the model server. If the server asked for a pause, the lane pauses from now
+        on."""
+        if not self._is_up:
+            return
+        known = error if isinstance(error, LlmError) else ProviderDown()
+        paused = self._pause.lasts
+        if self._pause.record_error(known, run.left_ms / 1000):
+            self._close_for_a_while()
+            if not paused:
+                logger.info("lane %r accepts no new work: %s", self._lane, self._availability.condition.why)
+        if is_servers_fault(error):
+            self._record_outcome(run, known.code)
 
     async def record_failure(self, error: LlmError) -> bool:
         """Record that an attempt failed before its first token. Return whether its request may have reached the model.
 
-        If the model server does not work, the pool knows on return that the lane accepts no new work. A request counts
-        as having reached the model if the server died during the attempt, since the request may have killed it.
+        If the model server does not work or asked for a pause, the pool knows on return that the lane accepts no new
+        work. A request counts as having reached the model if the server died during the attempt, since the request may
+        have killed it.
         """
+        if self._pause.lasts:
+            async with self._check_lock:
+                await self._heartbeat.announce()
         if error.server_condition == "loading":  # even if its health check succeeds
             async with self._check_lock:
                 self._loading_logged = True
@@ -164,6 +181,10 @@ class Readiness:
         """Check the model server now, because an attempt broke off in the middle of its answer."""
         self._check_requested = True
         self._wake.set()
+
+    @property
+    def _lane(self) -> str:
+        return self._availability.announcement.lane
 
     @property
     def _is_up(self) -> bool:
@@ -219,7 +240,7 @@ class Readiness:
             return
         self._confirmed_at = self._clock()
         self._wake.set()
-        name = self._availability.announcement.lane
+        name = self._lane
         if condition == UP:
             level, self._warned = logging.WARNING if self._warned else logging.INFO, False
             logger.log(level, "lane %r accepts work: its model server is up", name)
@@ -233,35 +254,44 @@ class Readiness:
                 level, "lane %r accepts no new work: its model server is %s: %s", name, condition.state, condition.why
             )
             self._breaker.reset()
+            self._pause.reset()
             self._logged = "closed"
         self._server = condition
         self._update_availability()
         await self._heartbeat.beat()
 
-    def _record_outcome(self, run: Run, code: str = "", retry_after_s: float | None = None) -> None:
-        self._breaker.record(Outcome(run.id, run.claim.model, run.started_at, self._clock(), code, retry_after_s))
-        self._apply_breaker()
+    def _record_outcome(self, run: Run, code: str = "") -> None:
+        self._breaker.record(Outcome(run.id, run.claim.model, run.started_at, self._clock(), code))
         if self._breaker.state == "open":
-            self._wake.set()  # `run` waits for the end of the cooldown
+            self._close_for_a_while()
+        else:
+            self._open_or_close()
 
     @property
-    def _cooldown_ends_at(self) -> float:
-        """When the open breaker lets a request start; infinity if it is not open."""
-        return self._breaker.retry_at if self._breaker.state == "open" else math.inf
+    def _may_open_at(self) -> float:
+        """When the open breaker lets a request start, or the pause ends; infinity if neither lies ahead."""
+        ends = (self._breaker.retry_at, self._pause.ends_at)
+        return min((at for at in ends if at > self._clock()), default=math.inf)
 
-    def _apply_breaker(self) -> None:
-        """Announce soon what the breaker allows now, if that has changed."""
+    def _close_for_a_while(self) -> None:
+        self._open_or_close()
+        self._wake.set()  # `run` waits for the end of the cooldown or the pause
+
+    def _open_or_close(self) -> None:
+        """Announce soon what the breaker and the pause allow now, if that has changed."""
         if self._update_availability():
             self._heartbeat.announce_soon()
 
     def _update_availability(self) -> bool:
-        """Set what the model server's condition and the breaker allow. Return whether that has changed."""
+        """Set what the model server's condition, the breaker and the pause allow. Return whether that has changed."""
         breaker, condition, most_at_once = self._breaker, self._server, None
         if condition == UP and breaker.state != "closed":
             state = LaneState.DOWN
-            if breaker.lets_start:
+            if breaker.lets_start and not self._pause.lasts:
                 state, most_at_once = LaneState.UP, len(self._runs) + 1
             condition = ServerCondition(state, f"{breaker.failures}; {self._what_comes_next()}")
+        elif condition == UP and self._pause.lasts:
+            condition = ServerCondition(LaneState.PAUSED, f"{self._pause.why}; {self._what_comes_next()}")
         availability = self._availability
         if (condition, most_at_once) == (availability.condition, availability.most_at_once):
             return False
@@ -273,14 +303,15 @@ class Readiness:
         breaker = self._breaker
         if breaker.is_trying:
             return "one more is being tried"
-        if breaker.lets_start:
+        if breaker.lets_start and not self._pause.lasts:
             return "it gets one request at a time, until two in a row succeed"
-        at = datetime.now(UTC) + timedelta(seconds=breaker.retry_at - self._clock())
-        return f"the next one is tried at {at:%H:%M:%S} UTC"
+        ends = (self._pause.ends_at, breaker.retry_at if breaker.state == "open" else -math.inf)
+        at = datetime.now(UTC) + timedelta(seconds=max(ends) - self._clock())
+        return f"the next request is tried at {at:%H:%M:%S} UTC"
 
     def _log_breaker(self, condition: ServerCondition) -> None:
         """Log a change of the breaker: when it opens at first and when it closes as warnings."""
-        state, name = self._breaker.state, self._availability.announcement.lane
+        state, name = self._breaker.state, self._lane
         if state == self._logged:
             return
         level = logging.WARNING if "closed" in (state, self._logged) else logging.INFO

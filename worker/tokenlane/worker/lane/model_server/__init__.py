@@ -1,0 +1,1 @@
+"""What a worker knows about its model server: its models, whether it works, and whether it wants a pause."""
