@@ -37,7 +37,7 @@ _BAR_CELLS = 10
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _STYLES = {
     "up": "green",
-    **dict.fromkeys(("degraded", "loading", "draining"), "yellow"),
+    **dict.fromkeys(("degraded", "loading", "paused", "draining"), "yellow"),
     **dict.fromkeys(("down", "gone"), "bold red"),
     **{standing.name.lower(): _COLOURS[standing.severity] for standing in Standing},
 }

@@ -34,12 +34,14 @@ class WaitCause:
         explanation: the cause as part of a sentence.
         advice: what to do so that they wait no longer.
         takes_turns: whether they start one after the other as slots become free, so that an estimate makes sense.
+        passes: whether the cause passes by itself, as the pause of a lane does.
     """
 
     brief: str
     explanation: str
     advice: str
     takes_turns: bool = False
+    passes: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,11 @@ def _for_closed_lanes(lanes: Sequence[LaneView]) -> WaitCause:
     advice = "start the workers of these lanes again"
     if any(lane.state.is_unready for lane in lanes):
         advice = "check the model servers of these lanes"
-    if any(lane.state is LaneState.PAUSED for lane in lanes):
+    if passes := any(lane.state is LaneState.PAUSED for lane in lanes):
         advice = "wait; if this happens often, add lanes, lower the --capacity of these or raise their servers' limits"
     if drained := [lane.name for lane in lanes if lane.is_drained]:
         advice = f"resume a lane that was drained: `tokenlane lanes resume {drained[0]}`"
-    return WaitCause(brief, "; ".join(map(_why_closed, lanes)), advice)
+    return WaitCause(brief, "; ".join(map(_why_closed, lanes)), advice, passes=passes)
 
 
 def _why_closed(lane: LaneView) -> str:

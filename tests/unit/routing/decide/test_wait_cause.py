@@ -46,13 +46,14 @@ def test_a_reserved_lane() -> None:
     assert cause(seen(lane_view("gpu0", limit=4, reserved_for="another"))).brief == "a slot on gpu0"
 
 
-@pytest.mark.parametrize("state", ["down", "loading", "draining", "gone", "left"])
+@pytest.mark.parametrize("state", ["down", "loading", "paused", "draining", "gone", "left"])
 def test_a_closed_lane(state: str) -> None:
     """A lane that may serve the queue and accepts no work is named with its state."""
     found = cause(seen(lane_view("gpu0", state=state, why="it refuses connections", beat_ms=20_000)))
     assert found.brief == f"lane gpu0 ({state})"
     assert "'gpu0'" in found.explanation
-    assert ("it refuses connections" in found.explanation) == (state in ("down", "loading"))
+    assert ("it refuses connections" in found.explanation) == (state in ("down", "loading", "paused"))
+    assert found.passes == (state == "paused")
     assert found.advice
 
 

@@ -23,8 +23,8 @@ class Standing(IntEnum):
 
     `STUCK`: its oldest request waits for something that no ending request brings, such as a lane that is down.
     `FAILING`: several of its requests failed in the last minute, and none completed. `BEHIND`: its oldest request has
-    waited long for a slot. `PAUSED`: an operator paused it, and requests wait. `WAITING`: requests wait, but not for
-    long. `WELL`: nothing waits.
+    waited long for a slot, or for the end of a lane's pause. `PAUSED`: an operator paused it, and requests wait.
+    `WAITING`: requests wait, but not for long. `WELL`: nothing waits.
     """
 
     STUCK = 0
@@ -119,7 +119,7 @@ def _failures(parts: Sequence[RoleStatus]) -> tuple[Failures, ...]:
 def _standing(cause: WaitCause | None, oldest_ms: int, *, is_failing: bool, is_paused: bool) -> Standing:
     if cause is not None and is_paused:
         return Standing.PAUSED
-    if cause is not None and not cause.takes_turns:
+    if cause is not None and not (cause.takes_turns or cause.passes):
         return Standing.STUCK
     if is_failing:
         return Standing.FAILING

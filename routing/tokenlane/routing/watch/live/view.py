@@ -15,7 +15,7 @@ from .trends import Trends
 
 _OF_ROLES = (Code.UNSERVED, Code.WAITS_LONG, Code.ROLE_FAILS)
 """Findings that a role's row has already."""
-_WORST_FIRST = ("down", "gone", "loading", "degraded", "draining", "up", "left")
+_WORST_FIRST = ("down", "gone", "loading", "paused", "degraded", "draining", "up", "left")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LiveLane:
     @property
     def is_ill(self) -> bool:
         """Whether it should accept work and does not, or not with all its workers."""
-        return self.state in ("down", "gone", "loading", "degraded")
+        return self.state in ("down", "gone", "loading", "paused", "degraded")
 
 
 @dataclass(frozen=True)

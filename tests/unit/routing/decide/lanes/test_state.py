@@ -14,6 +14,7 @@ from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_st
         ("", True, True, "up"),
         ("down", True, True, "up"),
         ("loading", False, True, "loading"),
+        ("paused", False, True, "paused"),
         ("down", False, True, "down"),
         ("draining", False, True, "draining"),
         ("up", False, True, "down"),
@@ -22,6 +23,7 @@ from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_st
         ("draining", False, False, "left"),
         ("up", False, False, "gone"),
         ("loading", False, False, "gone"),
+        ("paused", False, False, "gone"),
         ("down", False, False, "gone"),
     ],
 )

@@ -14,6 +14,7 @@ from tokenlane.routing.watch.live.view import LiveView, live_view
 from tokenlane.routing.watch.snapshot import Failures, Rates, Slots, Snapshot
 
 DOWN = replace(LANE, state=LaneState.DOWN, why="nothing listens there")
+PAUSES = replace(LANE, state=LaneState.PAUSED, why="its model server answered with rate_limited")
 FAILING = replace(
     ROLE, waiting=0, oldest_ms=None, rates=Rates(failed=0.1), failures=(Failures("provider_down", "gpu0", 6),)
 )
@@ -48,6 +49,7 @@ def waiting(oldest_ms: int, **others: Any) -> Snapshot:
         (waiting(BEHIND_MS + 1), Standing.BEHIND, "warn"),
         (waiting(1, paused=("coder",)), Standing.PAUSED, "warn"),
         (with_lanes(DOWN, queues=(replace(QUEUE, oldest_ms=1),)), Standing.STUCK, "fail"),
+        (with_lanes(PAUSES, queues=(replace(QUEUE, oldest_ms=1),)), Standing.WAITING, "ok"),
         (replace(WELL, routers=()), Standing.STUCK, "fail"),
         (replace(WELL, roles=(FAILING,), queues=()), Standing.FAILING, "fail"),
     ],
@@ -109,6 +111,14 @@ def test_the_load_of_a_lane() -> None:
     assert (lane.running, lane.queued, lane.limit) == (1, 1, 2)
     (idle,) = view_of(with_lanes(replace(LANE, slots={"chat": Slots(4), "embed": Slots(32)}))).lanes
     assert idle.limit == 4
+
+
+def test_lanes_of_all_states_are_shown_the_worst_first() -> None:
+    """A lane that is down comes before one that pauses, and that before one that is up."""
+    lanes = [replace(LANE, name=f"lane-{state}", state=state) for state in LaneState]
+    states = [lane.state for lane in view_of(with_lanes(*lanes)).lanes]
+    assert sorted(states) == sorted(LaneState)
+    assert states.index(LaneState.DOWN) < states.index(LaneState.PAUSED) < states.index(LaneState.UP)
 
 
 def test_lanes_that_left_long_ago_are_not_shown() -> None:
