@@ -37,7 +37,7 @@ def data_dir() -> Path:
     """Return the user's data directory, and create it if necessary. `TOKENLANE_HOME` overrides its path.
 
     Raises:
-        ConfigError: the directory cannot be created.
+        ConfigError: the directory cannot be created, or this user has no home directory.
     """
     path = _home()
     try:
@@ -127,4 +127,11 @@ def _home() -> Path:
     home = os.environ.get("TOKENLANE_HOME")
     if home == "":
         raise empty_variable("TOKENLANE_HOME")
-    return user_data_path("tokenlane") if home is None else absolute(Path(home), "TOKENLANE_HOME")
+    if home is not None:
+        return absolute(Path(home), "TOKENLANE_HOME")
+    try:
+        return user_data_path("tokenlane")
+    except RuntimeError as error:
+        raise ConfigError(
+            "This user has no home directory: set TOKENLANE_HOME to a data directory."
+        ) from error

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path as File
 from typing import TypedDict, Unpack
 
@@ -278,8 +279,10 @@ def _find_file(named: str | None) -> File | None:
     """Return the llm.toml to read: `named`, whether or not it exists, else the first existing default."""
     if named is not None:
         return File(named)
-    user = user_config_path("tokenlane") / "llm.toml"
-    return next((file for file in (File("llm.toml"), user) if is_file(file, "name the file with --config")), None)
+    files = [File("llm.toml")]
+    with suppress(RuntimeError):  # this user has no home directory, as an id without a name in a container
+        files.append(user_config_path("tokenlane") / "llm.toml")
+    return next((file for file in files if is_file(file, "name the file with --config")), None)
 
 
 def _llm_option(text: str) -> tuple[Layer, dict[str, Setting]]:

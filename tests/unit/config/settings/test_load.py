@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,3 +164,19 @@ def test_a_wrong_variable_is_named_and_no_value_is_quoted(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="TOKENLANE_CAPACITY") as wrong:
         lane_settings()
     assert "hunter2" not in str(wrong.value)
+
+
+def test_a_user_without_a_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Such as an id without a name in a container: it has no llm.toml of its own, and must name its data directory."""
+
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert lane_settings().endpoint is None
+    monkeypatch.delenv("TOKENLANE_HOME")
+    with pytest.raises(ConfigError, match="TOKENLANE_HOME"):
+        data_dir()
