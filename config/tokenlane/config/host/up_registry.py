@@ -132,6 +132,4 @@ def _home() -> Path:
     try:
         return user_data_path("tokenlane")
     except RuntimeError as error:
-        raise ConfigError(
-            "This user has no home directory: set TOKENLANE_HOME to a data directory."
-        ) from error
+        raise ConfigError("This user has no home directory: set TOKENLANE_HOME to a data directory.") from error
