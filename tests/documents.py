@@ -23,6 +23,7 @@ ELSEWHERE = {
     "security": "test_key.py: they need a pool whose key changes",
     "tracing": "test_tracing.py: they need a collector",
     "providers": "test_example_provider.py: they need a provider that is not installed",
+    "metrics": "test_exporter.py: they run until they are stopped",
     "CONTRIBUTING.md": "verbs of make, which CI runs",
     "benches/README.md": "a measurement of minutes",
 }

@@ -29,7 +29,8 @@ class AttemptsReport(Value):
     `ended`: the number of attempts for each `KIND:STATE`, where STATE is the request's state after the attempt;
     `errors`: the number of failed attempts for each error code; `failing`: the number of attempts that the model server
     failed since the newest completed attempt, for each error code. `failing_code`: the error code of the newest of
-    these; `failing_ms`: how many ms before the beat that attempt ended.
+    these; `failing_ms`: how many ms before the beat that attempt ended. `continued`: the number of attempts that
+    continued an answer; `wasted_deltas`: the number of deltas of requests that were then cancelled or expired.
     """
 
     ended: Mapping[str, Count] = {}
@@ -39,6 +40,8 @@ class AttemptsReport(Value):
     failing_ms: Count = 0
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
+    continued: Count = 0
+    wasted_deltas: Count = 0
 
 
 class DeliveryReport(Value):

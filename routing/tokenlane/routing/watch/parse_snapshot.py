@@ -33,6 +33,7 @@ from .snapshot import (
     Failures,
     LaneStatus,
     LastError,
+    Memory,
     QueueStatus,
     Rates,
     RoleStatus,
@@ -44,6 +45,8 @@ from .snapshot import (
 )
 from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
 
+_RETRY_MS = 1_000
+"""By how much a retry moves the time when all retries are paid for, as in lua/shared/retry_budget.lua."""
 _ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _RATES = {field.name for field in fields(Rates)}
@@ -58,6 +61,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         PoolUnavailable: the pool does not answer.
     """
     reply = decoded(await pool.snapshot_reply())
+    memory = _memory(await pool.commands.ask_about("INFO", "memory"))
     policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
@@ -92,7 +96,16 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         lagging=tuple(name for name, revision in revisions if revision not in (None, reply.revision)),
         policy=policy,
         unknown=tuple(_unknown(reply, views)),
+        unpaid_retries=max(0, reply.retries_paid_at - reply.now) / _RETRY_MS,
+        memory=memory,
     )
+
+
+def _memory(info: object) -> Memory | None:
+    match info:
+        case {"used_memory": int(used), "maxmemory": int(limit)}:
+            return Memory(used, limit)
+    return None
 
 
 def _unknown(reply: SnapshotReply, lanes: tuple[LaneView, ...]) -> Iterator[str]:

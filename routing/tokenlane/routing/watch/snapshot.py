@@ -1,4 +1,4 @@
-"""A snapshot of a pool: immutable data that is read in one round trip and that all commands show.
+"""A snapshot of a pool: immutable data, read at one moment, that all commands show.
 
 As JSON it is the output of `tokenlane status --json` (docs/status.md). `v` changes if a field is removed or changes its
 meaning; fields may be added at any time. Ages are in milliseconds before `time_ms`, which is from the server's clock.
@@ -29,7 +29,8 @@ shut down in order, else `silent`."""
 
 @dataclass(frozen=True)
 class Rates:
-    """Requests per second over the last minute: accepted, refused because of a limit, and ended in each way."""
+    """Requests per second over the last minute: accepted, refused because of a limit, ended in each way, and tried
+    again. `retried`: after their attempt ended; `recovered`: since their worker was lost."""
 
     accepted: float = 0.0
     completed: float = 0.0
@@ -37,6 +38,8 @@ class Rates:
     cancelled: float = 0.0
     expired: float = 0.0
     refused: float = 0.0
+    retried: float = 0.0
+    recovered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,14 @@ class ClientsStatus:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """The Redis server's memory in bytes. `limit`: its `maxmemory`; 0 if it has none."""
+
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A pool.
 
@@ -189,6 +200,8 @@ class Snapshot:
             seal yet. All of them open requests.
         drained: the lanes that an operator drained, including lanes that the pool no longer knows.
         paused: the roles that an operator paused.
+        unpaid_retries: retries taken from the retry budget and not yet paid back.
+        memory: the Redis server's memory; None if the server does not let this user ask.
     """
 
     v: int
@@ -212,6 +225,8 @@ class Snapshot:
     views: tuple[LaneView, ...] = ()
     drained: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()
+    unpaid_retries: float = 0.0
+    memory: Memory | None = None
 
     @property
     def facts(self) -> PoolFacts:

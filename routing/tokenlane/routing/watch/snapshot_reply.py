@@ -95,6 +95,7 @@ class SnapshotReply(NamedTuple):
     lane_facts: list[str]
     drained: list[str]
     paused: list[str]
+    retries_paid_at: int
 
 
 def decoded(reply: object) -> SnapshotReply:

@@ -2,7 +2,7 @@
 -- again, before later requests of its agent. If the request was cancelled or its deadline has passed, it becomes cancelled or
 -- expired instead. The worker that runs the attempt calls this, or a router or client if the lease has lapsed.
 --
--- uses  leases, retry_budget
+-- uses  leases, rates, retry_budget
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker, or '' for a lapsed lease  4 queue in which the request waits from now on, or '' for the same
 --       5 ms for which the request is delayed before it waits, or 0
@@ -53,6 +53,7 @@ if ending then
   end_early(id, request, ending)
   return ending
 end
+count_event(request, worker == '' and request.state == 'running' and 'recovered' or 'retried', now)
 remove_from_queues(id, request)
 refund(request)
 redis.call('HDEL', key, 'token', 'charge', 'alone', 'worker', 'delayed_by')

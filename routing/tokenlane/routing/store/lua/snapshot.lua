@@ -4,7 +4,7 @@
 -- KEYS  1 the pool's prefix
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, number of delayed
 --       requests, ms time of the last sweep or 0, keys, LANE_FACTS of lanes.lua, lanes that an operator drained, roles
---       that an operator paused}
+--       that an operator paused, ms time when all retries are paid for or 0}
 --       queue: {name, number of waiting requests, ms for which the oldest has waited}
 --       lane: {the values of `lane_facts`, jobs}
 --       job: {'running' or 'dispatched', worker or '', role, priority, kind}
@@ -112,4 +112,4 @@ local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')
 return { now, to_integer(policy[1]), policy[2], queues, lanes, workers, routers, { clients, clients - audible },
   { now - window, counts, failures }, redis.call('ZCARD', P .. 'delayed'),
   to_integer(redis.call('HGET', P .. 'swept', 'at')), keys, LANE_FACTS, redis.call('SMEMBERS', P .. 'drained'),
-  redis.call('SMEMBERS', P .. 'paused') }
+  redis.call('SMEMBERS', P .. 'paused'), to_integer(redis.call('HGET', P .. 'retries', 'paid_at')) }

@@ -1,5 +1,5 @@
--- Counts the requests of each role that are accepted, refused and that end, for operators; and measures how fast a role's requests end,
--- which gives the retry_after of a full queue.
+-- Counts the requests of each role that are accepted, refused, tried again and that end, for operators; and measures how fast a
+-- role's requests end, which gives the retry_after of a full queue.
 -- uses base
 
 local RATE_MS, RATE_BUCKETS = 10000, 6
@@ -9,7 +9,8 @@ local function priority_of(queue)
   return string.match(queue or '', '^[^:]*:[^:]*:([^:]+)') or 'normal'
 end
 
--- Counts an event of a request. what: 'accepted', 'refused', or how the request ended. A field's first count may have created the hash, so
+-- Counts an event of a request. what: 'accepted', 'refused', 'retried' after an attempt ended, 'recovered'
+-- from a lost worker, or how the request ended. A field's first count may have created the hash, so
 -- the hash gets its expiry then.
 local function count_event(request, what, now)
   local rates = P .. 'rates:' .. decimal(math.floor(now / RATE_MS))

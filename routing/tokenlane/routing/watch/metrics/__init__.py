@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: the table of all metrics, their values from a snapshot, and the Grafana dashboard."""

@@ -1,0 +1,57 @@
+"""The page `/metrics`, in the formats of Prometheus. It needs the extra `metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from aiohttp import web
+from prometheus_client import ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from .samples import Histogram, Sample
+from .table import METRICS
+
+_FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+
+
+def add_metrics(app: web.Application, pool: str, read: Callable[[], Awaitable[Iterable[Sample]]]) -> None:
+    """Add the page `/metrics`.
+
+    Args:
+        pool: the value of the label `pool`.
+        read: returns the values of the metrics at each request.
+    """
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(_Values(pool, await read())), headers={"Content-Type": content_type})
+
+    app.router.add_get("/metrics", metrics)
+
+
+class _Values(Collector):
+    """The samples as prometheus-client encodes them, with memory, CPU and open files of this process."""
+
+    def __init__(self, pool: str, samples: Iterable[Sample]) -> None:
+        self._pool, self._samples = pool, tuple(samples)
+
+    def collect(self) -> Iterator[Family]:
+        by_name: dict[str, list[Sample]] = {}
+        for sample in self._samples:
+            by_name.setdefault(sample.name, []).append(sample)
+        for metric in METRICS:
+            samples = by_name.get(metric.name, ())
+            labels = ("pool", *metric.labels)
+            histograms = HistogramMetricFamily(metric.name, metric.meaning, labels=labels)
+            numbers = _FAMILIES.get(metric.type, GaugeMetricFamily)(metric.name, metric.meaning, labels=labels)
+            for _, values, value in samples:
+                if isinstance(value, Histogram):
+                    histograms.add_metric((self._pool, *values), value.buckets(), value.sum)
+                else:
+                    numbers.add_metric((self._pool, *values), value)
+            if samples:
+                yield histograms if metric.type == "histogram" else numbers
+        yield from ProcessCollector(registry=None).collect()

@@ -1,0 +1,115 @@
+"""The exporter's values: reads all metrics of a pool from one snapshot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import get_args
+
+from tokenlane.routing.contract.worker_report import BreakerState
+from tokenlane.routing.decide.lanes.state import LaneState
+from tokenlane.routing.watch.pool_health import find_problems
+from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot, WorkerStatus
+
+from .increases import Count, Increases
+from .samples import Names, Sample
+from .table import MOST_NAMES
+
+_MAX_WAIT_S = 60.0
+"""How long a role's oldest request may wait before it is a problem, as in `status --check`."""
+_OLDEST = "tokenlane_oldest_request_seconds"
+_FREE_RETRIES = 10
+"""As in lua/shared/retry_budget.lua."""
+
+
+class PoolSamples:
+    """Makes the samples of one pool, snapshot after snapshot. It keeps the counters, and which names are reported."""
+
+    def __init__(self, most_names: int = MOST_NAMES) -> None:
+        self._increases = Increases()
+        self._roles, self._lanes, self._codes = Names(most_names), Names(most_names), Names(most_names)
+
+    def of(self, snapshot: Snapshot) -> list[Sample]:
+        """The samples of a snapshot. Values that share their labels, since their names are omitted, are added up; of
+        ages, the greatest counts."""
+        self._roles.replace(role.role for role in snapshot.roles)
+        self._lanes.replace(lane.name for lane in snapshot.lanes)
+        reports = [worker.report for lane in snapshot.lanes for worker in lane.workers]
+        self._codes.replace(code for report in reports for code in report.attempts.errors)
+        merged: dict[tuple[str, tuple[str, ...]], float] = {}
+        for name, labels, value in self._samples(snapshot):
+            before = merged.get((name, labels), 0)
+            merged[name, labels] = max(before, value) if name == _OLDEST else before + value
+        return [Sample(*key, value) for key, value in merged.items()]
+
+    def _samples(self, snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        yield from _pool(snapshot)
+        yield from self._queues(snapshot)
+        for lane in snapshot.lanes:
+            yield from self._lane(lane)
+        counts = (count for lane in snapshot.lanes for worker in lane.workers for count in self._counts(lane, worker))
+        for (name, labels), total in self._increases.add(counts).items():
+            yield name, labels, total
+        for label, names in (("role", self._roles), ("lane", self._lanes), ("code", self._codes)):
+            yield "tokenlane_names_omitted", (label,), len(names.omitted)
+
+    def _queues(self, snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        for role in snapshot.roles:
+            labels = (self._roles.of(role.role), role.priority)
+            yield "tokenlane_waiting_requests", labels, role.waiting
+            yield _OLDEST, labels, (role.oldest_ms or 0) / 1000
+            yield "tokenlane_running_requests", labels, role.running
+            for event, rate in asdict(role.rates).items():
+                yield "tokenlane_requests_per_second", (*labels, event), rate
+
+    def _lane(self, lane: LaneStatus) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        name = self._lanes.of(lane.name)
+        for state in LaneState:
+            yield "tokenlane_lane_state", (name, state), int(lane.state is state)
+        for kind, slots in lane.slots.items():
+            yield "tokenlane_lane_running", (name, kind), slots.running
+            yield "tokenlane_lane_queued", (name, kind), slots.queued
+            yield "tokenlane_lane_limit", (name, kind), slots.limit
+        breakers = Counter(worker.report.breaker for worker in lane.workers if worker.is_alive)
+        for breaker in get_args(BreakerState):
+            yield "tokenlane_lane_breakers", (name, breaker), breakers[breaker]
+        for worker_state, workers in Counter(worker.state for worker in lane.workers).items():
+            yield "tokenlane_workers", (name, worker_state), workers
+
+    def _counts(self, lane: LaneStatus, worker: WorkerStatus) -> Iterator[Count]:
+        report, name = worker.report, self._lanes.of(lane.name)
+        for ended, attempts in report.attempts.ended.items():
+            kind, _, outcome = ended.partition(":")
+            yield Count(worker.name, "tokenlane_attempts_total", (name, kind, outcome), attempts)
+        for code, attempts in report.attempts.errors.items():
+            yield Count(worker.name, "tokenlane_attempt_errors_total", (name, self._codes.of(code)), attempts)
+        yield Count(worker.name, "tokenlane_tokens_total", (name, "input"), report.attempts.prompt_tokens)
+        yield Count(worker.name, "tokenlane_tokens_total", (name, "output"), report.attempts.completion_tokens)
+        for metric, count in {
+            "tokenlane_wasted_tokens_total": report.attempts.wasted_deltas,
+            "tokenlane_continued_answers_total": report.attempts.continued,
+            "tokenlane_resends_total": report.delivery.replays,
+            "tokenlane_cache_lookups_total": report.cache.asked,
+            "tokenlane_cache_hits_total": report.cache.found,
+            "tokenlane_internal_errors_total": report.internal_errors,
+        }.items():
+            yield Count(worker.name, metric, (name,), count)
+
+
+def _pool(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    yield "tokenlane_up", (), 1
+    yield "tokenlane_delayed_requests", (), snapshot.delayed
+    yield "tokenlane_routers", (), len(snapshot.routers)
+    if snapshot.swept_ms is not None:
+        yield "tokenlane_sweep_age_seconds", (), snapshot.swept_ms / 1000
+    yield "tokenlane_clients", ("live",), snapshot.clients.known - snapshot.clients.silent
+    yield "tokenlane_clients", ("silent",), snapshot.clients.silent
+    yield "tokenlane_retries_unpaid", (), snapshot.unpaid_retries
+    limits = (lane.chats.limit for lane in snapshot.lanes)
+    yield "tokenlane_retries_allowed", (), _FREE_RETRIES + max(limits, default=0)
+    if snapshot.memory is not None:
+        yield "tokenlane_redis_memory_bytes", (), snapshot.memory.used
+        yield "tokenlane_redis_memory_limit_bytes", (), snapshot.memory.limit
+    for problem in find_problems(snapshot, _MAX_WAIT_S):
+        yield "tokenlane_problems", (problem.code, problem.severity), 1

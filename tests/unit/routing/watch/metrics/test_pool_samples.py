@@ -1,0 +1,157 @@
+"""The values of metrics that the exporter reads from snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tokenlane.routing.contract.worker_report import AttemptsReport, Hits, WorkerReport
+from tokenlane.routing.decide.lanes.state import LaneState
+from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.watch.metrics.increases import Count, Increases
+from tokenlane.routing.watch.metrics.pool_samples import PoolSamples
+from tokenlane.routing.watch.metrics.samples import Histogram, Names, Sample
+from tokenlane.routing.watch.metrics.table import BY_NAME, METRICS
+from tokenlane.routing.watch.snapshot import (
+    ClientsStatus,
+    LaneStatus,
+    Memory,
+    Rates,
+    RoleStatus,
+    RouterStatus,
+    Slots,
+    Snapshot,
+    WorkerStatus,
+)
+
+
+def role(name: str, waiting: int = 2, oldest_ms: int | None = 20_000) -> RoleStatus:
+    return RoleStatus(name, "normal", waiting, oldest_ms, 1, Rates(accepted=0.5, recovered=0.1))
+
+
+def worker(name: str = "w1", report: WorkerReport | None = None) -> WorkerStatus:
+    return WorkerStatus(name, "gpu0", LaneState.UP, "host", {}, 1, 100, 0, None, report or WorkerReport())
+
+
+def lane(*workers: WorkerStatus, name: str = "gpu0") -> LaneStatus:
+    slots = {"chat": Slots(limit=4, running=3, queued=2)}
+    return LaneStatus(name, LaneState.DEGRADED, "vllm", "http://gpu:8000", ("m",), slots, 100, None, workers)
+
+
+def snapshot(roles: tuple[RoleStatus, ...] = (), lanes: tuple[LaneStatus, ...] = ()) -> Snapshot:
+    return Snapshot(
+        *(3, "main", 1_000_000, 0, None, roles, (), lanes, (RouterStatus("h/1", 100, 0),), ClientsStatus(3, 1)),
+        delayed=4,
+        swept_ms=250,
+        lagging=(),
+        policy=Policy(),
+        unpaid_retries=6.5,
+        memory=Memory(1_000, 2_000),
+    )
+
+
+def values(samples: list[Sample]) -> dict[tuple[str, ...], float]:
+    """The samples' values by name and labels."""
+    return {(name, *labels): value for name, labels, value in samples if not isinstance(value, Histogram)}
+
+
+def test_the_pool_s_facts() -> None:
+    """What a snapshot has is in the samples, in seconds and bytes."""
+    found = values(PoolSamples().of(snapshot((role("coder"),), (lane(worker()),))))
+    expected = {
+        ("tokenlane_up",): 1,
+        ("tokenlane_waiting_requests", "coder", "normal"): 2,
+        ("tokenlane_oldest_request_seconds", "coder", "normal"): 20,
+        ("tokenlane_running_requests", "coder", "normal"): 1,
+        ("tokenlane_requests_per_second", "coder", "normal", "accepted"): 0.5,
+        ("tokenlane_requests_per_second", "coder", "normal", "recovered"): 0.1,
+        ("tokenlane_delayed_requests",): 4,
+        ("tokenlane_sweep_age_seconds",): 0.25,
+        ("tokenlane_lane_state", "gpu0", "degraded"): 1,
+        ("tokenlane_lane_state", "gpu0", "up"): 0,
+        ("tokenlane_lane_running", "gpu0", "chat"): 3,
+        ("tokenlane_lane_queued", "gpu0", "chat"): 2,
+        ("tokenlane_lane_limit", "gpu0", "chat"): 4,
+        ("tokenlane_lane_breakers", "gpu0", "closed"): 1,
+        ("tokenlane_workers", "gpu0", "up"): 1,
+        ("tokenlane_routers",): 1,
+        ("tokenlane_clients", "live"): 2,
+        ("tokenlane_clients", "silent"): 1,
+        ("tokenlane_retries_unpaid",): 6.5,
+        ("tokenlane_retries_allowed",): 14,
+        ("tokenlane_redis_memory_bytes",): 1_000,
+        ("tokenlane_redis_memory_limit_bytes",): 2_000,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_the_exporter_has_each_of_its_metrics() -> None:
+    """Each metric of the table with this source has a sample, with as many labels as the table says."""
+    busy = WorkerReport(attempts=AttemptsReport(ended={"chat:failed": 1}, errors={"provider_down": 1}))
+    gone = replace(lane(worker(report=busy)), state=LaneState.GONE)  # a problem
+    samples = PoolSamples().of(snapshot((role("coder"),), (gone,)))
+    assert {sample.name for sample in samples} == {metric.name for metric in METRICS if metric.source == "exporter"}
+    for sample in samples:
+        assert len(sample.labels) == len(BY_NAME[sample.name].labels), sample.name
+
+
+def test_omitted_names_are_added_up() -> None:
+    """Beyond the limit, values are added up under one name, and of ages the greatest counts."""
+    pool = PoolSamples(most_names=1)
+    found = values(pool.of(snapshot((role("a"), role("b", 3, 1_000), role("c", 4, 9_000)))))
+    assert found["tokenlane_waiting_requests", "a", "normal"] == 2
+    assert found["tokenlane_waiting_requests", "other", "normal"] == 7
+    assert found["tokenlane_oldest_request_seconds", "other", "normal"] == 9
+    assert found["tokenlane_names_omitted", "role"] == 2
+    later = values(pool.of(snapshot((role("b", 3),))))
+    assert later["tokenlane_waiting_requests", "b", "normal"] == 3
+    assert later["tokenlane_names_omitted", "role"] == 0
+
+
+def test_counters_over_workers_that_come_and_go() -> None:
+    """A lane's counter counts what workers add from the first snapshot on, and never falls."""
+
+    def tokens(*counts: int | None) -> float:
+        reports = [None if n is None else WorkerReport(attempts=AttemptsReport(completion_tokens=n)) for n in counts]
+        present = [worker(f"w{i}", report) for i, report in enumerate(reports) if report]
+        return values(pool.of(snapshot(lanes=(lane(*present),))))["tokenlane_tokens_total", "gpu0", "output"]
+
+    pool = PoolSamples()
+    assert tokens(100) == 0
+    assert tokens(130) == 30
+    assert tokens(130, 7) == 37, "a new worker's count is new"
+    assert tokens(None, 9) == 39
+    assert tokens(140, 9) == 49, "a worker that was cut off comes back with its count"
+
+
+def test_counters_without_workers() -> None:
+    """A lane whose workers are gone keeps its counters."""
+    increases = Increases()
+    increases.add([Count("w", "n", (), 1)])
+    assert increases.add([Count("w", "n", (), 3)]) == {("n", ()): 2}
+    assert increases.add([]) == {("n", ()): 2}
+
+
+def test_the_cache_s_counters() -> None:
+    """Lookups and hits are counted apart, so that a panel can divide them."""
+    pool = PoolSamples()
+    pool.of(snapshot(lanes=(lane(worker()),)))
+    found = values(pool.of(snapshot(lanes=(lane(worker(report=WorkerReport(cache=Hits(found=2, asked=5)))),))))
+    assert found["tokenlane_cache_lookups_total", "gpu0"] == 5
+    assert found["tokenlane_cache_hits_total", "gpu0"] == 2
+
+
+@pytest.mark.parametrize(("value", "bucket"), [(0.0, "1"), (1.0, "1"), (1.5, "2"), (3.0, "+Inf")])
+def test_buckets_include_their_bounds(value: float, bucket: str) -> None:
+    """A value is in the first bucket whose bound is not less."""
+    histogram = Histogram((1, 2))
+    histogram.observe(value)
+    assert next(name for name, count in histogram.buckets() if count) == bucket
+    assert (histogram.count, histogram.sum) == (1, value)
+
+
+def test_names_have_a_limit() -> None:
+    """The first names stand for themselves."""
+    names = Names(2)
+    assert [names.of(name) for name in ("a", "b", "c", "a")] == ["a", "b", "other", "a"]
