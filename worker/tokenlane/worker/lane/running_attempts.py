@@ -239,6 +239,12 @@ class AttemptEnded:
     """From the start on the lane to the first token; None if no token came."""
     usage: Usage
     """The duration of the attempt, and the tokens if the model server counted them."""
+    starts: int = 1
+    """How many attempts the request has had, with this one."""
+    is_continued: bool = False
+    """Whether the attempt continued an answer which another attempt had begun."""
+    deltas: int = 0
+    """How many deltas the model server sent, delivered or not."""
 
 
 Observer: TypeAlias = Callable[[AttemptEnded], None]
