@@ -20,7 +20,7 @@ PASSWORD = secrets.token_hex(8)
 """The servers' password."""
 SENTINEL_PASSWORD = secrets.token_hex(8)
 USER = "tokenlane"
-"""The user of Sentinels that may do what docs/security.md says tokenlane needs."""
+"""The user of Sentinels that may do what docs/redis.md says tokenlane needs."""
 
 CREDENTIALS = f"sentinel_username={USER}&sentinel_password={SENTINEL_PASSWORD}"
 

@@ -25,7 +25,10 @@ def router(redis: RedisUrl = None, pool: PoolName = None) -> None:
 async def _route(pool: Pool) -> None:
     with stop_event() as stopping:
         async with open_hub(pool, _PATIENCE_S) as hub, background() as tasks:
-            await hub.subscribe(pool.keys.hub("router"), lambda _: None)  # fails at once for a user without permission
+            # Both fail at once for a user without the permissions of a router, which itself would try again and again.
+            await hub.subscribe(pool.keys.doorbell, lambda _: None)
+            hub.unsubscribe(pool.keys.doorbell)
+            await pool.survey()
             tasks.create_task(run_router(pool, hub, host=socket.gethostname()), name="tokenlane router")
             note(f"routing requests of pool {pool.keys.pool} until Ctrl-C", err=True)
             await stopping.wait()

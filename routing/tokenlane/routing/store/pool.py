@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from tokenlane.config.host.pool_key_files import KeyRing
+from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.support.tasks import InternalErrors
 
@@ -15,6 +16,7 @@ from .key_agreement import KeyAgreement
 from .keychain import Keychain
 from .keys import Keys
 from .policies import Policies
+from .replies.lane import parse_lanes
 from .replies.values import Reply, as_int
 from .request_life import Requests
 from .request_records import RequestRecords
@@ -82,6 +84,10 @@ class Pool:
     async def resume_role(self, role: str) -> bool:
         """Let a paused role's requests start again; return False if it was not paused."""
         return as_int(await self.scripts.run("stop_work", "paused", role, "resume")) == 1
+
+    async def lanes(self) -> tuple[LaneView, ...]:
+        """Read all lanes at one moment."""
+        return parse_lanes(await self.scripts.run("list_lanes"))
 
     async def survey(self) -> Survey:
         """Read the heads of all queues, and all lanes, at one moment."""

@@ -19,7 +19,8 @@ async def rehearse(pool: Pool) -> tuple[str, ...]:
     name = secrets.token_hex(8)
     key = pool.keys.rehearsal(name)
     failed = as_list(await pool.scripts.run("rehearse", name, pool.keys.hub(name)))
-    problems = [pool.server.error_from_reply(as_text(error)).message for _, error in map(as_list, failed)]
+    replies = (map(as_text, as_list(reply)) for reply in failed)
+    problems = [pool.server.error_from_reply(error, command).message for command, error in replies]
     for command in (("PSETEX", key, 1000, "1"), ("MGET", key), ("DEL", key), ("ZRANGE", key, 0, -1)):
         try:
             await pool.scripts.ask(*command)

@@ -29,7 +29,7 @@ class Scripts:
         self.ask = commands.ask
         self._commands = commands
         self._prefix = keys.prefix
-        self._scripts = {name: Script(_source(name, keys.database)) for name in _names()}
+        self._scripts = {name: Script(name, _source(name, keys.database)) for name in _names()}
 
     def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
         """Run the script `lua/NAME.lua` and return its reply. `args`: its ARGV, which its header describes."""

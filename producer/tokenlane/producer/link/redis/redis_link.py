@@ -150,7 +150,7 @@ class RedisLink:
             await self._wait_for_ends([request])
 
     async def lanes(self) -> tuple[LaneView, ...]:
-        return of_model_servers((await self._pool.survey()).lanes)
+        return of_model_servers(await self._pool.lanes())
 
     # The methods that the heartbeat calls.
 

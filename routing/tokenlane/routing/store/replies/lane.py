@@ -23,8 +23,8 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 def parse_lanes(reply: Reply) -> tuple[LaneView, ...]:
-    """Parse the lanes in a reply of `survey` or `check`; the first row is LANE_FACTS. Values that this version cannot
-    parse are logged once."""
+    """Parse the lanes in a reply of `survey`, `list_lanes` or `check`; the first row is LANE_FACTS. Values that this
+    version cannot parse are logged once."""
     header, *rows = as_list(reply)
     names = [as_text(name) for name in as_list(header)]
     lanes = tuple(parse_lane(names, [_decoded(part) for part in as_list(row)]) for row in rows)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Script:
     """A Lua script, and its SHA-1 digest, by which the server knows it."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
         self.text = text
         self.sha = hashlib.sha1(text.encode()).hexdigest()
 
@@ -41,9 +42,13 @@ class Commands:
         self.server = server
         self.connections = connections
 
-    async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
+    async def ask(self, *parts: bytes | str | int, urgency: Urgency = Urgency.USUAL, action: str = "") -> Reply:
         """Send a command and return its reply. If too many commands are in flight, wait first. The time-out starts when
-        the command is sent."""
+        the command is sent.
+
+        Args:
+            action: what the command does, for the message of an error; by default the command's name.
+        """
         semaphore = self.connections.semaphore
         if not semaphore.try_acquire():
             await semaphore.acquire(urgency)
@@ -57,7 +62,7 @@ class Commands:
         except (redis_errors.RedisError, OSError) as error:
             if isinstance(error, TimeoutError) and accepted(connection):
                 error = NoReply(self.server.timings.command_s)
-            ours = self.server.translate_error(error)
+            ours = self.server.translate_error(error, action or str(parts[0]))
             if isinstance(error, CONNECTION_ERRORS):
                 semaphore.fail_waiters(bound.since, partial(self.server.translate_error, error))
             raise ours from error
@@ -67,10 +72,11 @@ class Commands:
 
     async def run(self, script: Script, key: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Reply:
         """Run a script with one key. Its text is sent only if the server does not have the script yet."""
+        action = f"the script {script.name}"
         try:
-            return await self.ask("EVALSHA", script.sha, 1, key, *args, urgency=urgency)
+            return await self.ask("EVALSHA", script.sha, 1, key, *args, urgency=urgency, action=action)
         except redis_errors.NoScriptError:
-            return await self.ask("EVAL", script.text, 1, key, *args, urgency=urgency)
+            return await self.ask("EVAL", script.text, 1, key, *args, urgency=urgency, action=action)
 
     async def ask_about(self, *command: str) -> object | None:
         """Send a command about the server, such as INFO, and return the reply as redis-py parses it; None if the server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from redis import exceptions as redis_errors
 
 from tokenlane.config.host.connection_errors import why_unreached
@@ -13,11 +15,12 @@ from .redis_py import CONNECTION_ERRORS
 from .refusals import find_refusal, translate_refusal
 from .tls import causes, tls_trouble
 
+_USER = re.compile(r"[a-z+]+://([^:@/]+):")
 _START_ONE = "`tokenlane up` starts a server on this host."
 
 
 def translate_error(
-    error: redis_errors.RedisError | OSError, url: str, where: str = "", advice: str = _START_ONE
+    error: redis_errors.RedisError | OSError, url: str, where: str = "", advice: str = _START_ONE, action: str = ""
 ) -> LlmError:
     """Translate an error from redis-py into one of tokenlane's errors.
 
@@ -25,11 +28,15 @@ def translate_error(
         url: the server's URL.
         where: the server, for messages; by default the URL without the password.
         advice: what to do if the server cannot be reached, as a sentence.
+        action: the command or script that failed, for messages; '' if it is unknown.
     """
     where = where or masked_url(url)
     if isinstance(error, CONNECTION_ERRORS) and isinstance(error.__cause__, redis_errors.RedisError):
-        return translate_error(error.__cause__, url, where, advice)  # how redis-py wraps errors on a unix socket
-    if (ours := translate_refusal(error, where)) is not None:
+        return translate_error(
+            error.__cause__, url, where, advice, action
+        )  # how redis-py wraps errors on a unix socket
+    user = _USER.match(masked_url(url))
+    if (ours := translate_refusal(error, where, user[1] if user else "", action)) is not None:
         return ours
     if isinstance(error, NoReply):
         return PoolUnavailable(

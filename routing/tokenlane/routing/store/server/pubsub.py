@@ -75,7 +75,7 @@ class PubSub:
     def lost(self, error: redis_errors.RedisError | OSError) -> PubSubLost:
         """The `PubSubLost` for an error from redis-py."""
         refused = isinstance(error, redis_errors.ResponseError) or find_refusal(error) is not None
-        return PubSubLost(self._server.translate_error(error), refused=refused)
+        return PubSubLost(self._server.translate_error(error, "SUBSCRIBE"), refused=refused)
 
     async def close(self) -> None:
         """Close the connection, if it was opened."""

@@ -16,8 +16,8 @@ class ServerRefusal:
     """A reason why the server refuses.
 
     Attributes:
-        text: the end of the message, after "the Redis server at URL". `{}` stands for the command or node that the
-            server names.
+        text: the end of the message, after "the Redis server at URL". `{}` stands for the node that the server names,
+            or the command or script that it refused; `{user}` for the user.
         pause_s: after how many seconds to retry; None if retrying does not help until an operator acts.
         error: the type of the error.
     """
@@ -27,6 +27,10 @@ class ServerRefusal:
     error: type[LlmError] = PoolUnavailable
 
 
+_OTHER_USER = (
+    "put another user into the URL (docs/redis.md has one for each kind of process), or allow it with ACL SETUSER"
+)
+
 REFUSALS: Mapping[str, ServerRefusal] = {
     "NOAUTH": ServerRefusal(
         "requires a password: put it into the URL, redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
@@ -34,15 +38,12 @@ REFUSALS: Mapping[str, ServerRefusal] = {
     "WRONGPASS": ServerRefusal(
         "does not accept this user and password: check both in the URL, redis://USER:PASSWORD@HOST"
     ),
-    "NOPERM command": ServerRefusal(
-        "does not let this user run {}: allow it with ACL SETUSER (docs/security.md has a rule)"
-    ),
+    "NOPERM command": ServerRefusal(f"does not let {{user}} run {{}}: {_OTHER_USER}"),
     "NOPERM key": ServerRefusal(
-        "does not let this user access the pool's keys: allow them with ACL SETUSER, ~{main}:* for the pool 'main'"
+        f"does not let {{user}} run {{}}, which uses keys that this user may not access: {_OTHER_USER}"
     ),
     "NOPERM channel": ServerRefusal(
-        "does not let this user access the pool's channels: allow them with ACL SETUSER, &{main}:* for the pool 'main' "
-        "(by default, a new user may access no channel)"
+        f"does not let {{user}} run {{}}, which uses channels that this user may not access: {_OTHER_USER}"
     ),
     "DENIED": ServerRefusal(
         "is in protected mode and accepts only connections from its own host: set a password on the server, and put "
@@ -110,11 +111,13 @@ _COMMAND = re.compile(r"['`]([\w|.-]+)['`],?")
 _NODE = re.compile(r"\d+ (\S+)")
 
 
-def translate_refusal(error: BaseException, where: str) -> LlmError | None:
+def translate_refusal(error: BaseException, where: str, user: str = "", action: str = "") -> LlmError | None:
     """Translate a refusal into one of tokenlane's errors; None if the error is no refusal, because no server replied.
 
     Args:
         where: the server's URL without the password.
+        user: the name of the user; '' if it is unknown.
+        action: the command or script that the server refused; '' if it is unknown.
     """
     if (refusal := find_refusal(error)) is None:
         if not isinstance(error, redis_errors.ResponseError):
@@ -123,7 +126,8 @@ def translate_refusal(error: BaseException, where: str) -> LlmError | None:
         return PoolUnavailable(f"The Redis server at {where} refused a command: {str(error).rstrip('.')}.")
     text = str(error)
     named = _NODE.search(text) if refusal_code(error) == "MOVED" else _COMMAND.search(text)
-    words = refusal.text.replace("{}", named[1] if named else "a command that tokenlane uses")
+    what = named[1] if named else action or "a command that tokenlane uses"
+    words = refusal.text.replace("{}", what).replace("{user}", f"user {user!r}" if user else "this user")
     if (
         isinstance(error, redis_errors.AuthenticationError) and "://***@" in where
     ):  # the URL has a user, but no password

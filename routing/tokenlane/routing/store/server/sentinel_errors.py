@@ -22,8 +22,14 @@ _REFUSALS = {
 """What a Sentinel's refusals mean, by their keys in `REFUSALS`. Others mean what they mean from a server."""
 
 
-def translate_sentinel_error(error: redis_errors.RedisError | OSError, sentinels: Sentinels) -> LlmError:
-    """Translate an error from redis-py that came from Sentinels, or from the primary that they name."""
+def translate_sentinel_error(
+    error: redis_errors.RedisError | OSError, sentinels: Sentinels, action: str = ""
+) -> LlmError:
+    """Translate an error from redis-py that came from Sentinels, or from the primary that they name.
+
+    Args:
+        action: the command or script that failed, for messages; '' if it is unknown.
+    """
     if unnamed := next((it for it in causes(error) if isinstance(it, NoPrimary)), None):
         # All may have failed in different ways: a reply says more than no reply.
         telling = max(unnamed.answers, key=_has_replied)
@@ -38,7 +44,7 @@ def translate_sentinel_error(error: redis_errors.RedisError | OSError, sentinels
             retryable=True,
             retry_after_s=1.0,
         )
-    return translate_error(error, sentinels.connection_url, where, _ADVICE)
+    return translate_error(error, sentinels.connection_url, where, _ADVICE, action)
 
 
 def sentinel_trouble(answer: SentinelAnswer, sentinels: Sentinels) -> str:

@@ -114,12 +114,16 @@ class Server:
         """ARQ's Redis client, which follows the primary that Sentinels name. ARQ closes it."""
         return arq_client(connections(self.connection_url, 5, self.timings, finder=self.sentinels))
 
-    def translate_error(self, error: redis_errors.RedisError | OSError) -> LlmError:
-        """Translate an error from redis-py into one of tokenlane's errors."""
-        if self.sentinels is not None:
-            return translate_sentinel_error(error, self.sentinels)
-        return translate_error(error, self.url)
+    def translate_error(self, error: redis_errors.RedisError | OSError, action: str = "") -> LlmError:
+        """Translate an error from redis-py into one of tokenlane's errors.
 
-    def error_from_reply(self, text: str) -> LlmError:
+        Args:
+            action: the command or script that failed, for messages; '' if it is unknown.
+        """
+        if self.sentinels is not None:
+            return translate_sentinel_error(error, self.sentinels, action)
+        return translate_error(error, self.url, action=action)
+
+    def error_from_reply(self, text: str, action: str) -> LlmError:
         """Translate the text of an error reply from the server into one of tokenlane's errors."""
-        return self.translate_error(redis_errors.ResponseError(text))
+        return self.translate_error(redis_errors.ResponseError(text), action)
