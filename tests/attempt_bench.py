@@ -25,7 +25,7 @@ from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.support.tasks import InternalErrors, background
 from tokenlane.worker.attempt.observe import log_attempt
 from tokenlane.worker.attempt.pipeline import run_request
@@ -118,6 +118,7 @@ class FakePool:
         alone: bool = False,
         cause: str = "",
         longest_delay_ms: int | None = None,
+        span: str = "",
     ) -> str:
         if self.outage:
             raise self.outage.pop()

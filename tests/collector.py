@@ -35,11 +35,14 @@ class Received:
 
 
 class Collector:
-    """The received spans, and the environment that has a process send its spans here."""
+    """The received spans, and the environment that has a process send its spans here.
+
+    `bytes`: all that exporters have sent. `received`: in how many requests.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
-        self.bytes = b""
+        self.bytes, self.received = b"", 0
         self.environment: dict[str, str] = {}
 
     async def named(self, name: str, count: int = 1) -> list[Received]:
@@ -59,6 +62,7 @@ class Collector:
         """Take in what an exporter sends."""
         body = await request.read()
         self.bytes += body
+        self.received += 1
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = str(_values(resource.resource.attributes)["service.name"])
             self.spans += [_read(service, span) for scope in resource.scope_spans for span in scope.spans]

@@ -223,6 +223,31 @@ async def test_an_attempt_that_did_not_reach_its_model_server_is_no_start(pool: 
     assert (await fields(pool, request_id))["starts"] == "1"
 
 
+async def test_start_reports_the_wait_and_the_attempt_before(pool: Pool) -> None:
+    """A worker learns since when the request has waited, which attempt ended then, why, and the context of its span."""
+    first = await life.dispatched(pool)
+    started = await pool.requests.start(first.id, first.attempt, WORKER)
+    assert started is not None
+    assert started.waited.before is None
+    assert started.waited.queued_ms == started.waited_ms
+    assert 0 <= started.waited.dispatched_ms <= started.waited_ms
+    await pool.requests.requeue(first.id, first.attempt, WORKER, cause="provider_down", span="00-a-b-01")
+    second = await life.dispatched(pool, first.id)
+    again = await pool.requests.start(second.id, second.attempt, WORKER)
+    assert again is not None
+    assert again.waited.before is not None
+    assert (again.waited.before.attempt, again.waited.before.lane) == (first.attempt, LANE.lane)
+    assert (again.waited.before.code, again.waited.before.span) == ("provider_down", "00-a-b-01")
+    assert again.waited.before.started_ms is not None
+    assert again.waited.queued_ms <= again.waited.before.started_ms <= again.waited_ms
+    await pool.requests.requeue(second.id, second.attempt, WORKER, cause="draining")
+    third = await life.dispatched(pool, first.id)
+    last = await pool.requests.start(third.id, third.attempt, WORKER)
+    assert last is not None
+    assert last.waited.before is not None
+    assert (last.waited.before.attempt, last.waited.before.span) == (second.attempt, "")
+
+
 @pytest.mark.parametrize("flag", ["cancelled", "expired"])
 async def test_requeue_ends_a_flagged_request(pool: Pool, flag: str) -> None:
     """A request that was cancelled, or whose deadline has passed, does not wait again."""

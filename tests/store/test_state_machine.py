@@ -67,8 +67,9 @@ from tokenlane.routing.decide.recovery import (
 )
 from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.store.replies.lapsed import LapsedAttempt
-from tokenlane.routing.store.request_life import ClaimedAttempt, Ending
+from tokenlane.routing.store.request_life import Ending
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings, TokenSpans
 from tokenlane.routing.contract.errors import LaneConflict, LlmError, ModelNotFound
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
@@ -48,6 +48,7 @@ async def open_lane(
     provider: LlmProvider | None = None,
     cache: CacheSettings | None = None,
     transcripts: bool = False,
+    token_spans: TokenSpans = "sampled",
     timings: Timings = TIMINGS,
 ) -> AsyncIterator[Lane]:
     """Connect a lane to its pool, announce it, and run its background tasks for the duration of the block.
@@ -56,6 +57,7 @@ async def open_lane(
         provider: the lane's provider, closed at the end. By default, the registry creates it from the settings.
         cache: the settings of the vector cache. By default, there is no cache.
         transcripts: whether to log requests and answers.
+        token_spans: of which requests the batches of the answer are recorded as spans, if spans are recorded at all.
 
     Raises:
         PoolUnavailable: no pool answers.
@@ -69,7 +71,9 @@ async def open_lane(
         if cache is not None:
             opening = open_cache(cache.path, cache.limit_bytes, pool.keychain.key)
         async with provider or default_registry().create(settings) as model_server, opening as vectors:
-            lane = await _assemble(settings, pool, hub, model_server, vectors, timings, transcripts=transcripts)
+            lane = await _assemble(
+                *(settings, pool, hub, model_server, vectors, timings), transcripts=transcripts, token_spans=token_spans
+            )
             async with _serving(lane):
                 yield lane
 
@@ -124,6 +128,7 @@ async def _assemble(
     timings: Timings,
     *,
     transcripts: bool,
+    token_spans: TokenSpans = "off",
 ) -> Lane:
     """Create the parts of a lane, and connect them."""
     availability = Availability(*await _describe_at_startup(settings, provider))
@@ -172,6 +177,7 @@ async def _assemble(
         transcripts,
         (log_attempt, totals.count),
         timings,
+        token_spans=token_spans,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tokenlane.config.exit_codes import UserError
 from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
-from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name
+from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name, telemetry_settings
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import LlmError
@@ -81,5 +81,8 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
             settings = await stack.enter_async_context(with_builtin_server(settings))
         if not stopping.is_set():
             cache, transcripts = cache_settings(), debugging("llm")
-            lane = open_lane(settings, redis, pool_name=pool, cache=cache, transcripts=transcripts)
+            tokens = telemetry_settings().tokens
+            lane = open_lane(
+                *(settings, redis), pool_name=pool, cache=cache, transcripts=transcripts, token_spans=tokens
+            )
             await run_worker(lane, fallback=True, stopping=stopping)

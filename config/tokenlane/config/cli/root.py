@@ -35,9 +35,9 @@ except ModuleNotFoundError:
 
 from tokenlane.config.cli import failure
 from tokenlane.config.cli.plain_text import PlainFormatter, json_text
-from tokenlane.config.cli.span_export import export_spans
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.llm_option import repeat_option
+from tokenlane.config.spans.export import exporting_spans
 
 _COMPLETION = ("--install-completion", "--show-completion")
 
@@ -85,8 +85,6 @@ class Root(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the verb, and return its name, its command and the remaining arguments."""
         name, _, rest = super().resolve_command(ctx, args)
-        if name in VERBS and VERBS[name].traced and not ctx.resilient_parsing:
-            export_spans(name)
         return name, None if name is None else _load(_installed()[name]), rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -182,6 +180,10 @@ def _load(verb: EntryPoint) -> Any:
     if verb.name in VERBS and VERBS[verb.name].configured:
         for each in with_subcommands(command):
             each.params.extend(_command("", _configuration).params)
+    if verb.name in VERBS and VERBS[verb.name].traced:
+        for each in with_subcommands(command):
+            if each.callback is not None:
+                each.callback = exporting_spans(verb.name, each.callback)
     prepare(command)
     return command
 

@@ -32,7 +32,7 @@ from .llm_option import parse_assignment
 from .merged import DEFAULT, Layer, Setting, Settings
 from .read_layers import file_layer, lane_layer, text_layer
 from .schema import LaneSection, provider_names
-from .values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, default_lane, is_name
+from .values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, TelemetrySettings, default_lane, is_name
 
 _CACHE_MB = 256
 _TIMEOUTS = {
@@ -135,6 +135,12 @@ def cache_settings() -> CacheSettings | None:
     # Hosts that share a home directory do not share file locks, so each host has its own file.
     file = f"vectors-{socket.gethostname()}.sqlite3"
     return CacheSettings(data_dir() / file, (megabytes or _CACHE_MB) * 1024 * 1024)
+
+
+def telemetry_settings() -> TelemetrySettings:
+    """Return which spans this process records, if it exports spans."""
+    section = read().document.telemetry
+    return TelemetrySettings(section.tokens or "sampled", redis=bool(section.redis))
 
 
 class LaneOptions(TypedDict, total=False):

@@ -195,6 +195,13 @@ class EmbeddingsSection(Section):
     ) = None
 
 
+class TelemetrySection(Section):
+    """`[telemetry]`: which spans processes of this host record, if they export spans."""
+
+    tokens: Literal["off", "sampled", "all"] | None = Field(None, description='"off", "sampled" or "all"')
+    redis: YesOrNo | None = None
+
+
 class LimitsSection(Section):
     """`limits` of a role, which override those of `[policy]`."""
 
@@ -257,6 +264,7 @@ class Document(Section):
     redis: Redis = Redis()
     models: dict[Text, ModelSection] = {}
     embeddings: EmbeddingsSection = EmbeddingsSection()
+    telemetry: TelemetrySection = TelemetrySection()
     lanes: dict[Name, LaneSection] = {}
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -146,6 +147,18 @@ class LaneSettings:
         for stage in ("connect", "first_token", "token", "total"):
             if getattr(self, f"{stage}_timeout_s") <= 0:
                 raise ConfigError(f"Lane {self.name!r}: {stage}_timeout_s must be above 0.")
+
+
+TokenSpans: TypeAlias = Literal["off", "sampled", "all"]
+"""Of which requests the batches of an answer are recorded as spans."""
+
+
+@dataclass(frozen=True)
+class TelemetrySettings:
+    """What a process that exports spans records. `redis`: whether to record the Redis commands of requests."""
+
+    tokens: TokenSpans = "sampled"
+    redis: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,13 @@ Every method may be retried, because a script that runs twice returns the same r
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from pydantic import ValidationError
-
-from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, RequestCancelled, RequestLost
 from tokenlane.routing.contract.messages import Failed
 from tokenlane.routing.contract.sealing.payloads import seal
@@ -23,37 +20,15 @@ from tokenlane.routing.decide.role_fairness import Head
 from tokenlane.routing.decide.wait_cause import WaitingRequest
 
 from .keychain import Keychain
-from .replies.values import Reply, as_bytes, as_int, as_list, as_text, parse_queue
+from .replies.claim import ClaimedAttempt, parse_claim
+from .replies.values import Reply, as_int, as_list, as_text
 from .scripts import Scripts
 from .server import Urgency
-
-logger = logging.getLogger(__name__)
 
 _PURGED_AT_ONCE = 100
 
 Ending = Literal["completed", "failed", "cancelled", "expired"]
 State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending]
-
-
-@dataclass(frozen=True)
-class ClaimedAttempt:
-    """An attempt that a worker has claimed.
-
-    `payload`: as the agent sent it; `KeyAgreement.unseal` unseals it. `starts`: how often the request was started,
-    including this time. `left_ms`: time to the deadline when the reply arrived; at most 0 if it had passed.
-    `waited_ms`: time from submit to start. `needs`: the envelope's needs, or the needs that recovery replaced them
-    with.
-    """
-
-    attempt: int
-    envelope: Envelope
-    payload: bytes = field(repr=False)
-    model: str
-    starts: int
-    left_ms: int
-    waited_ms: int
-    cancelled: bool
-    needs: Needs
 
 
 @dataclass(frozen=True)
@@ -171,7 +146,7 @@ class Requests:
         this version cannot read the envelope."""
         asked_at = time.monotonic()
         reply = await self._scripts.run("start", request_id, attempt, worker)
-        return _parse_claim(reply, math.ceil(1000 * (time.monotonic() - asked_at)))
+        return parse_claim(reply, math.ceil(1000 * (time.monotonic() - asked_at)))
 
     async def requeue(
         self,
@@ -185,6 +160,7 @@ class Requests:
         alone: bool = False,
         cause: str = "",
         longest_delay_ms: int | None = None,
+        span: str = "",
     ) -> str:
         """End an attempt, and put its request back into a queue.
 
@@ -199,6 +175,7 @@ class Requests:
                 '' if no worker started the attempt in time, or if its worker is lost.
             longest_delay_ms: if given, the retry is taken from the pool's retry budget, which may delay the request for
                 this time at most.
+            span: the trace context of the attempt's span, for `Waited.before`; '' if there is none.
 
         Returns:
             The request's new state; `stale` if the worker no longer runs the attempt or, without a worker, if the lease
@@ -206,8 +183,8 @@ class Requests:
             if the server has lost the payload.
         """
         name = "" if queue is None else queue.name
-        budget = () if longest_delay_ms is None else (longest_delay_ms,)
-        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone), cause, *budget)
+        budget = "" if longest_delay_ms is None else longest_delay_ms
+        args = (request_id, attempt, worker, name, due_ms, int(counts), int(alone), cause, budget, span)
         return as_text(await self._scripts.run("requeue", *args))
 
     async def forget(self, request_id: str, attempt: int, worker: str) -> str:
@@ -294,33 +271,6 @@ class Requests:
         """Make a client the owner of a request. The state is `missing` if the server does not know the request."""
         *status, role, left_ms = as_list(await self._scripts.run("attach", client, request_id))
         return Attachment(parse_status(status), as_text(role), as_int(left_ms))
-
-
-def _parse_claim(reply: Reply, reply_ms: int) -> ClaimedAttempt | None:
-    outcome, *rest = as_list(reply)
-    if as_text(outcome) != "run":
-        return None
-    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled, queue_name = rest
-    try:
-        envelope = Envelope.model_validate_json(as_bytes(document))
-    except ValidationError:
-        logger.error(
-            "this worker cannot read a request's envelope, and another worker gets the request when its lease lapses: "
-            "run the same version of tokenlane on all hosts"
-        )
-        return None
-    queue = parse_queue(queue_name)
-    return ClaimedAttempt(
-        attempt=as_int(attempt),
-        envelope=envelope,
-        payload=as_bytes(payload),
-        model=as_text(model),
-        starts=as_int(starts),
-        left_ms=as_int(left_ms) - reply_ms,
-        waited_ms=as_int(waited_ms),
-        cancelled=as_int(cancelled) == 1,
-        needs=envelope.needs if queue is None else queue.needs,
-    )
 
 
 def parse_status(fields: Sequence[Reply], lapses_ms: int = -1) -> RequestStatus:

@@ -8,6 +8,7 @@ from importlib import resources
 
 from tokenlane.routing.contract.kinds import KINDS, queue_suffix
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.telemetry.commands import is_recorded, recorded
 
 from .keys import Keys
 from .replies.values import Reply
@@ -33,7 +34,8 @@ class Scripts:
 
     def run(self, name: str, *args: bytes | str | int, urgency: Urgency = Urgency.USUAL) -> Awaitable[Reply]:
         """Run the script `lua/NAME.lua` and return its reply. `args`: its ARGV, which its header describes."""
-        return self._commands.run(self._scripts[name], self._prefix, *args, urgency=urgency)
+        reply = self._commands.run(self._scripts[name], self._prefix, *args, urgency=urgency)
+        return recorded(name, reply) if is_recorded() else reply
 
 
 def _names() -> list[str]:

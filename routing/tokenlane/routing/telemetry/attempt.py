@@ -6,8 +6,10 @@ Neither records exceptions, since their messages may quote a prompt.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
@@ -22,35 +24,122 @@ from tokenlane.routing.contract.wire import Kind
 
 from . import conventions as names
 from .request import mark_failed, token_counts
-from .tracer import carried, is_off, span_context, tracer
+from .tracer import carried, carry, is_off, span_context, tracer
+
+WORKER_LOST = "worker_lost"
+"""Why an attempt ended whose worker renewed its lease no more, as lua/requeue.lua writes it."""
 
 
-def processing(envelope: Envelope, *, lane: str, worker: str, attempt: int, model: str) -> AbstractContextManager[Span]:
-    """A span around one attempt on a lane: a child of the request's span, and linked to it."""
+@dataclass(frozen=True)
+class EarlierAttempt:
+    """The attempt before the one that starts now.
+
+    `started_ms`: ms since its start; None if no worker started it. `code`: why it ended. `span`: the trace context of
+    its span, from its worker; '' if that worker records no spans, or is lost.
+    """
+
+    attempt: int
+    lane: str
+    model: str
+    started_ms: int | None
+    code: str
+    span: str
+
+
+@dataclass(frozen=True)
+class Waited:
+    """How a request waited before the attempt that starts now.
+
+    `queued_ms`: since the submission or the end of the attempt before. `dispatched_ms`: since it was given to the lane.
+    """
+
+    queued_ms: int = 0
+    dispatched_ms: int = 0
+    before: EarlierAttempt | None = None
+
+
+def processing(
+    envelope: Envelope, *, lane: str, worker: str, attempt: int, model: str, waited: Waited
+) -> AbstractContextManager[Span]:
+    """A span around one attempt on a lane: a child of the request's span, and linked to it and to the attempt before.
+
+    The wait before the attempt becomes a span, too. So does an attempt whose worker was lost and with it its span.
+    """
     if not envelope.trace and is_off():
         return nullcontext(trace.INVALID_SPAN)
-    sender = span_context(envelope.trace)
-    attributes: dict[str, AttributeValue] = {
-        names.MESSAGING_SYSTEM: names.SYSTEM,
-        names.MESSAGING_OPERATION: "process",
-        names.MESSAGING_OPERATION_TYPE: "process",
-        names.ROLE: envelope.role,
-        names.REQUEST_ID: envelope.id,
-        names.OPERATION: KINDS[envelope.kind].operation,
-        names.REQUEST_MODEL: model,
-        names.AGENT: envelope.agent,
-        names.LANE: lane,
-        names.WORKER: worker,
-        names.ATTEMPT: attempt,
-    }
-    span = tracer().start_span(
-        "llm.attempt",
-        context=carried(envelope.trace),
-        kind=SpanKind.CONSUMER,
-        attributes=attributes,
-        links=[Link(sender)] if sender.is_valid else [],
-    )
+    begun = _Attempt(envelope, time.time_ns())
+    begun.record_wait(lane, attempt, waited)
+    links = [] if waited.before is None else begun.links_to(waited.before, ended_ms=waited.queued_ms)
+    span = begun.start(lane, attempt, model, links)
+    span.set_attribute(names.WORKER, worker)
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Creates the spans with which an attempt begins at `now_ns`."""
+
+    envelope: Envelope
+    now_ns: int
+
+    def start(self, lane: str, attempt: int, model: str, links: Sequence[Link] = (), *, since_ms: int = 0) -> Span:
+        """Start the span of an attempt that began so many ms ago."""
+        envelope, sender = self.envelope, span_context(self.envelope.trace)
+        attributes: dict[str, AttributeValue] = {
+            names.MESSAGING_SYSTEM: names.SYSTEM,
+            names.MESSAGING_OPERATION: "process",
+            names.MESSAGING_OPERATION_TYPE: "process",
+            names.ROLE: envelope.role,
+            names.REQUEST_ID: envelope.id,
+            names.OPERATION: KINDS[envelope.kind].operation,
+            names.REQUEST_MODEL: model,
+            names.AGENT: envelope.agent,
+            names.LANE: lane,
+            names.ATTEMPT: attempt,
+        }
+        return tracer().start_span(
+            "llm.attempt",
+            context=carried(envelope.trace),
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=[*links, Link(sender)] if sender.is_valid else links,
+            start_time=self._ago(since_ms),
+        )
+
+    def record_wait(self, lane: str, attempt: int, waited: Waited) -> None:
+        """Record how long the request waited, and when it was given to the lane."""
+        span = tracer().start_span(
+            "llm.queue",
+            context=carried(self.envelope.trace),
+            attributes={
+                names.ROLE: self.envelope.role,
+                names.REQUEST_ID: self.envelope.id,
+                names.LANE: lane,
+                names.ATTEMPT: attempt,
+            },
+            start_time=self._ago(waited.queued_ms),
+        )
+        span.add_event("dispatched", timestamp=self._ago(min(waited.dispatched_ms, waited.queued_ms)))
+        span.end(self.now_ns)
+
+    def links_to(self, before: EarlierAttempt, *, ended_ms: int) -> list[Link]:
+        """The link to the attempt before, if it started. If its worker was lost, its span is recorded here instead."""
+        context = span_context({"traceparent": before.span})
+        if before.code == WORKER_LOST and before.started_ms is not None:
+            span = self.start(before.lane, before.attempt, before.model, since_ms=before.started_ms)
+            describe_attempt(span, request_outcome="requeued", code=WORKER_LOST, has_failed=True, model=before.model)
+            span.end(self._ago(ended_ms))
+            context = span.get_span_context()
+        return [Link(context, {names.ATTEMPT: before.attempt})] if context.is_valid else []
+
+    def _ago(self, ms: int) -> int:
+        return self.now_ns - 1_000_000 * ms
+
+
+def current_span() -> str:
+    """The trace context of the current attempt's span, for the attempt after it; '' if it is not recorded."""
+    span = trace.get_current_span()
+    return carry(span)["traceparent"] if span.is_recording() else ""
 
 
 def describe_attempt(span: Span, *, request_outcome: str, code: str, has_failed: bool, model: str) -> None:

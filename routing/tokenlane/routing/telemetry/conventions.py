@@ -35,6 +35,8 @@ def _attribute(name: str, spans: str, meaning: str) -> str:
 
 
 _REQUEST, _QUEUE, _ATTEMPT, _CALL, _FETCH = "llm.request", "llm.queue", "llm.attempt", "model call", "fetch_response"
+_TOKEN, _SCRIPT = "llm.token", "Redis script"
+_READER = f"{_REQUEST}, {_FETCH}"
 _MESSAGE = f"{_REQUEST}, {_QUEUE}, {_ATTEMPT}"
 
 MESSAGING_SYSTEM = _attribute("messaging.system", f"{_REQUEST}, {_ATTEMPT}", f"`{SYSTEM}`")
@@ -63,11 +65,11 @@ STREAM_CURSOR = _attribute(
     "gen_ai.request.stream_cursor", _FETCH, "the position after which the client reads; absent for the whole answer"
 )
 RESPONSE_ID = _attribute("gen_ai.response.id", _FETCH, "the id of the request that the client attaches to")
-RESPONSE_MODEL = _attribute("gen_ai.response.model", f"{_REQUEST}, {_ATTEMPT}", "the model that answered")
-FINISH_REASONS = _attribute("gen_ai.response.finish_reasons", f"{_REQUEST}, {_CALL}", "why the answer ended")
+RESPONSE_MODEL = _attribute("gen_ai.response.model", f"{_READER}, {_ATTEMPT}", "the model that answered")
+FINISH_REASONS = _attribute("gen_ai.response.finish_reasons", f"{_READER}, {_CALL}", "why the answer ended")
 TIME_TO_FIRST_CHUNK = _attribute(
     "gen_ai.response.time_to_first_chunk",
-    f"{_REQUEST}, {_CALL}",
+    f"{_READER}, {_CALL}",
     "seconds from the span's start to the first piece of the answer",
 )
 INPUT_TOKENS = _attribute("gen_ai.usage.input_tokens", f"{_REQUEST}, {_CALL}", "tokens of the prompt")
@@ -77,7 +79,7 @@ CACHED_TOKENS = _attribute(
 )
 
 ERROR_TYPE = _attribute(
-    "error.type", f"{_REQUEST}, {_ATTEMPT}, {_CALL}, {_FETCH}", "the error's code; absent without a failure"
+    "error.type", f"{_REQUEST}, {_ATTEMPT}, {_CALL}, {_FETCH}, {_SCRIPT}", "the error's code; absent without a failure"
 )
 HTTP_STATUS = _attribute(
     "http.response.status_code", _CALL, "the HTTP status with which the model server refused the request"
@@ -85,14 +87,22 @@ HTTP_STATUS = _attribute(
 SERVER_ADDRESS = _attribute("server.address", _CALL, "the host of the lane's endpoint, or the path of its socket")
 SERVER_PORT = _attribute("server.port", _CALL, "its port")
 
+DB_SYSTEM = _attribute("db.system.name", _SCRIPT, "`redis`")
+DB_OPERATION = _attribute("db.operation.name", _SCRIPT, "`EVALSHA`")
+DB_PROCEDURE = _attribute("db.stored_procedure.name", _SCRIPT, "the script, such as `submit` or `finish`")
+
 AGENT = _attribute("tokenlane.agent", f"{_REQUEST}, {_ATTEMPT}", "the agent's name")
 PRIORITY = _attribute("tokenlane.priority", _REQUEST, "`high`, `normal` or `low`")
-LANE = _attribute("tokenlane.lane", f"{_MESSAGE}, {_CALL}", "the lane; of `llm.request`: the lane that ended it")
+LANE = _attribute(
+    "tokenlane.lane", f"{_MESSAGE}, {_CALL}, {_FETCH}", "the lane; of `llm.request`: the lane that ended it"
+)
 WORKER = _attribute("tokenlane.worker", _ATTEMPT, "the worker that runs the attempt")
 ATTEMPT = _attribute("tokenlane.attempt", f"{_QUEUE}, {_ATTEMPT}, links", "the number of the attempt")
-ATTEMPTS = _attribute("tokenlane.attempts", _REQUEST, "how often a lane started the request")
+ATTEMPTS = _attribute("tokenlane.attempts", _READER, "how often a lane started the request")
+FIRST_POSITION = _attribute("tokenlane.position.first", _TOKEN, "the position of the batch's first delta")
+LAST_POSITION = _attribute("tokenlane.position.last", _TOKEN, "the position of its last delta")
 QUEUE_MS = _attribute(
-    "tokenlane.queue_ms", _REQUEST, "milliseconds from the submission to the start of the last attempt"
+    "tokenlane.queue_ms", _READER, "milliseconds from the submission to the start of the last attempt"
 )
 OUTCOME = _attribute(
     "tokenlane.outcome",

@@ -20,7 +20,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.attempt.pipeline import run_request
 from tokenlane.worker.lane.arq_worker import LaneWorker

@@ -38,7 +38,7 @@ from tokenlane.routing.contract.messages import (
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, Message
 from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.wire import WIRE_VERSION, new_id
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 
 MARK = "PROMPT-MARK"
 text = st.text(st.characters(codec="utf-8"))

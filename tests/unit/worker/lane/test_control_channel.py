@@ -14,7 +14,7 @@ from tokenlane.routing.contract.sealing.messages import Sealer, address
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.worker.lane.control_channel import handle_control_message
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs

@@ -21,7 +21,7 @@ from tokenlane.routing.store.beats import RenewOutcome, RenewReply
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat

@@ -26,6 +26,7 @@ from tokenlane.routing.decide.recovery import (
     decide_without_budget,
 )
 from tokenlane.routing.store.request_life import Ending
+from tokenlane.routing.telemetry.attempt import current_span
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
@@ -192,6 +193,7 @@ async def _requeue(
             alone=retry.alone,
             cause=why,
             longest_delay_ms=retry.longest_delay_ms,
+            span=current_span(),
         ),
     )
     if state == "spent" and error is not None:

@@ -20,8 +20,9 @@ from contextlib import suppress
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.telemetry.attempt import processing
+from tokenlane.routing.telemetry.batches import batch_spans
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
@@ -46,8 +47,16 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
         return
     is_sealed = started.envelope.key_id is not None
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model, is_sealed=is_sealed))
-    span_of = processing(started.envelope, lane=lane.name, worker=lane.worker, attempt=attempt, model=started.model)
+    span_of = processing(
+        started.envelope,
+        lane=lane.name,
+        worker=lane.worker,
+        attempt=attempt,
+        model=started.model,
+        waited=started.waited,
+    )
     with lane.runs.register(run), span_of as span:
+        run.outlet.batch_spans = batch_spans(span, lane.token_spans)
         try:
             outcome = await _run_steps(lane, run)
         except asyncio.CancelledError:

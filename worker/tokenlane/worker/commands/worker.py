@@ -31,6 +31,7 @@ from tokenlane.config.settings.load import (
     names_provider,
     pool_name,
     read,
+    telemetry_settings,
 )
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import CONFIGURATION_ERRORS, error_for_user, llm_errors_end_command
@@ -166,7 +167,14 @@ async def _work(
             note(f"draining  {counted(running, 'request runs', 'requests run')}; Ctrl-C again stops at once")
 
     try:
-        lane = open_lane(to.settings, to.redis, pool_name=to.pool, cache=cache_settings(), transcripts=transcripts)
+        lane = open_lane(
+            to.settings,
+            to.redis,
+            pool_name=to.pool,
+            cache=cache_settings(),
+            transcripts=transcripts,
+            token_spans=telemetry_settings().tokens,
+        )
         code = await run_worker(
             lane, fallback=True, drain_s=drain_s, on_ready=ready, on_draining=draining, stopping=stopping
         )

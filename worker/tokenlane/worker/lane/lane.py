@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tokenlane.config.settings.values import TokenSpans
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.worker.embeddings import Embedder
@@ -22,7 +23,8 @@ from .timings import TIMINGS, Timings
 class Lane:
     """What all attempts on a lane share.
 
-    `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `observers`: called
+    `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `token_spans`:
+    of which requests the batches of the answer are recorded as spans. `observers`: called
     at the end of each attempt. `unread_queues`: the kinds of work whose queue could not be read at the last try.
     """
 
@@ -41,6 +43,7 @@ class Lane:
     observers: tuple[Observer, ...] = ()
     timings: Timings = TIMINGS
     unread_queues: set[str] = field(default_factory=set)
+    token_spans: TokenSpans = "sampled"
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tokenlane.routing.contract.messages import (
     deltas_writer,
 )
 from tokenlane.routing.contract.results import Progress
+from tokenlane.routing.telemetry.batches import BatchSpans
 
 from .replay_memory import REPLAY_BYTES, AttemptKey
 
@@ -47,6 +49,8 @@ def _plain(message: bytes) -> bytes:
 class Outlet:
     """The output of one attempt, on its way to the request's `channel`. `Publisher.open` creates it.
 
+    `first_put_at`: when the first delta was put, on the loop's clock. `batch_spans`: records the batches, if wanted.
+
     Args:
         is_sealed: whether the request is sealed. Then nothing can be put or sent before `seal_with`.
     """
@@ -57,6 +61,7 @@ class Outlet:
         self.attempt = attempt
         self.channel = channel
         self.first_put_at: float | None = None
+        self.batch_spans: BatchSpans | None = None
         self._publisher = publisher
         self.begun_by = 0
         self.start = 0
@@ -68,6 +73,7 @@ class Outlet:
         self._waiting: list[TokenDelta] = []
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
+        self._waiting_since_ns = 0
 
     def continue_after(self, part: Handover) -> None:
         """Continue the answer after the part that the agent has. Call this before the first `put`.
@@ -127,6 +133,8 @@ class Outlet:
             self.first_put_at = asyncio.get_running_loop().time()
         if not self._waiting:
             self._publisher.schedule(self, is_first=is_first)
+            if self.batch_spans is not None:
+                self._waiting_since_ns = time.time_ns()
         self._waiting.append(delta)
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
@@ -169,6 +177,7 @@ class Outlet:
         """Return the waiting deltas as one message, and keep the message for replays."""
         assert self._seal is not None, "a delta of a sealed request that was not opened"
         message = self._seal(self._write(self._first, self._pieces))
+        self._record_batch()
         self._first += len(self._pieces)
         self._publisher.deltas += len(self._pieces)
         for delta in self._waiting:
@@ -189,6 +198,7 @@ class Outlet:
         if self.obstacle == "reasoning" and any(delta.text for delta in self._waiting):
             with suppress(LlmError):
                 await self._publisher.pool.publish([(self.channel, self.take_message())])
+        self._record_batch()  # it travels in the message that ends the request
         rest = Unpublished(self._first, self._waiting)
         self._publisher.deltas += len(self._waiting)
         self._clear()
@@ -207,6 +217,10 @@ class Outlet:
     def discard(self) -> None:
         """Forget the attempt's messages: a later attempt answers the request."""
         self._publisher.memory.forget(self.attempt)
+
+    def _record_batch(self) -> None:
+        if self.batch_spans is not None and self._waiting:
+            self.batch_spans.record(self._first, self._first + len(self._waiting) - 1, self._waiting_since_ns)
 
     def _forget_part(self) -> None:
         """Forget the part of an earlier attempt, which is all that is kept before the first `put`."""

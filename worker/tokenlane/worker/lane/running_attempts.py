@@ -15,7 +15,7 @@ from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.contract.sealing.messages import Opener, Sealer
 from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
-from tokenlane.routing.store.request_life import ClaimedAttempt
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
 
 from .outlet import Outlet
 

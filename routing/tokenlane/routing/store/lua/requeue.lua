@@ -10,7 +10,8 @@
 --       7 '1' to make the request a suspect, which from now on runs alone on its lane; '0' otherwise
 --       8 optional: why the attempt ended, a code without text; '' for an attempt that no worker started in time, and for one
 --       whose worker is lost
---       9 optional: take the retry from the pool's retry budget, and delay it for that by at most this many ms
+--       9 optional: take the retry from the pool's retry budget, and delay it for that by at most this many ms; '' if not
+--       10 optional: the trace context of the attempt's span, to which the next attempt links its own
 -- reply the request's new state | 'stale': the worker no longer runs the attempt, or the lease has not lapsed
 --       | 'spent': the retry budget allows no retry within that time; the request is unchanged
 --       | 'lost': the server has lost the payload, so the request cannot run again
@@ -39,7 +40,7 @@ local is_allowed = request.state == 'dispatched' or (request.state == 'running' 
 if worker == '' then is_allowed = has_lapsed(id, request) end
 if not is_allowed then return 'stale' end
 if request.entry == '' and not ending then return 'lost' end
-if ARGV[9] and not ending then
+if (ARGV[9] or '') ~= '' and not ending then
   local delay_ms = take_retry(request.lane, request.kind, tonumber(ARGV[9]))
   if not delay_ms then return 'spent' end
   is_over_budget = delay_ms > tonumber(due_ms)
@@ -56,7 +57,8 @@ end
 count_event(request, worker == '' and request.state == 'running' and 'recovered' or 'retried', now)
 remove_from_queues(id, request)
 refund(request)
-redis.call('HDEL', key, 'token', 'charge', 'alone', 'worker', 'delayed_by')
+redis.call('HDEL', key, 'token', 'charge', 'alone', 'worker', 'delayed_by', 'span')
+if (ARGV[10] or '') ~= '' then redis.call('HSET', key, 'span', ARGV[10]) end
 if is_over_budget then redis.call('HSET', key, 'delayed_by', 'budget') end
 if queue ~= '' then request.queue = queue end
 redis.call('HSET', key, 'queue', request.queue)

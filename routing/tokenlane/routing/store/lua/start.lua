@@ -5,8 +5,20 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 attempt  3 worker
 -- reply {'run', attempt, envelope, payload, model, number of starts including this, ms to the deadline, ms from submit to this
---       start, cancelled: 0 or 1, queue in which the request waited}
+--       start, cancelled: 0 or 1, queue in which the request waited, ms for which it waited before this start, ms from
+--       dispatch to this start, attempt before}
+--       attempt before: {} if there was none, else {attempt, lane, model, ms from its start to this start or -1 if it never
+--       started, why it ended, its trace context or ''}
 --       | {'gone'}: the attempt is over, or another worker has claimed it
+
+-- How long the request waited before this start, in ms, and the attempt before this one.
+local function wait_and_attempt_before(request)
+  local started, newest = tonumber(request.started), string.match(request.history or '', '[^\n]+$')
+  if not newest then return started - tonumber(request.created), {} end
+  local number, lane, model, began, ended, code = unpack(cjson.decode(newest))
+  local ms = tonumber(began) and started - tonumber(began) or -1
+  return started - tonumber(ended), { tonumber(number), lane, model, ms, code, request.span or '' }
+end
 
 local id, attempt, worker = unpack(ARGV, 1, 3)
 begin_with_delete()
@@ -39,5 +51,7 @@ if not is_repeated then
 end
 mark_in_progress(job_of(id, attempt))
 redis.call('ZADD', P .. 'leases', decimal(now + policy_rule('lease_ms')), id)
+local waited, before = wait_and_attempt_before(request)
 return { 'run', tonumber(attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
-  tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0, request.queue }
+  tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0, request.queue, waited,
+  math.max(0, tonumber(request.started) - tonumber(attempt)), before }

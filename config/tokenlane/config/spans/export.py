@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.extras import install_advice
+from tokenlane.config.settings.load import telemetry_settings
+
+from .redis_commands import RECORDED
 
 logger = logging.getLogger(__name__)
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def exporting_spans(verb: str, run: Callable[..., object]) -> Callable[..., object]:
+    """Return a function that calls `export_spans` and then `run`."""
+
+    @wraps(run)
+    def export_and_run(*args: object, **options: object) -> object:
+        export_spans(verb)
+        return run(*args, **options)
+
+    return export_and_run
 
 
 def export_spans(verb: str) -> None:
@@ -48,6 +63,7 @@ def export_spans(verb: str) -> None:
         configurator.configure(resource_attributes=_service(verb, os.environ))  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"OpenTelemetry cannot be configured: {error}. Check the OTEL_ variables.") from None
+    RECORDED.set(telemetry_settings().redis)
 
 
 def _is_wanted(environment: Mapping[str, str]) -> bool:

@@ -10,8 +10,8 @@ from opentelemetry.sdk.resources import Resource
 from tests.repository import ROOT
 
 from tokenlane.config.cli.root import VERBS
-from tokenlane.config.cli.span_export import export_spans
 from tokenlane.config.exit_codes import ConfigError
+from tokenlane.config.spans.export import export_spans
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 

@@ -1,0 +1,1 @@
+"""Exports the spans of verbs to the exporter that the environment names."""

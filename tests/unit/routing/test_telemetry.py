@@ -1,0 +1,207 @@
+"""The spans of requests, as this process records them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags
+from tests.traces import recorded_spans
+
+from tokenlane.config.settings.values import TokenSpans
+from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, ProviderDown, QueueFull, RequestCancelled
+from tokenlane.routing.contract.wire import new_id
+from tokenlane.routing.telemetry import conventions as names
+from tokenlane.routing.telemetry.attempt import WORKER_LOST, EarlierAttempt, Waited, calling, processing
+from tokenlane.routing.telemetry.batches import SAMPLED_OF, batch_spans
+from tokenlane.routing.telemetry.request import RequestEnd, RequestSpan, attaching, sending
+
+COMPLETE = RequestEnd(None, Usage(prompt_tokens=3, completion_tokens=5), "gpu0", "m", "stop", None)
+PARENT = SpanContext(0xABC << 64 | SAMPLED_OF, 7, is_remote=True, trace_flags=TraceFlags(1))
+
+
+def envelope(**fields: object) -> Envelope:
+    return Envelope.model_validate({"id": new_id(), "client": "c", "agent": "a", "role": "planner", **fields})
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    return dict(span.attributes or {})
+
+
+def begun(of: Envelope, waited: Waited) -> None:
+    with processing(of, lane="gpu1", worker="w", attempt=9, model="m", waited=waited):
+        pass
+
+
+def by_name(spans: Sequence[ReadableSpan]) -> dict[str, ReadableSpan]:
+    return {span.name: span for span in spans}
+
+
+async def test_nothing_is_created_without_a_provider() -> None:
+    """Neither spans nor copies of the envelope, and requests carry no context."""
+    of = envelope()
+    with sending(of) as (sent, span):
+        assert sent is of
+        assert trace.get_current_span() is trace.INVALID_SPAN
+    span.end(COMPLETE)
+    with attaching(of.id, 3):
+        assert trace.get_current_span() is trace.INVALID_SPAN
+    with processing(of, lane="l", worker="w", attempt=1, model="m", waited=Waited()) as attempt:
+        assert attempt is trace.INVALID_SPAN
+        with calling("chat", provider="vllm", endpoint="http://h", lane="l", model="m"):
+            assert trace.get_current_span() is trace.INVALID_SPAN
+    assert batch_spans(attempt, "all") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [
+        (None, "completed", None),
+        (RequestCancelled(), "cancelled", None),
+        (DeadlineExceeded(), "expired", DeadlineExceeded.code),
+        (ProviderDown("quotes a prompt"), "failed", ProviderDown.code),
+    ],
+)
+def test_the_end_of_a_request(
+    monkeypatch: pytest.MonkeyPatch, error: LlmError | None, outcome: str, code: str | None
+) -> None:
+    """The span ends once, with outcome, lane, tokens and the code of the error, but not its text."""
+    spans = recorded_spans(monkeypatch)
+    with sending(envelope(needs=Needs(model="m"))) as (_, span):
+        pass
+    span.end(RequestEnd(error, COMPLETE.usage, "gpu0", "m", "stop", None))
+    span.end(COMPLETE)
+    (ended,) = spans.get_finished_spans()
+    found = attributes(ended)
+    assert (found[names.OUTCOME], found.get(names.ERROR_TYPE)) == (outcome, code)
+    assert (ended.status.status_code is StatusCode.ERROR) == (code is not None)
+    assert (found[names.LANE], found[names.INPUT_TOKENS], found[names.OUTPUT_TOKENS]) == ("gpu0", 3, 5)
+    assert "prompt" not in ended.to_json().replace("prompt_tokens", "")
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(QueueFull("full"), "failed"), (asyncio.CancelledError(), "cancelled")])
+def test_a_request_that_is_not_accepted(monkeypatch: pytest.MonkeyPatch, error: BaseException, outcome: str) -> None:
+    """Its span ends with the exception of the submission."""
+    spans = recorded_spans(monkeypatch)
+    kept: list[RequestSpan] = []
+
+    def send() -> None:
+        with sending(envelope()) as (_, span):
+            kept.append(span)
+            raise error
+
+    with pytest.raises(type(error)):
+        send()
+    kept[0].end(COMPLETE)
+    (ended,) = spans.get_finished_spans()
+    assert attributes(ended)[names.OUTCOME] == outcome
+    assert not ended.events
+
+
+def test_attempts_and_waits_are_children_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait ends where the attempt begins, and its event says when the request was given to the lane."""
+    spans = recorded_spans(monkeypatch)
+    with sending(envelope()) as (sent, span):
+        pass
+    begun(sent, Waited(queued_ms=1000, dispatched_ms=200))
+    span.end(COMPLETE)
+    found = by_name(spans.get_finished_spans())
+    request, wait, attempt = found["llm.request"], found["llm.queue"], found["llm.attempt"]
+    assert request.context is not None
+    assert {each.parent.span_id for each in (wait, attempt) if each.parent} == {request.context.span_id}
+    assert wait.start_time is not None
+    assert (wait.end_time, attempt.start_time) == (wait.start_time + 10**9,) * 2
+    assert [(event.name, event.timestamp - wait.start_time) for event in wait.events] == [("dispatched", 800_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("before", "linked", "recorded"),
+    [
+        (EarlierAttempt(8, "gpu0", "m", 3000, "provider_down", f"00-{0xABC:032x}-{5:016x}-01"), [5], 1),
+        (EarlierAttempt(8, "gpu0", "m", 3000, "provider_down", ""), [], 1),
+        (EarlierAttempt(8, "gpu0", "m", 3000, WORKER_LOST, ""), None, 2),
+        (EarlierAttempt(8, "gpu0", "m", None, "not_started", ""), [], 1),
+        (EarlierAttempt(8, "gpu0", "m", 3000, "provider_down", "nonsense"), [], 1),
+    ],
+)
+def test_an_attempt_links_to_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, before: EarlierAttempt, linked: list[int] | None, recorded: int
+) -> None:
+    """If its worker was lost, the attempt before gets its span now. One that never started has none."""
+    spans = recorded_spans(monkeypatch)
+    begun(envelope(), Waited(1000, 200, before))
+    attempts = [span for span in spans.get_finished_spans() if span.name == "llm.attempt"]
+    assert len(attempts) == recorded
+    links = [link.context.span_id for link in attempts[-1].links]
+    if linked is None:
+        lost = attempts[0]
+        assert lost.context is not None
+        assert lost.start_time is not None
+        assert lost.end_time is not None
+        assert (links, attributes(lost)[names.ERROR_TYPE]) == ([lost.context.span_id], WORKER_LOST)
+        assert (lost.end_time - lost.start_time, attributes(lost)[names.LANE]) == (2 * 10**9, "gpu0")
+    else:
+        assert links == linked
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "port"),
+    [
+        ("http://user:secret@gpu:8000/x", "gpu", 8000),
+        ("https://gpu", "gpu", 443),
+        ("http://[::1]", "::1", 80),
+        ("unix:///run/m.sock", "/run/m.sock", None),
+        ("", None, None),
+    ],
+)
+async def test_the_address_of_a_model_server(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, address: str | None, port: int | None
+) -> None:
+    """Host and port of the endpoint, and no password."""
+    spans = recorded_spans(monkeypatch)
+    with processing(envelope(), lane="l", worker="w", attempt=1, model="m", waited=Waited()):
+        with calling("chat", provider="vllm", endpoint=endpoint, lane="l", model="m"):
+            pass
+    call = by_name(spans.get_finished_spans())["chat m"]
+    assert (attributes(call).get(names.SERVER_ADDRESS), attributes(call).get(names.SERVER_PORT)) == (address, port)
+    assert "secret" not in call.to_json()
+
+
+@pytest.mark.parametrize(("wanted", "trace_id", "records"), [
+    ("off", SAMPLED_OF, False), ("all", 1, True), ("sampled", 1, False), ("sampled", SAMPLED_OF, True)
+])  # fmt: skip
+def test_the_sampling_of_batches(
+    monkeypatch: pytest.MonkeyPatch, wanted: TokenSpans, trace_id: int, records: bool
+) -> None:
+    """The trace decides, so the attempts of a request have these spans all or none."""
+    spans = recorded_spans(monkeypatch)
+    parent = trace.set_span_in_context(
+        NonRecordingSpan(SpanContext(trace_id, 7, is_remote=True, trace_flags=TraceFlags(1)))
+    )
+    attempt = trace.get_tracer_provider().get_tracer("t").start_span("llm.attempt", parent)
+    batches = batch_spans(attempt, wanted)
+    assert (batches is not None) == records
+    if batches is not None:
+        batches.record(3, 5, 1)
+        (batch,) = spans.get_finished_spans()
+        assert attributes(batch) == {names.FIRST_POSITION: 3, names.LAST_POSITION: 5}
+
+
+def test_every_attribute_of_a_span_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span has no attribute that the documentation does not list for it."""
+    spans = recorded_spans(monkeypatch)
+    with sending(envelope(needs=Needs(model="m"))) as (sent, span):
+        pass
+    begun(sent, Waited(1000, 200, EarlierAttempt(8, "gpu0", "m", 3000, WORKER_LOST, "")))
+    span.end(COMPLETE)
+    with attaching(sent.id, 3) as fetched:
+        pass
+    fetched.end(COMPLETE)
+    for each in spans.get_finished_spans():
+        for name in attributes(each):
+            assert each.name in names.TABLE[name].spans, (each.name, name)
