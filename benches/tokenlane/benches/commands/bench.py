@@ -15,6 +15,7 @@ from tokenlane.benches.measure import cancel as cancel_measurement
 from tokenlane.benches.measure import overhead as measurement
 from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
+from tokenlane.benches.measure import traces as traces_measurement
 from tokenlane.benches.measure.figures import Bar, table
 from tokenlane.config.exit_codes import FAILED
 
@@ -71,6 +72,14 @@ def cancel(as_json: _Json = False, check: _Check = False, quick: _Quick = False)
     plan = cancel_measurement.QUICK if quick else cancel_measurement.FULL
     report = asyncio.run(cancel_measurement.measure(plan, partial(typer.echo, err=True)))
     _print(report, cancel_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def traces(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure the throughput that traces cost."""
+    plan = traces_measurement.QUICK if quick else traces_measurement.FULL
+    report = asyncio.run(traces_measurement.measure(plan, partial(typer.echo, err=True)))
+    _print(report, traces_measurement.table(report), report.bars, as_json=as_json, check=check)
 
 
 def _print(report: BaseModel, text: str, bars: Sequence[Bar], *, as_json: bool, check: bool) -> None:

@@ -21,7 +21,7 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel
 
 from tokenlane.config.host.socket_urls import socket_of
-from tokenlane.config.settings.values import LaneSettings, RedisSettings
+from tokenlane.config.settings.values import LaneSettings, RedisSettings, TokenSpans
 from tokenlane.producer import Client
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
@@ -113,9 +113,9 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
 
 
 @asynccontextmanager
-async def agent(redis: str) -> AsyncIterator[Tasks]:
+async def agent(redis: str, *, pool: str = "main") -> AsyncIterator[Tasks]:
     """Run the process of the agent, which also measures the floor."""
-    async with Client(redis, key=[]) as client, asking(redis) as floor:
+    async with Client(redis, pool=pool, key=[]) as client, asking(redis) as floor:
 
         async def ask(tokens: int) -> Arrivals:
             arrivals: Arrivals = []
@@ -129,7 +129,9 @@ async def agent(redis: str) -> AsyncIterator[Tasks]:
 
 
 @asynccontextmanager
-async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Tasks]:
+async def worker(
+    redis: str, endpoint: str, capacity: int, *, pool: str = "main", token_spans: TokenSpans = "sampled"
+) -> AsyncIterator[Tasks]:
     """Run the process of the worker, which also routes. The task `ready` returns once its lane accepts work."""
     settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
     opened, stopping = asyncio.Event(), asyncio.Event()
@@ -138,9 +140,8 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
         opened.set()
 
     async with background() as tasks:
-        running = tasks.create_task(
-            run_worker(open_lane(settings, RedisSettings(redis)), on_ready=on_ready, stopping=stopping)
-        )
+        lane = open_lane(settings, RedisSettings(redis), pool_name=pool, token_spans=token_spans)
+        running = tasks.create_task(run_worker(lane, on_ready=on_ready, stopping=stopping))
         yield {"ready": opened.wait}
         stopping.set()
         await running

@@ -1,0 +1,216 @@
+"""Measures what traces cost: the throughput of worker and agent without spans, with the default, and with every span.
+
+Three pairs of worker and agent take turns, each pair in a pool of its own. Two pairs send their spans by OTLP to a
+collector that discards them. Throughput is the number of tokens that a pair handles in a second of its CPU time, which
+is what limits it on a busy machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+from typing import Literal, TypeAlias
+
+from aiohttp import web
+from opentelemetry import trace
+from pydantic import BaseModel
+
+from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.settings.values import TokenSpans
+
+from . import clients, metronome
+from .child_process import ChildProcess, Tasks, child_process
+from .clients import RoundTimes
+from .figures import Bar, line_of
+from .machine import describe_machine, describe_versions
+
+LIMIT_PERCENT = 3.0
+
+Spans: TypeAlias = Literal["none", "default", "all"]
+"""What a pair records: nothing, what the default settings record, or also a span for each published batch."""
+
+_TOKEN_SPANS: dict[Spans, TokenSpans] = {"none": "off", "default": "sampled", "all": "all"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A measurement: in each round, each pair answers one question of so many tokens in each of so many streams."""
+
+    streams: int
+    tokens: int
+    rounds: int
+    spacing_ms: float
+
+
+FULL = Plan(streams=64, tokens=128, rounds=10, spacing_ms=15)
+QUICK = Plan(streams=4, tokens=16, rounds=2, spacing_ms=2)
+
+
+class PairCost(BaseModel):
+    """What a pair costs, in microseconds of CPU time a token (median of the rounds), and the throughput that it loses
+    against the pair without spans, in percent (median of the ratios in each round)."""
+
+    spans: Spans
+    worker_us: float
+    agent_us: float
+    lost_percent: float
+
+
+class TraceCost(BaseModel):
+    """The report of a whole measurement."""
+
+    measured_at: str
+    machine: str
+    versions: str
+    tokens: int
+    pairs: list[PairCost]
+    bars: list[Bar]
+
+
+def _export_to(collector: str, spans: Spans) -> None:
+    """Have this process send its spans to the collector, as the verbs do."""
+    if spans == "none":
+        return
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{collector}/v1/traces")))
+    trace.set_tracer_provider(provider)
+
+
+@asynccontextmanager
+async def worker(redis: str, endpoint: str, capacity: int, collector: str, spans: Spans) -> AsyncIterator[Tasks]:
+    """Run the process of a pair's worker."""
+    _export_to(collector, spans)
+    async with clients.worker(redis, endpoint, capacity, pool=spans, token_spans=_TOKEN_SPANS[spans]) as tasks:
+        yield tasks
+
+
+@asynccontextmanager
+async def agent(redis: str, collector: str, spans: Spans) -> AsyncIterator[Tasks]:
+    """Run the process of a pair's agent."""
+    _export_to(collector, spans)
+    async with clients.agent(redis, pool=spans) as tasks:
+        yield tasks
+
+
+@asynccontextmanager
+async def collector() -> AsyncIterator[Tasks]:
+    """Run the process of a collector, which discards what it receives."""
+
+    async def discard(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(content_type="application/x-protobuf")
+
+    app = web.Application(client_max_size=64 << 20)
+    app.router.add_post("/v1/traces", discard)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+
+        async def url() -> str:
+            return f"http://127.0.0.1:{port}"
+
+        yield {"url": url}
+    finally:
+        await runner.cleanup()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    spans: Spans
+    worker: ChildProcess
+    agent: ChildProcess
+
+    async def round(self, plan: Plan) -> tuple[float, float]:
+        """Answer the questions of a round. Returns the CPU time of worker and agent in microseconds a token."""
+        before = await self.worker.cpu_s(), await self.agent.cpu_s()
+        spread_s = plan.tokens * plan.spacing_ms / 1000
+        await self.agent.ask(RoundTimes, "load", streams=plan.streams, answers=1, tokens=plan.tokens, spread_s=spread_s)
+        after = await self.worker.cpu_s(), await self.agent.cpu_s()
+        worker_s, agent_s = (now - then for now, then in zip(after, before, strict=True))
+        tokens = plan.streams * plan.tokens
+        return 1e6 * worker_s / tokens, 1e6 * agent_s / tokens
+
+
+async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: None) -> TraceCost:
+    """Run the whole measurement.
+
+    Args:
+        progress: called with a line of text before each round.
+
+    Raises:
+        UserError: a process of the measurement exited early, or the embedded server did not start.
+    """
+    used: dict[Spans, list[tuple[float, float]]] = {spans: [] for spans in _TOKEN_SPANS}
+    async with _pairs(plan) as pairs:
+        for pair in pairs:
+            await pair.round(plan)
+        for number in range(plan.rounds):
+            progress(f"round {number + 1} of {plan.rounds}")
+            for pair in pairs:
+                used[pair.spans].append(await pair.round(plan))
+    costs = [_cost(spans, rounds, used["none"]) for spans, rounds in used.items()]
+    lost = next(cost.lost_percent for cost in costs if cost.spans == "default")
+    return TraceCost(
+        measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
+        machine=describe_machine(),
+        versions=describe_versions(),
+        tokens=plan.tokens,
+        pairs=costs,
+        bars=[Bar(name="throughput lost with the default, in percent", measured=lost, limit=LIMIT_PERCENT)],
+    )
+
+
+@asynccontextmanager
+async def _pairs(plan: Plan) -> AsyncIterator[list[_Pair]]:
+    async with EmbeddedServer() as server, child_process(metronome.metronome) as backend, AsyncExitStack() as stack:
+        sink = await stack.enter_async_context(child_process(collector))
+        to, endpoint = await sink.ask(str, "url"), await backend.ask(str, "url")
+        await backend.ask(type(None), "pace", first_ms=10, spacing_ms=plan.spacing_ms)
+        pairs = []
+        for spans in _TOKEN_SPANS:
+            serving = child_process(
+                worker, redis=server.url, endpoint=endpoint, capacity=plan.streams, collector=to, spans=spans
+            )
+            working = await stack.enter_async_context(serving)
+            await working.ask(bool, "ready")
+            asking = await stack.enter_async_context(child_process(agent, redis=server.url, collector=to, spans=spans))
+            pairs.append(_Pair(spans, working, asking))
+        yield pairs
+
+
+def _cost(spans: Spans, rounds: list[tuple[float, float]], without: list[tuple[float, float]]) -> PairCost:
+    ratios = [sum(bare) / sum(cost) for cost, bare in zip(rounds, without, strict=True)]
+    return PairCost(
+        spans=spans,
+        worker_us=median(cost for cost, _ in rounds),
+        agent_us=median(cost for _, cost in rounds),
+        lost_percent=100 * (1 - median(ratios)),
+    )
+
+
+def table(report: TraceCost) -> str:
+    """Return the report as Markdown, for benches/README.md."""
+    lines = [
+        f"{report.measured_at}, {report.machine}; {report.versions}.",
+        "",
+        f"Answers of {report.tokens} tokens; CPU is microseconds a token.",
+        "",
+        "| spans | worker | agent | tokens a second of CPU | throughput lost |",
+        "|---|--:|--:|--:|--:|",
+        *(
+            f"| {cost.spans} | {cost.worker_us:.0f} | {cost.agent_us:.0f} "
+            f"| {1e6 / (cost.worker_us + cost.agent_us):.0f} | {cost.lost_percent:.1f} % |"
+            for cost in report.pairs
+        ),
+        "",
+    ]
+    return "\n".join([*lines, *map(line_of, report.bars)])
