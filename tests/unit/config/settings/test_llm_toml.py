@@ -446,7 +446,7 @@ def test_what_is_wrong_is_told_with_file_line_and_key(text: str) -> None:
         (
             "TOKENLANE_OLAMA__X",
             "hunter2",
-            "Did you mean 'OLLAMA'? Allowed: DEFAULTS, REDIS, MODELS, EMBEDDINGS, LANES,",
+            "Did you mean 'OLLAMA'? Allowed: DEFAULTS, REDIS, MODELS, EMBEDDINGS,",
         ),
         ("TOKENLANE_OLLAMA__END_POINT", "http://h", "TOKENLANE_OLLAMA__END_POINT: unknown key 'end_point' in [ollama]"),
         (
