@@ -155,7 +155,7 @@ def _check_answers(run: Run) -> None:
     run.problems += check_history([*_history(run, asked)])
     keys = {event["request"]: event["key"] for event in run.events if event["event"] == "sent"}
     for event in run.events:
-        if event["event"] == "ended" and event["how"] not in _allowed_ends(run.plan, asked[keys[event["request"]]]):
+        if event["event"] == "ended" and event["how"] not in _allowed_ends(asked[keys[event["request"]]]):
             run.problems.append(f"{event['request']}: {event['how']}: {event['message']}")
     for key, server, received in run.received():
         begun = received.prefill + received.text
@@ -163,20 +163,8 @@ def _check_answers(run: Run) -> None:
             run.problems.append(f"{key}: {server.api} continued {received.prefill!r} with {received.text!r}")
 
 
-def _allowed_ends(plan: Plan, question: Question) -> set[str]:
-    allowed, names = {*_ALLOWED}, {fault.name for fault in plan.faults}
-    if question.may_break_off or _may_lose_an_end(names):
-        allowed.add("interrupted")
-    return allowed
-
-
-def _may_lose_an_end(faults: set[str]) -> bool:
-    """Whether an agent may miss the end of an answer whose worker is gone when it asks, as docs/guarantees.md says."""
-    if "wipe_redis" in faults:
-        return True
-    if "half_open_redis" in faults:
-        return bool(faults & {"kill_worker", "stop_worker", "rolling_restart", "drop_doorbells"})
-    return "kill_worker" in faults and bool(faults & {"cut_redis", "reset_redis", "refuse_redis", "restart_redis"})
+def _allowed_ends(question: Question) -> set[str]:
+    return {*_ALLOWED, "interrupted"} if question.may_break_off else {*_ALLOWED}
 
 
 def _history(run: Run, asked: Mapping[str, Question]) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from tests.faults.history import Accepted, Event, check_history
 from tests.faults.scenario import CAPACITY, POLICY, Site, ask, settled, site
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.integration.farm import Server, eventually
-from tests.integration.life import PREFIX, raw
+from tests.integration.life import PREFIX, audit, raw, state_of
 from tests.redis_servers import every_server
 from tests.waiting import until
 from tests.workshop import FakeProvider
@@ -102,6 +102,40 @@ async def test_a_worker_that_stops_waits_for_an_agent_that_missed_the_end(tmp_pa
             stopping.set()
             assert (await answer).text == "".join(provider.pieces)
             assert await serving == OK
+
+
+async def test_a_worker_dies_with_the_end_of_an_answer(tmp_path: Path) -> None:
+    """An agent is cut off while its answer ends. When it connects again, the worker that had the end is dead. Another
+    lane continues the answer after the part that the agent has."""
+    async with (
+        site(tmp_path, lanes=("gpu0", "gpu1"), provider="llamacpp") as town,
+        tcp_proxy(town.server.port) as proxy,
+        connect(town.server.url) as pool,
+        background() as tasks,
+        Client(f"redis://127.0.0.1:{proxy.port}/0") as client,
+    ):
+        town.backends["gpu0"].faults.append(FaultScript(hold_after=5))
+        async with client.chat("hi", role="planner") as stream:
+            got = [await anext(stream) for _ in range(5)]
+
+            async def is_completed() -> bool:
+                return await state_of(pool, stream.request_id) == "completed"
+
+            away = tasks.create_task(proxy.refuse(60))
+            await until(lambda: proxy.connections == 0)
+            town.backends["gpu0"].release()
+            await eventually(is_completed)
+            (child,) = [child for child, lane in town.workers.items() if lane == "gpu0"]
+            del town.workers[child]
+            await child.kill()
+            away.cancel()
+            got += [delta async for delta in stream]
+            answer = await stream.answer()
+        assert (answer.text, answer.lane) == (TEXT, "gpu1")
+        assert "".join(delta.text for delta in got) == TEXT
+        assert [delta.position for delta in got] == [*range(len(got))]
+        assert [received.prefill for received in town.backends["gpu1"].log if received.sent] == ["w0 w1 w2 w3 w4"]
+        assert await audit(raw(pool)) == {stream.request_id: "completed"}
 
 
 async def _broken_off(client: Client) -> None:

@@ -38,7 +38,10 @@ LANE, MODEL = "lane1", "m1"
 
 
 class Run:
-    """One attempt. `sent` is what was said; what is said with `lost=True` reaches nobody but is remembered."""
+    """One attempt. `sent` is what was said; what is said with `lost=True` reaches nobody but is remembered.
+
+    `forgetful`: nothing is published again. `has_evicted_deltas`: only the end is.
+    """
 
     def __init__(self, pool: Pool, worker: str, attempt: int, envelope: Envelope, payload: bytes) -> None:
         self.id = envelope.id
@@ -49,7 +52,7 @@ class Run:
         self.first = 0
         self.sent: list[TokenDelta] = []
         self.ending: bytes | None = None
-        self.forgetful = False
+        self.forgetful = self.has_evicted_deltas = False
         self.cancelled = asyncio.Event()
         self.handover: asyncio.Future[Handover] = asyncio.get_running_loop().create_future()
         self._pool = pool
@@ -114,7 +117,8 @@ class Run:
         if self.forgetful:
             return []
         rest = self.sent[after - self.first :]
-        again = [self._seal(self._deltas(after, rest).to_wire())] if rest else []
+        has_rest = rest and not self.has_evicted_deltas
+        again = [self._seal(self._deltas(after, rest).to_wire())] if has_rest else []
         return again if self.ending is None else [*again, self.ending]
 
     def _deltas(self, first: int, deltas: Sequence[TokenDelta]) -> Deltas:

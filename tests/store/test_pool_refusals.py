@@ -78,7 +78,10 @@ REFUSED: list[tuple[str, tuple[str, ...], Call, object]] = [
     ("cancel another's ended", ENDED[:2], lambda pool, it: pool.requests.cancel(it.id, "client2"), "ended"),
     ("attach", ("flagged", *ENDED), lambda pool, it: _attach(pool, it), CLIENT),
     ("attach one's own", _STATES, lambda pool, it: _attach(pool, it, CLIENT), CLIENT),
-    ("submit", _STATES, lambda pool, it: _submit_again(pool, it), True),
+    ("submit", _STATES, lambda pool, it: _submit_again(pool, it, floor=it.attempt - 1), True),
+    ("submit with a floor", tuple(state for state in _STATES if state != "completed"),
+     lambda pool, it: _submit_again(pool, it), True),
+    ("submit another's", _STATES, lambda pool, it: _submit_again(pool, it, "client2"), True),
 ]  # fmt: skip
 
 
@@ -112,8 +115,8 @@ async def _check(pool: Pool, asked: Asked) -> object:
     return replace(status, lapses_ms=None)
 
 
-async def _submit_again(pool: Pool, asked: Asked) -> object:
-    return await pool.requests.submit(life.envelope(asked.id), b"other", floor=10**13) == asked.id
+async def _submit_again(pool: Pool, asked: Asked, client: str = CLIENT, floor: int = 10**13) -> object:
+    return await pool.requests.submit(life.envelope(asked.id, client=client), b"other", floor=floor) == asked.id
 
 
 @pytest.mark.parametrize(

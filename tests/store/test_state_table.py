@@ -46,6 +46,10 @@ async def _submit(pool: Pool, asked: Asked) -> None:
     await life.submit(pool, life.envelope(asked.id))
 
 
+async def _submit_again(pool: Pool, asked: Asked) -> None:
+    await life.submit(pool, life.envelope(asked.id), floor=asked.attempt)
+
+
 async def _delete_entry(pool: Pool, asked: Asked) -> None:
     entry = await raw(pool).hget(f"{PREFIX}request:{asked.id}", "entry")
     await raw(pool).xdel(f"{PREFIX}role:{ROLE}", entry)
@@ -135,6 +139,7 @@ _FLAGGED = "the attempt of a flagged or late request broke"
 
 STEPS = [
     Step("submit", "an agent asks", "waiting", _submit),
+    Step("submit", "its agent lacks the end of the answer", "waiting", _submit_again),
     Step("dispatch", "a router has a lane with room", "dispatched", lambda pool, it: life.dispatch(pool, it.id)),
     Step("start", "a worker begins", "running", _start),
     Step("start", "the entry in the stream was deleted", "failed", _start, _delete_entry),

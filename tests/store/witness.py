@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -36,7 +37,8 @@ class Witness:
     """Sees every call of a pool's scripts.
 
     `requests`: the ids of all requests that the test has made. `twice`: whether each call is sent twice. `seen`: how
-    often each change of state was seen. `sent`: all calls so far, each with the name of its script.
+    often each change of state was seen. `sent`: all calls so far, each with the name of its script. `resubmitted`: how
+    often each request was submitted again after its end.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -47,6 +49,7 @@ class Witness:
         self.twice = False
         self.seen: dict[Change, int] = {}
         self.sent: list[tuple[str, tuple[Argument, ...]]] = []
+        self.resubmitted: Counter[str] = Counter()
 
     async def run(self, name: str, *args: Argument, **options: Any) -> Reply:
         """Call the script, and check what it did."""
@@ -82,6 +85,7 @@ class Witness:
         touched = [it for it in self.requests if before.get(it) != after.get(it)]
         for request_id in touched:
             self._judge_change(name, before.get(request_id, {}), after.get(request_id, {}))
+            self.resubmitted[request_id] += before.get(request_id, {}).get("state") in ENDED
         if name in _OF_ONE:
             request_id = args[_OF_ONE[name]]
             assert touched in ([], [request_id]), (name, args)
@@ -100,7 +104,10 @@ class Witness:
             change = Change(name, was, now)
             assert change in CHANGES, change
             self.seen[change] = self.seen.get(change, 0) + 1
-        assert was not in ENDED, (name, before, after)
+        if was in ENDED:
+            assert (name, was) == ("submit", "completed"), (name, before, after)
+            assert int(before["attempt"]) <= int(after["attempt"])
+            return
         assert now != "nothing" or (name, before["entry"]) == ("forget", "")
         if before and after:
             earlier, newest = int(before["attempt"]), int(after["attempt"])
@@ -182,8 +189,11 @@ def _judge_cancel(_: list[str], reply: Any, before: Fields, after: Fields) -> No
             assert after == before
 
 
-def _judge_submit(_: list[str], reply: Any, before: Fields, after: Fields) -> None:
-    assert after == before or (not before and after["state"] == "waiting")
+def _judge_submit(args: list[str], reply: Any, before: Fields, after: Fields) -> None:
+    lacks_end = before.get("state") == "completed" and before["client"] == args[4]
+    if after != before:
+        assert after["state"] == "waiting"
+        assert not before or (lacks_end and int(before["attempt"]) <= int(args[7]))
     assert reply[0] != b"accepted" or after
 
 

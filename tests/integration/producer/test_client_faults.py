@@ -12,7 +12,7 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from tests.integration.clients import QUICK, link_of, quick_client
-from tests.integration.life import PREFIX, pass_lease, raw, state_of, sweep
+from tests.integration.life import PREFIX, audit, pass_lease, raw, state_of, sweep
 from tests.integration.producer.test_client import becomes, texts
 from tests.integration.stand_in import Run, StandIn, stand_in
 from tests.waiting import until
@@ -106,16 +106,69 @@ async def test_a_lost_ending_is_found_and_replayed(client: Client, worker: Stand
         assert stream.usage.prompt_tokens == 3
 
 
-async def test_a_lost_end_nobody_has_is_interrupted(client: Client, worker: StandIn) -> None:
-    """If the worker no longer has the rest, the answer is Interrupted, with what there is."""
-    async with client.chat("hello", role="planner") as stream:
+async def lose_end(worker: StandIn, *texts: str) -> Run:
+    """The next request completes after these texts, but nobody gets its end, and the worker keeps nothing of it."""
+    run = await worker.next_run()
+    run.forgetful = True
+    await run.say(*texts)
+    await run.complete("lost", lost=True)
+    return run
+
+
+@pytest.mark.parametrize("texts_before", [(), ("a", "b")])
+async def test_an_answer_whose_end_is_lost_is_continued(
+    client: Client, worker: StandIn, pool: Pool, texts_before: tuple[str, ...]
+) -> None:
+    """The agent submits the request again under its id, with the time that is left, and hands over what it has."""
+    async with client.chat("hello", role="planner", time_to_live_ms=60_000, idempotency_key="once") as stream:
+        first = await lose_end(worker, *texts_before)
         run = await worker.next_run()
-        await run.say("a")
-        run.forgetful = True
-        await run.complete("b", lost=True)
+        handover = await run.ask_resume()
+        assert (run.id, handover.state, handover.text) == (first.id, "open", "".join(texts_before))
+        assert run.attempt > first.attempt
+        assert run.envelope.time_to_live_ms < 60_000
+        run.first = handover.position
+        await run.complete("c")
+        assert await texts(stream) == [*texts_before, "c"]
+    assert await audit(raw(pool)) == {first.id: "completed"}
+
+
+async def test_an_answer_whose_end_is_lost_again_is_interrupted(client: Client, worker: StandIn, pool: Pool) -> None:
+    """If nothing more has arrived since the request was submitted again, a third attempt would hardly bring more."""
+    async with client.chat("hello", role="planner") as stream:
+        first = await lose_end(worker, "a")
+        again = await lose_end(worker)
         with pytest.raises(Interrupted) as failed:
             await texts(stream)
     assert failed.value.partial == "a"
+    assert again.id == first.id
+    assert await audit(raw(pool)) == {first.id: "completed"}
+
+
+async def test_a_worker_that_no_longer_has_a_part_is_not_waited_for(client: Client, worker: StandIn) -> None:
+    """It sends the end again, but not what comes before. Another attempt sends both."""
+    async with client.chat("hello", role="planner") as stream:
+        run = await worker.next_run()
+        await run.say("a")
+        await until(lambda: stream.text == "a")
+        await run.say("b", lost=True)
+        run.has_evicted_deltas = True
+        await run.complete("c")
+        again = await worker.next_run()
+        handover = await again.ask_resume()
+        assert handover.text == "a"
+        again.first = handover.position
+        await again.complete("b", "c")
+        assert await texts(stream) == ["a", "b", "c"]
+
+
+async def test_leaving_a_stream_cancels_the_attempt_that_continues_it(client: Client, worker: StandIn) -> None:
+    """Although the pool has ended the request once."""
+    async with client.chat("hello", role="planner"):
+        await lose_end(worker, "a")
+        run = await worker.next_run()
+    async with asyncio.timeout(10):
+        await run.cancelled.wait()
 
 
 async def test_a_lost_end_mark_completes(client: Client, worker: StandIn) -> None:

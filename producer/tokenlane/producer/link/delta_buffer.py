@@ -119,6 +119,11 @@ class DeltaBuffer:
         """Whether a later delta has arrived before earlier ones."""
         return not self.ended and (bool(self._early) or self._ending is not None)
 
+    @property
+    def lacks_part(self) -> bool:
+        """Whether the last message of a complete answer has arrived, but not all deltas before it."""
+        return isinstance(self._ending, Completed) and not self.ended
+
     def pop(self) -> TokenDelta | None:
         """The next delta for the reader; None if it has not arrived yet."""
         return self._unread.pop()
@@ -166,6 +171,11 @@ class DeltaBuffer:
     def ignore_attempts_before(self, attempt: int) -> None:
         """Ignore messages of earlier attempts."""
         self.attempt = max(self.attempt, attempt)
+
+    def drop_attempt(self, attempt: int) -> None:
+        """Ignore an attempt from now on, although it ended the request: a later attempt continues the answer."""
+        self._begin_attempt(attempt + 1)
+        self.ended_by_pool = False
 
     def note_waiting(self, why: Wait | str, ended_attempt: int = 0) -> None:
         """Note why the request waits to start, for the error if its time to live passes first.

@@ -305,7 +305,8 @@ def _how_broken(cause: Cause | None) -> str:
             return "The answer broke off."
 
 
-def may_submit_again(has_copy: bool, *, has_ended: bool) -> bool:
-    """Whether an agent should submit a request again after the Redis server has lost it: if the agent has a copy of the
-    request, and does not know that the request has ended. An answer of which a part was delivered is continued."""
-    return has_copy and not has_ended
+def may_submit_again(has_copy: bool, *, has_ended: bool, has_progressed: bool = False) -> bool:
+    """Whether an agent with a copy of a request should submit it again: if the Redis server has lost the request, or if
+    the request has ended and no worker keeps the rest of the answer. The answer is then continued. To end at some time,
+    an agent asks for the rest again only if more of the answer has arrived since it last did (`has_progressed`)."""
+    return has_copy and (has_progressed or not has_ended)

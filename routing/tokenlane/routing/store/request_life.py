@@ -79,7 +79,8 @@ class Requests:
             envelope: the part of the request that routers read.
             payload: the part that only agent and worker read. This method seals it with the newest key that both the
                 pool and the agent have.
-            floor: the newest attempt that the agent has seen, if it submits a lost request again; otherwise 0.
+            floor: the newest attempt that the agent has seen, if it submits a request again that the pool has lost, or
+                of which the end of the answer is lost; otherwise 0.
 
         Returns:
             The request's id; or, if the agent has a live request with the same idempotency key, the id of that request.

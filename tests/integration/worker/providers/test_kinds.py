@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
 import pytest
+from tests.integration.clients import quick_client
 from tests.integration.lanes import lane_of
 from tests.integration.life import audit, raw
 from tests.waiting import until
@@ -136,6 +137,30 @@ async def test_an_answer_to_an_embed_that_was_lost_is_asked_for(
         monkeypatch.setattr(lane.pool.requests, "finish", silent)
         found = await client.embed("abcd", role="indexer")
         assert found.vectors[0][0] == 4
+
+
+@pytest.mark.parametrize("kind", ["embed", "command"])
+async def test_a_result_that_nobody_keeps_is_computed_again(
+    kind: str, redis_url: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the worker has forgotten the lost reply as well, the client submits the request again."""
+    provider = Household()
+    async with at_work(redis_url, provider) as lane, quick_client(redis_url) as client:
+        finish = lane.pool.requests.finish
+
+        async def silent(*args: object, **more: object) -> object:
+            monkeypatch.setattr(lane.pool.requests, "finish", finish)
+            return await finish(*args[:-1], b"{}", **more)  # type: ignore[arg-type,call-arg]  # as it was called
+
+        monkeypatch.setattr(lane.publisher.memory, "_kept_s", 0)
+        monkeypatch.setattr(lane.pool.requests, "finish", silent)
+        if kind == "embed":
+            assert (await client.embed("abcd", role="indexer")).vectors[0][0] == 4
+            assert provider.texts == [["abcd"]] * 2
+        else:
+            assert (await command(client, "load", "talker")).models
+            assert provider.done == ["loaded talker"] * 2
+        await nothing_left(pool)
 
 
 async def test_what_cannot_embed_is_said(redis_url: str, pool: Pool) -> None:

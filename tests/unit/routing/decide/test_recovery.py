@@ -343,10 +343,13 @@ def test_the_error_after_many_crashes_says_whether_other_requests_may_be_the_cau
 
 
 def test_an_agent_submits_a_lost_request_again() -> None:
-    """It does so if it has a copy of the request, and no part of the answer."""
+    """It does so if it has a copy of the request. If the request has ended, more of the answer must have arrived since
+    the last time."""
     assert may_submit_again(has_copy=True, has_ended=False)
+    assert may_submit_again(has_copy=True, has_ended=True, has_progressed=True)
     assert not may_submit_again(has_copy=True, has_ended=True)
     assert not may_submit_again(has_copy=False, has_ended=False)
+    assert not may_submit_again(has_copy=False, has_ended=True, has_progressed=True)
 
 
 def test_lanes_are_avoided_by_when_they_failed() -> None:

@@ -155,7 +155,7 @@ class RedisLink:
     # The methods that the heartbeat calls.
 
     async def resubmit(self, request: RedisRequest) -> None:
-        """Submit a request that the pool has lost.
+        """Submit a request again that the pool has lost, or of which no worker keeps the end.
 
         Raises:
             PoolUnavailable: the pool does not answer.
@@ -325,7 +325,7 @@ class RedisLink:
             handover = request.receive(message)
             if handover:
                 self.worker_messages.hand_over(handover)
-            elif request.wants_replay:
+            elif request.replays.are_wanted:
                 self.worker_messages.wake()
             if request.ended:
                 self.leave(request)

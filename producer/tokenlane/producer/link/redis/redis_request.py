@@ -33,7 +33,8 @@ from tokenlane.routing.decide.wait_cause import Wait, WaitingRequest
 from tokenlane.routing.store.request_life import Attachment, Ending, RequestStatus
 
 from .pool_view import PoolView
-from .request_state import ReplayRequest, RequestState, Step
+from .replays import ReplayRequest, Replays
+from .request_state import RequestState, Step
 from .timings import Timings
 
 _LAPSED_S = 0.01
@@ -53,6 +54,7 @@ class RedisRequest(OpenRequest):
         check_at: when the heartbeat checks the request, even if messages still arrive.
         left: set once the reader has left.
         left_at: when the reader left.
+        replays: asks a worker for missing messages.
 
     Args:
         client: the client's id.
@@ -85,9 +87,9 @@ class RedisRequest(OpenRequest):
         self._clock = clock
         self._copy = copy
         self._since = self._opened_at = self._heard_at = clock()
-        self._is_being_sent = self._may_be_in_pool = False
-        self._may_miss_messages = False
-        self._replay: ReplayRequest | None = None
+        self._is_being_sent = self._may_be_in_pool = self._may_miss_messages = False
+        self.replays = Replays(clock)
+        self._rest_wanted_from = -1
 
     @property
     def must_be_cancelled(self) -> bool:
@@ -154,7 +156,7 @@ class RedisRequest(OpenRequest):
         self._buffer.ignore_attempts_before(status.attempt)
         self.report_gap()
         again_s = timings.replay_every_s if ended else timings.possible_gap_replay_every_s
-        self._want_replay(status.worker, status.attempt, again_s)
+        self.replays.want(status.worker, status.attempt, again_s)
 
     def report_resubmission(self, error: Exception | None) -> None:
         """Take in the outcome of submitting a lost request again; without an error the pool has accepted it."""
@@ -163,11 +165,9 @@ class RedisRequest(OpenRequest):
             return
         if error is None:
             self._enter(RequestState.QUEUED)
-            self._why_waiting = "the pool had lost this request, which waits in its queue again"
+            self._why_waiting = "this request, or the end of its answer, was lost, and it waits in its queue again"
         elif isinstance(error, QueueFull):  # every beat tries again, since the pool had accepted the request before
-            self._why_waiting = (
-                f"the pool lost this request, and cannot accept it again yet: {error.message.rstrip('.')}"
-            )
+            self._why_waiting = f"the pool cannot accept this request again yet: {error.message.rstrip('.')}"
         elif not isinstance(error, PoolUnavailable):
             self.give_up(error if isinstance(error, LlmError) else RequestLost())
 
@@ -177,23 +177,25 @@ class RedisRequest(OpenRequest):
         if isinstance(message, Attached):
             self.owned &= message.client == self._client
             return []
-        buffer = self._buffer
+        buffer, timings = self._buffer, self._timings
+        if message.attempt < buffer.attempt:
+            return buffer.receive(message) if self.owned else []
         buffer.outage = ""
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
         self._heard_at, self.check_at = self._clock(), inf
-        self._why_waiting = None
-        if isinstance(message, Progressed):
-            self._why_waiting = f"lane {message.lane!r}: {message.progress.step}"
+        progress = message if isinstance(message, Progressed) else None
+        self._why_waiting = f"lane {progress.lane!r}: {progress.progress.step}" if progress else None
         if before != (buffer.attempt, buffer.position):
-            self._replay = None
+            self.replays.stop()
             self._may_miss_messages &= buffer.has_gap
-        if buffer.has_gap:
-            self._want_replay(buffer.worker, buffer.attempt, self._timings.replay_every_s)
-            is_last = isinstance(message, Completed | Failed)
-            if is_last and self._waits_for_replay(self._timings.ended_patience_s):
-                self.give_up(answer_lost("part"))  # the worker sends the end again, and no longer has what is missing
         self._enter(RequestState.RUNNING)
+        if buffer.has_gap:
+            self.replays.want(buffer.worker, buffer.attempt, timings.replay_every_s)
+            # Once the worker has sent the end again, it no longer has what is missing.
+            is_over = isinstance(message, Completed | Failed) and self.replays.have_waited(timings.ended_patience_s)
+            if is_over and not (buffer.lacks_part and self._wait_for_rest(buffer.attempt)):
+                self.give_up(answer_lost("part"))
         self._changed.set()
         return handover if self.owned else []
 
@@ -201,26 +203,18 @@ class RedisRequest(OpenRequest):
         """Note that messages may be missing."""
         self._heard_at = -inf
         self._may_miss_messages = True
-        self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
+        self.replays.want(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
 
     def report_reconnection(self) -> None:
         """Note that the connection to the pool was lost, and is there again. From now on the worker has all its time
         again to publish the missing messages, since it may not have received the request for them."""
-        self._replay = None
+        self.replays.stop()
         self.report_gap()
-
-    @property
-    def wants_replay(self) -> bool:
-        """Whether a worker must be asked for missing messages, now or later."""
-        return self._replay is not None
 
     def due_replay(self) -> tuple[ReplayRequest, MessageToWorker] | None:
         """The replay request that is due now, with its message to the worker; None if none is due."""
-        now, replay = self._clock(), self._replay
-        if replay is None or replay.due_at > now:
-            return None
-        replay.due_at = now + replay.every_s
-        return replay, MessageToWorker(replay.worker, self._buffer.replay(replay.attempt))
+        replay = self.replays.due()
+        return None if replay is None else (replay, MessageToWorker(replay.worker, self._buffer.replay(replay.attempt)))
 
     def report_outage(self, why: str) -> None:
         """Note that the pool does not answer, and why."""
@@ -252,7 +246,7 @@ class RedisRequest(OpenRequest):
             case "running":
                 self._when_running(status)
             case "completed" | "failed" | "cancelled" | "expired":
-                self._when_ending(status, status.state)
+                steps += self._when_ending(status, status.state)
             case _:
                 assert_never(status.state)
         self._changed.set()
@@ -289,18 +283,6 @@ class RedisRequest(OpenRequest):
             return False
         return True
 
-    def _want_replay(self, worker: str, attempt: int, every_s: float) -> None:
-        """Ask the worker, if one is known, to publish the missing messages again."""
-        if not worker:
-            return
-        if self._replay is None or (self._replay.worker, self._replay.attempt) != (worker, attempt):
-            self._replay = ReplayRequest(worker, attempt, every_s)
-        self._replay.every_s = every_s
-
-    def _waits_for_replay(self, for_s: float) -> bool:
-        """Whether a worker was first asked for missing messages at least this long ago."""
-        return self._replay is not None and self._clock() - self._replay.first_sent_at >= for_s
-
     def _check_owner(self, owner: str) -> list[Step]:
         if not self.owned or owner == self._client:
             return []
@@ -312,10 +294,11 @@ class RedisRequest(OpenRequest):
 
     def _when_missing(self, pool: PoolView) -> list[Step]:
         self._enter(RequestState.MISSING)
-        self._want_replay(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
+        self.replays.want(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
         if not self._has_been_for(pool.all_heard_s):
             return []  # a worker that runs the request registers it again with its next beat
-        if may_submit_again(self._copy is not None, has_ended=self._buffer.ended_by_pool):
+        may_submit = may_submit_again(self._copy is not None, has_ended=self._buffer.ended_by_pool)
+        if may_submit or (self._buffer.lacks_part and self._wait_for_rest(self._buffer.attempt)):
             return ["resubmit"]
         self.give_up(RequestLost())
         return []
@@ -330,18 +313,38 @@ class RedisRequest(OpenRequest):
         self._enter(RequestState.RUNNING)
         self._why_waiting = None
         if self._may_miss_messages:
-            self._want_replay(status.worker, status.attempt, self._timings.possible_gap_replay_every_s)
-        if self._buffer.has_gap and self._waits_for_replay(self._timings.running_patience_s):
+            self.replays.want(status.worker, status.attempt, self._timings.possible_gap_replay_every_s)
+        if self._buffer.has_gap and self.replays.have_waited(self._timings.running_patience_s):
             self.give_up(answer_lost("part"))
 
-    def _when_ending(self, status: RequestStatus, state: Ending) -> None:
+    def _when_ending(self, status: RequestStatus, state: Ending) -> list[Step]:
+        is_outdated = state == "completed" and status.attempt < self._buffer.attempt
+        if is_outdated and self._copy is not None and self.owned:
+            self._enter(RequestState.MISSING)
+            return ["resubmit"]
         self._enter(RequestState.ENDING)
         self._why_waiting = None
         if not status.worker:
             over = self._has_been_for(self._timings.last_message_s)
-        elif not (over := self._waits_for_replay(self._timings.ended_patience_s)):
-            self._want_replay(status.worker, status.attempt, self._timings.replay_every_s)
+        elif not (over := self.replays.have_waited(self._timings.ended_patience_s)):
+            self.replays.want(status.worker, status.attempt, self._timings.replay_every_s)
         if over:
             self._buffer.ignore_attempts_before(status.attempt)
+            if state == "completed" and status.end != self._buffer.position and self._wait_for_rest(status.attempt):
+                return ["resubmit"]
             self._buffer.end_as(state, status.end, status.code)
             self._enter(RequestState.ENDED)
+        return []
+
+    def _wait_for_rest(self, attempt: int) -> bool:
+        """Wait for another attempt to continue the answer, because this attempt has completed it and no worker keeps
+        the end. Return False if the request may not be submitted again for that."""
+        has_copy, position = self._copy is not None and self.owned, self._buffer.position
+        if not may_submit_again(has_copy, has_ended=True, has_progressed=position > self._rest_wanted_from):
+            return False
+        self._rest_wanted_from, self._may_miss_messages = position, False
+        self._buffer.drop_attempt(attempt)
+        self.replays.stop()
+        self._enter(RequestState.MISSING)
+        self.check_at = self._clock()
+        return True

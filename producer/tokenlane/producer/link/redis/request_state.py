@@ -14,14 +14,13 @@
 
 Whether part of the answer has arrived makes no difference: an answer that broke off is queued until a lane continues
 it. While the request is being sent, its status in the pool is ignored, since it is outdated. A request that stays
-missing or ending is submitted again or ended.
+missing or ending is submitted again or ended. If no worker keeps the end of a complete answer, the request becomes
+missing, and stays so until the pool has accepted it again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
 from typing import Literal, TypeAlias
 
 
@@ -29,8 +28,8 @@ class RequestState(StrEnum):
     """The state of a request.
 
     `QUEUED`: no attempt runs, as far as the reader knows. `RUNNING`: an attempt runs. `MISSING`: the pool does not know
-    the request. `ENDING`: the pool has ended the request, but its last messages have not arrived. `ENDED`: no more
-    messages are expected.
+    the request, or no worker keeps the end of its answer. `ENDING`: the pool has ended the request, but its last
+    messages have not arrived. `ENDED`: no more messages are expected.
     """
 
     QUEUED = "queued"
@@ -42,18 +41,3 @@ class RequestState(StrEnum):
 
 Step: TypeAlias = Literal["resubmit", "reclaim"]
 """What the link must do with the pool: submit the request again, or attach to it again."""
-
-
-@dataclass(eq=False)
-class ReplayRequest:
-    """A request for missing messages to the worker of one attempt, repeated every `every_s` until messages arrive."""
-
-    worker: str
-    attempt: int
-    every_s: float
-    due_at: float = 0
-    first_sent_at: float = inf
-
-    def mark_sent(self, now: float) -> None:
-        """Record that the request for messages was published."""
-        self.first_sent_at = min(self.first_sent_at, now)

@@ -13,7 +13,7 @@ from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.store.pool import Pool
 
 from .redis_request import RedisRequest
-from .request_state import ReplayRequest
+from .replays import ReplayRequest
 from .sealed_requests import SealedRequests
 
 _CHECK_EVERY_S = 0.25

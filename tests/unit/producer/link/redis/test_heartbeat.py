@@ -289,4 +289,4 @@ async def test_a_policy_nobody_can_read_ends_no_heartbeat() -> None:
         request = opened(link)
         await heartbeat.beat([request])
         assert "policy" in pool.calls
-        assert request.wants_replay or request.ended
+        assert request.replays.are_wanted or request.ended

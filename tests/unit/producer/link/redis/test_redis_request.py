@@ -29,7 +29,7 @@ from tokenlane.routing.contract.errors import (
     RequestLost,
     Timeout,
 )
-from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Resume
+from tokenlane.routing.contract.messages import Attached, Cancelled, ChannelMessage, Completed, Deltas, Failed, Resume
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.decide.wait_cause import WaitingRequest
@@ -63,20 +63,28 @@ def accepted(request: RedisRequest) -> RedisRequest:
         return request
 
 
-def stands(request: RedisRequest, state: State, clock: Clock, *, worker: str = "", owner: str = CLIENT) -> list[Step]:
+def stands(
+    request: RedisRequest,
+    state: State,
+    clock: Clock,
+    *,
+    worker: str = "",
+    owner: str = CLIENT,
+    attempt: int = ATTEMPT,
+) -> list[Step]:
     """The pool says, just now, how the request stands."""
     clock.now += 0.001
-    status = RequestStatus(state, ATTEMPT, worker, 1 if state == "completed" else None, "", owner)
+    status = RequestStatus(state, attempt, worker, 5 if state == "completed" else None, "", owner)
     return request.follow_status(status, clock(), PoolView(TIMINGS))
 
 
-def said(*texts: str, attempt: int = ATTEMPT) -> Deltas:
+def said(*texts: str, attempt: int = ATTEMPT, first: int = 0) -> Deltas:
     deltas = [TokenDelta(text=text) for text in texts]
-    return Deltas(attempt=attempt, worker=WORKER, lane="l", model="m", first=0, deltas=deltas)
+    return Deltas(attempt=attempt, worker=WORKER, lane="l", model="m", first=first, deltas=deltas)
 
 
-def completed(end: int) -> Completed:
-    return Completed(attempt=ATTEMPT, worker=WORKER, lane="l", model="m", first=end, end=end, usage=Usage())
+def completed(end: int, *, attempt: int = ATTEMPT) -> Completed:
+    return Completed(attempt=attempt, worker=WORKER, lane="l", model="m", first=end, end=end, usage=Usage())
 
 
 def in_state(state: RequestState, clock: Clock, *, part: bool) -> RedisRequest:
@@ -230,7 +238,7 @@ async def test_an_end_that_nobody_repeats_is_believed_after_a_while(worker: str,
             due[0].mark_sent(clock())
         ended.append(request.ended)
     assert ended == [False, False, True]
-    assert request.wants_replay == (worker != "")
+    assert request.replays.are_wanted == (worker != "")
     assert type(request.error) is LlmError
 
 
@@ -249,16 +257,120 @@ async def test_a_worker_has_all_its_time_again_after_an_outage() -> None:
     assert ended == [False, False, False, True]
 
 
-async def test_a_lost_answer_whose_end_is_known_is_not_asked_for_again() -> None:
-    """The request ran to its end, so another attempt would answer it twice."""
+def lose_end(request: RedisRequest, clock: Clock, how: str, *, attempt: int = ATTEMPT) -> list[Step]:
+    """The answer is complete in this attempt, but nobody sends its end, or all of it. What the reader then does."""
+    steps = list[Step]()
+    if how == "nobody answers":
+        for _ in range(2):
+            steps += stands(request, "completed", clock, worker=WORKER, attempt=attempt)
+            pass_patience(request, clock)
+    elif how == "a part is missing":
+        for _ in range(2):
+            request.receive(completed(5, attempt=attempt))
+            pass_patience(request, clock)
+    else:
+        request.receive(completed(5, attempt=attempt))
+        for _ in range(2):
+            steps += stands(request, "missing", clock)
+            clock.now += LONG_S
+    return steps + stands(request, "missing" if how == "the pool has lost it" else "completed", clock, attempt=attempt)
+
+
+def pass_patience(request: RedisRequest, clock: Clock) -> None:
+    """The worker is asked for what is missing, and has had its time to send it."""
+    if (due := request.due_replay()) is not None:
+        due[0].mark_sent(clock())
+    clock.now += TIMINGS.ended_patience_s
+
+
+LOST = ("nobody answers", "a part is missing", "the pool has lost it")
+
+
+@pytest.mark.parametrize("part", [True, False])
+@pytest.mark.parametrize("how", LOST)
+async def test_an_answer_of_which_the_end_is_lost_is_continued(how: str, *, part: bool) -> None:
+    """The agent submits the request again, under a newer attempt than that which completed it, and reads the rest."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=part)
+    assert "resubmit" in lose_end(request, clock, how)
+    assert request.state is RequestState.MISSING
+    assert not request.replays.are_wanted
+    _, _, floor = request.submission()
+    assert floor > ATTEMPT
+    accepted(request).report_resubmission(None)
+    assert request.must_be_cancelled
+    request.receive(completed(5))  # the worker of the first attempt still has no more
+    assert not request.replays.are_wanted
+    request.receive(completed(1, attempt=floor + 1) if part else said("a", attempt=floor + 1))
+    assert request.ended is part
+    assert request.text == "a"
+
+
+@pytest.mark.parametrize("how", LOST)
+async def test_the_rest_of_an_answer_is_asked_for_again_only_with_more_of_it(how: str) -> None:
+    """Otherwise an agent that can never read the end of its answer would have it made again and again."""
     clock = Clock()
     request = in_state(RequestState.RUNNING, clock, part=True)
-    request.receive(completed(3))
+    for attempt in (ATTEMPT, ATTEMPT + 10):
+        assert "resubmit" in lose_end(request, clock, how, attempt=attempt)
+        accepted(request).report_resubmission(None)
+        if attempt == ATTEMPT:
+            request.receive(said("b", attempt=ATTEMPT + 10, first=1))
+    assert "resubmit" not in lose_end(request, clock, how, attempt=ATTEMPT + 20)
+    assert isinstance(request.error, Interrupted)
+    assert request.error.partial == "ab"
+
+
+@pytest.mark.parametrize("how", LOST)
+@pytest.mark.parametrize("why", ["no copy", "another owner"])
+async def test_the_rest_of_an_answer_is_for_its_owner(why: str, how: str) -> None:
+    """A reader that attached has no copy of the request; if another client owns the request, that client decides."""
+    clock = Clock()
+    request = accepted(made(clock, copy=why != "no copy"))
+    request.receive(said("a"))
+    if why == "another owner":
+        request.receive(Attached(attempt=ATTEMPT, client="another"))
+    assert "resubmit" not in lose_end(request, clock, how)
+    assert isinstance(request.error, Interrupted)
+    assert request.error.partial == "a"
+
+
+@pytest.mark.parametrize("error", [QueueFull(), PoolUnavailable()])
+async def test_the_rest_is_asked_for_until_the_pool_accepts_it(error: LlmError) -> None:
+    """Until then the pool says that the request is complete."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    lose_end(request, clock, "nobody answers")
+    for _ in range(2):
+        request.report_resubmission(error)
+        assert stands(request, "completed", clock, worker=WORKER) == ["resubmit"]
+    request.report_resubmission(error)
+    assert stands(request, "waiting", clock) == []
+    assert request.state is RequestState.QUEUED
+
+
+async def test_a_server_that_forgot_the_second_submission_gets_it_again() -> None:
+    """A replica that has become the primary may know only the attempt that completed the request."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    lose_end(request, clock, "nobody answers")
+    accepted(request).report_resubmission(None)
+    request.receive(said("b", attempt=ATTEMPT + 10, first=1))
+    assert stands(request, "completed", clock, worker=WORKER) == ["resubmit"]
+    assert request.submission()[2] >= ATTEMPT + 10
+    request.receive(Attached(attempt=ATTEMPT + 10, client="another"))
+    assert stands(request, "completed", clock, worker=WORKER, owner="another") == []
+
+
+async def test_a_failure_of_which_a_part_is_lost_is_final() -> None:
+    """The pool has decided that the request ends, so it is not submitted again."""
+    clock = Clock()
+    request = in_state(RequestState.RUNNING, clock, part=True)
+    request.receive(Failed(attempt=ATTEMPT, worker=WORKER, first=3, end=3, error=Timeout().report()))
     for _ in range(2):
         clock.now += LONG_S
         assert stands(request, "missing", clock) == []
     assert isinstance(request.error, Interrupted)
-    assert request.error.partial == "a"
 
 
 class Walk(RuleBasedStateMachine):
