@@ -67,8 +67,9 @@ class Service:
     @property
     def healthcheck(self) -> list[str] | None:
         """The command whose success makes the container healthy; None if there is none."""
-        test = self.entry.get("healthcheck", {}).get("test", IMAGE.healthcheck if self.is_ours else None)
-        if test is None:
+        own = self.entry.get("healthcheck", {})
+        test = own.get("test", IMAGE.healthcheck if self.is_ours else None)
+        if test is None or own.get("disable"):
             return None
         kind, *words = test
         return ["sh", "-c", *words] if kind == "CMD-SHELL" else words

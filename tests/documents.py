@@ -19,6 +19,7 @@ PAGES_WITH_COMMANDS = (
 """The pages whose commands `tests/live/test_readme.py` runs, in this order."""
 ELSEWHERE = {
     "deploy": "test_compose.py: the services of docker-compose.yml, as processes",
+    "deploy-kubernetes": "none: they need Docker and a cluster; test_kubernetes.py validates the manifests",
     "deploy-systemd": "test_systemd.py: the units, as processes",
     "security": "test_key.py: they need a pool whose key changes",
     "tracing": "test_tracing.py: they need a collector",

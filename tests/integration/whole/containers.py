@@ -73,7 +73,7 @@ class Containers:
         for _ in range(wanted - len(started)):
             places = self._places(service)
             command = _rewritten(service.command, places)
-            if command[0] == "valkey-server":
+            if service.name == "valkey":
                 command += ["--port", str(self.valkey_port), "--bind", "127.0.0.1"]
             child = await self._start(service, command, places)
             started.append(child)
@@ -102,7 +102,7 @@ class Containers:
 
     async def _until_healthy(self, service: Service, child: Child, places: Mapping[str, str]) -> None:
         if service.healthcheck is None:
-            await child.says("serves")
+            await child.says("until Ctrl-C")
             return
         check = _rewritten(service.healthcheck, places)
 
@@ -134,6 +134,8 @@ class Containers:
     def _places(self, service: Service) -> dict[str, str]:
         """What stands in place of each path and `HOST:PORT` in a new container."""
         places = dict(self._hosts)
+        for port in re.findall(r"0\.0\.0\.0:(\d+)", " ".join(service.command)):
+            places[f"0.0.0.0:{port}"] = places[f"127.0.0.1:{port}"] = f"127.0.0.1:{free_port()}"
         for mount in service.mounts:
             if mount.source.startswith("."):
                 places[mount.target] = str(ROOT / mount.source)
@@ -150,8 +152,8 @@ class Containers:
 
     def _drops_rights(self, service: Service) -> bool:
         """Whether the service's processes run as its user."""
-        needed = Path(sys.executable) if service.is_ours else self._programs / service.command[0]
-        return os.geteuid() == 0 and all(_others_may_enter(path) for path in (ROOT, needed.resolve().parent))
+        program = Path(sys.executable if service.is_ours else get_binary_path())
+        return os.geteuid() == 0 and all(_others_may_enter(path) for path in (ROOT, program.resolve().parent))
 
     def _make_programs(self) -> None:
         self._programs.mkdir()

@@ -13,8 +13,7 @@ from tokenlane.benches.simulator import Simulator
 
 from .containers import Containers, containers
 
-THEIRS = {"ollama", "ollama-gpu"}
-"""Services of which the simulator takes the place."""
+PROFILES = {"core", "observe"}
 
 
 async def carry_out(command: str, project: Containers) -> None:
@@ -25,15 +24,14 @@ async def carry_out(command: str, project: Containers) -> None:
         case ["up", *options]:
             scaled = dict(option.split("=") for option in options if "=" in option)
             for service in project.services.values():
-                if "core" in service.profiles and service.name not in THEIRS:
+                if service.profiles & PROFILES and (service.is_ours or service.name == "valkey"):
                     await project.up(service, replicas=int(scaled.get(service.name, 0)) or None)
         case ["run", "--rm", name, *arguments]:
             ended = await project.run(project.services[name], *arguments)
             assert ended.code == 0, f"{command}\n{ended.error}"
             assert ended.out.strip()
         case ["exec", name, program, *_]:
-            assert name in THEIRS
-            assert program == "ollama"
+            assert (project.services[name].is_ours, program) == (False, "ollama")  # the simulator takes its place
         case ["logs", *names]:
             assert set(names) <= project.running.keys()
         case ["ps"]:

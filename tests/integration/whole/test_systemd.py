@@ -16,13 +16,14 @@ from pathlib import Path
 from tests.child_output import shown_on_failure
 from tests.documents import commands_of
 from tests.integration.farm import Child
+from tests.integration.servers import free_port
 from tests.repository import ROOT
 from tests.systemd import Unit
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client
 
-READY = {"worker": "serves", "router": "until Ctrl-C"}
+READY = {"worker": "serves", "router": "until Ctrl-C", "exporter": "until Ctrl-C"}
 NOT_HERE = ("useradd", "python3", "/opt/tokenlane/bin/pip", "journalctl")
 """What makes a user and an environment, as `make install` does for this one, and what shows systemd's own journal."""
 
@@ -33,7 +34,8 @@ class Host:
     def __init__(self, root: Path, redis_url: str, endpoint: str) -> None:
         self.services: dict[str, Child] = {}
         self.key = ""
-        self._root, self._redis_url, self._endpoint = root, redis_url, endpoint
+        self._root = root
+        self._values = {"redis://worker:PASSWORD@gpu-hub:6379": redis_url, "http://localhost:8000": endpoint}
         for folder in ("opt/tokenlane/bin", "etc/systemd/system", "var/lib/tokenlane"):
             (root / folder).mkdir(parents=True)
         (root / "opt/tokenlane/bin/tokenlane").symlink_to(Path(sys.executable).parent / "tokenlane")
@@ -43,20 +45,18 @@ class Host:
         match shlex.split(command):
             case ["tokenlane", "key", *arguments]:
                 self.key = (await self._run("key", "tokenlane", "key", *arguments)).strip()
+                self._values["tlk1-KEY"] = self.key
             case ["sudo", program, *_] if program in NOT_HERE:
                 pass
             case ["sudo", "install", "-d", folder]:
                 self._path(folder).mkdir()
-            case ["sudo", "install", "-m", mode, source, target]:
-                placed = Path(shutil.copy(ROOT / source, self._path(target)))
-                placed.chmod(int(mode, 8))
-                text = placed.read_text(encoding="utf-8").replace("tlk1-KEY", self.key)
-                text = text.replace("redis://:PASSWORD@gpu-hub:6379", self._redis_url)
-                placed.write_text(text.replace("http://localhost:8000", self._endpoint), encoding="utf-8")
+            case ["sudo", "install", "-m", mode, *sources, target]:
+                for source in sources:
+                    self._install(ROOT / source, self._path(target), int(mode, 8))
             case ["sudo", "systemctl", "daemon-reload"]:
                 assert list(self._path("/etc/systemd/system").glob("*.service"))
             case ["sudo", "systemctl", "enable", "--now", name]:
-                self.services[name] = await self._start(name)
+                await self._start(name)
             case ["sudo", "systemctl", "stop", name]:
                 await self.stop(name)
             case _:
@@ -74,7 +74,16 @@ class Host:
         """Kill what still runs."""
         await asyncio.gather(*(child.kill() for child in self.services.values()))
 
-    async def _start(self, name: str) -> Child:
+    def _install(self, source: Path, target: Path, mode: int) -> None:
+        placed = Path(shutil.copy(source, target))
+        placed.chmod(mode)
+        text = placed.read_text(encoding="utf-8")
+        text = re.sub(r"127\.0\.0\.1:\d+", lambda _: f"127.0.0.1:{free_port()}", text)
+        for name, value in self._values.items():
+            text = text.replace(name, value)
+        placed.write_text(text, encoding="utf-8")
+
+    async def _start(self, name: str) -> None:
         """Start a service as its unit says, and wait until it is ready."""
         template, at, instance = name.partition("@")
         unit = Unit(self._path(f"/etc/systemd/system/{template}{at}.service"))
@@ -82,9 +91,8 @@ class Host:
         lines = [*unit.values("Environment"), *(line for line in file.splitlines() if not line.startswith("#"))]
         variables = {key: self._placed(value) for key, _, value in (line.partition("=") for line in lines)}
         command = [self._placed(word) for word in unit.command(instance)]
-        child = await self._spawn(name, command, variables, self._path(unit.value("WorkingDirectory")))
-        await child.says(READY[command[1]])
-        return child
+        self.services[name] = await self._spawn(name, command, variables, self._path(unit.value("WorkingDirectory")))
+        await self.services[name].says(READY[command[1]])
 
     async def _run(self, name: str, *command: str) -> str:
         ended = await (await self._spawn(name, list(command), {}, self._root)).ended()

@@ -12,14 +12,17 @@ import pytest
 import yaml
 from tests.compose import DOCKERFILE, FILE, IMAGE, Service, example_settings, new_settings, read_services, variables_in
 from tests.repository import ROOT
+from tests.verbs import every_verb
 
 from tokenlane.config.host.pool_key_files import PoolKey
 
 SERVICES = read_services(new_settings())
+SECRETS = {name for name in example_settings() if name.endswith(("_KEY", "_PASSWORD", "_TOKEN"))}
 BIN = Path(sys.executable).parent
-FOR_ONE_COMMAND = {"tools"}
+FOR_ONE_COMMAND = {"agent", "ops"}
 """Services that `docker compose run` starts for one command."""
-WITHOUT_HEALTHCHECK = {"worker", *FOR_ONE_COMMAND}
+WITHOUT_A_PROGRAM = {"collector", "jaeger"}
+"""Services whose images contain no program that could check the service."""
 
 
 def run(*command: str | Path) -> tuple[int, str]:
@@ -44,7 +47,7 @@ def test_each_variable_is_in_the_example() -> None:
     text = FILE.read_text(encoding="utf-8")
     assert {*variables_in(text), "COMPOSE_PROFILES"} == example_settings().keys()
     required = set(re.findall(r"\$\{(\w+):\?", text))
-    assert required == {name for name, value in example_settings().items() if not value}
+    assert required == SECRETS
 
 
 def test_each_secret_is_required() -> None:
@@ -56,10 +59,9 @@ def test_each_secret_is_required() -> None:
 def test_new_secrets_are_random_and_usable() -> None:
     """The pool's key is one, and passwords need no quoting in a URL. All other lines are those of the example."""
     first, second = new_settings(), new_settings()
-    secrets = {name for name, value in example_settings().items() if not value}
-    assert {name for name in first if first[name] != second[name]} == secrets
+    assert {name for name in first if first[name] != second[name]} == SECRETS
     assert PoolKey.parse(first["TOKENLANE_POOL_KEY"]) != PoolKey.parse(second["TOKENLANE_POOL_KEY"])
-    passwords = [first[name] for name in secrets if name.endswith("_PASSWORD")]
+    passwords = [first[name] for name in SECRETS - {"TOKENLANE_POOL_KEY"}]
     assert all(re.fullmatch(r"\w{32,}", password) for password in passwords)
 
 
@@ -91,7 +93,7 @@ class TestService:
 
     def test_says_how_it_is(self, service: Service) -> None:
         """All others have a health check."""
-        assert (service.healthcheck is None) == (service.name in WITHOUT_HEALTHCHECK)
+        assert (service.healthcheck is None) == (service.name in FOR_ONE_COMMAND | WITHOUT_A_PROGRAM | {"worker"})
 
     def test_listens_on_loopback_alone(self, service: Service) -> None:
         """No other machine reaches a published port."""
@@ -110,14 +112,14 @@ class TestService:
     def test_depends_on_services_of_its_profiles(self, service: Service) -> None:
         """Compose refuses a service that depends on one that no active profile has."""
         for name in service.entry.get("depends_on", {}):
-            assert service.profiles - FOR_ONE_COMMAND <= SERVICES[name].profiles
+            assert service.profiles - {"tools"} <= SERVICES[name].profiles
 
 
 def test_a_stop_leaves_time_to_drain() -> None:
     """Docker kills a worker later than the worker itself ends its requests."""
     worker = SERVICES["worker"]
-    drain = int(worker.command[worker.command.index("--drain") + 1])
-    assert int(worker.entry["stop_grace_period"].removesuffix("s")) > drain
+    (drain,) = [word.removeprefix("--drain=") for word in worker.command if word.startswith("--drain=")]
+    assert int(worker.entry["stop_grace_period"].removesuffix("s")) > int(drain)
 
 
 def test_valkey_has_memory_for_a_copy() -> None:
@@ -160,3 +162,27 @@ class TestImage:
         code, output = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, context)
         assert code == 0, output
         assert list(tmp_path.glob("tokenlane-*.whl"))
+
+
+def test_the_pages_name_services_that_exist() -> None:
+    """In commands and in the running text, and the table of docs/deploy.md has each with its profiles."""
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    named = re.findall(r"docker compose (?:exec|logs|run --rm) ([\w-]+)", page)
+    assert {*named} <= SERVICES.keys()
+    rows = re.findall(r"^\| (`[^|]+) \| *([^|]*?) *\|", page, re.MULTILINE)
+    profiles = {name: profile for names, profile in rows for name in re.findall(r"`([\w-]+)`", names)}
+    shown = {"all": {"core", "gpu", "observe"}, "": {"tools"}}
+    assert profiles.keys() == SERVICES.keys()
+    for name, text in profiles.items():
+        assert SERVICES[name].profiles == (shown.get(text) or {*text.split(", ")}), name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, service in SERVICES.items() if service.is_ours and service.command[1:]]
+)
+def test_the_commands_of_our_services_exist(name: str) -> None:
+    """Each is a verb of the command line, with options that the verb has."""
+    verb, *arguments = SERVICES[name].entry["command"]
+    (command,) = [known.command for known in every_verb() if known.words == (verb,)]
+    options = {option for param in command.params for option in param.opts}
+    assert {argument.partition("=")[0] for argument in arguments} <= options
