@@ -13,7 +13,7 @@ from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from .connection_classes import NoReply
 from .redis_py import CONNECTION_ERRORS
 from .refusals import find_refusal, translate_refusal
-from .tls import causes, tls_trouble
+from .tls import CLIENT_CERTIFICATE, causes, tls_trouble
 
 _USER = re.compile(r"[a-z+]+://([^:@/]+):")
 _START_ONE = "`tokenlane up` starts a server on this host."
@@ -52,9 +52,10 @@ def translate_error(
     if uses_tls and (trouble := tls_trouble(error, where)):
         return PoolUnavailable(trouble)
     if isinstance(error, CONNECTION_ERRORS) and _hung_up(error):
+        remedy = CLIENT_CERTIFICATE if uses_tls else "use rediss:// in the URL if the server accepts only TLS"
         return PoolUnavailable(
-            f"The server at {where} closed the connection without a reply: use rediss:// in the URL if the server "
-            "accepts only TLS, or raise its maxclients if it has too many clients.",
+            f"The server at {where} closed the connection without a reply: {remedy}, or raise its maxclients if it has "
+            "too many clients.",
             retryable=True,
             retry_after_s=1.0,
         )

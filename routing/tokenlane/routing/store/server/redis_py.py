@@ -54,6 +54,8 @@ CONNECTION_ERRORS = (redis_errors.ConnectionError, redis_errors.TimeoutError, OS
 
 MAX_CONNECTIONS = 32
 _ARQ_RETRIES = 10
+_ARQ_TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+"""The options for TLS that ARQ passes on to redis-py."""
 _OURS: dict[str, Any] = {
     "protocol": 2,
     "socket_timeout": None,
@@ -94,7 +96,7 @@ def connections(
         OSError: a TLS file that the URL names cannot be read.
     """
     with _redis_url(url, finder):
-        options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **parse_url(url), **_OURS}
+        options: dict[str, Any] = {"socket_connect_timeout": timings.connect_s, **_url_options(url), **_OURS}
         options.pop("timeout", None)  # an option of redis-py's BlockingConnectionPool
         base = options.get("connection_class")
         options["connection_class"] = connection_class(base, finds_primary=finder is not None)
@@ -117,8 +119,10 @@ def arq_settings(url: str) -> ArqRedisSettings:
     from arq.connections import RedisSettings  # agents have no ARQ
 
     parsed = RedisSettings.from_dsn(url)
+    tls: dict[str, Any] = {name: value for name, value in _url_options(url).items() if name in _ARQ_TLS}
     return replace(
         parsed,
+        **tls,
         username=parsed.username and unquote(parsed.username),
         password=parsed.password and unquote(parsed.password),
         unix_socket_path=parsed.unix_socket_path and unquote(parsed.unix_socket_path),
@@ -132,6 +136,15 @@ def arq_client(pool: Connections) -> ArqRedis:
     from arq.connections import ArqRedis
 
     return ArqRedis(pool)
+
+
+def _url_options(url: str) -> dict[str, Any]:
+    """The options of redis-py's connections in a URL. A certificate must be for the URL's host, unless the URL says
+    otherwise: redis-py before version 6 accepts one for any host."""
+    options = dict(parse_url(url))
+    if url.startswith("rediss"):
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
+    return options
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from typing import Any
 
 from tokenlane.config.host.bounded_files import read_file
 
+CLIENT_CERTIFICATE = (
+    "if the server requires a client certificate, add the files of one that its authority signed to the URL, "
+    "?ssl_certfile=PATH&ssl_keyfile=PATH"
+)
 _OF_FILES = ("[X509", "[PEM", "[ASN1", "PEM lib", "cadata")
 """Parts of the texts of OpenSSL's errors that come from reading a file."""
 
@@ -66,14 +70,11 @@ def tls_trouble(error: BaseException, where: str) -> str | None:
         case ssl.SSLError() as failed if any(part in str(failed) for part in _OF_FILES):
             return _unreadable(where, "one of the files contains no certificate or key in PEM format")
         case ssl.SSLError(reason=str(reason)) if "ALERT" in reason:
-            return (
-                f"The Redis server at {where} refuses the TLS handshake ({reason}): if the server requires a client "
-                "certificate, add its files to the URL, ?ssl_certfile=PATH&ssl_keyfile=PATH."
-            )
+            return f"The Redis server at {where} refuses the TLS handshake ({reason}): {CLIENT_CERTIFICATE}."
         case ssl.SSLError() | TimeoutError() | ConnectionResetError() | BrokenPipeError():
             return (
                 f"No Redis server answers over TLS at {where}: check that this port accepts TLS; for a server without "
-                "TLS, use redis:// in the URL."
+                f"TLS, use redis:// in the URL; {CLIENT_CERTIFICATE}."
             )
         case _:
             return None
