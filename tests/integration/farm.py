@@ -198,6 +198,11 @@ class Child:
 
         await eventually(said, _START_S, child=self)
 
+    @property
+    def metrics_url(self) -> str:
+        """Where a worker serves its metrics, as it says."""
+        return str(json.loads(self.out.splitlines()[0])["metrics"])
+
     def freeze(self) -> None:
         """Stop it where it is."""
         self.process.send_signal(signal.SIGSTOP)

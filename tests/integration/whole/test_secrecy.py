@@ -1,4 +1,4 @@
-"""What an agent says and is told is in no log, span, exception or repr; and traces span processes."""
+"""What an agent says and is told is in no log, span, metric, exception or repr; and traces span processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -101,9 +102,14 @@ async def test_nothing_said_is_logged(
 ) -> None:
     """With every logger at its finest neither worker nor client writes a prompt, an output or a key."""
     caplog.set_level(logging.DEBUG)
-    worker = await opened.worker("gpu0", backend, shim=EVERY_LOG, TOKENLANE_API_KEY=KEY)
+    options = ("--metrics", "127.0.0.1:0")
+    worker = await opened.worker("gpu0", backend, *options, shim=EVERY_LOG, TOKENLANE_API_KEY=KEY)
     errors = await ask_everything(redis_url)
     assert len(errors) == len(FATES) - 1
+    async with aiohttp.ClientSession() as session, session.get(f"{worker.metrics_url}/metrics") as page:
+        metrics = await page.text()
+    assert "gen_ai_client_operation_duration_seconds_bucket" in metrics
+    assert marked(metrics) == []
     said = await stopped(worker)
     assert said.count(f" {observe.__name__}: ") >= len(FATES), "the loggers say nothing"
     assert marked(said) == []

@@ -19,6 +19,7 @@ from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.support.tasks import background, restart_on_error
 
+from .attempt.measure import AttemptTimes
 from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
 from .embeddings.fallback_model import FALLBACK_SETTINGS, FastText, is_fasttext_installed
@@ -134,7 +135,7 @@ async def _assemble(
     availability = Availability(*await _describe_at_startup(settings, provider))
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     runs, publisher = Runs(), Publisher(pool, worker, settings.name, timings)
-    embedder, totals = Embedder(provider, settings.provider, vectors), AttemptTotals()
+    embedder, totals, times = Embedder(provider, settings.provider, vectors), AttemptTotals(), AttemptTimes(settings)
 
     def report() -> WorkerReport:
         return WorkerReport(
@@ -175,8 +176,9 @@ async def _assemble(
         embedder,
         readiness,
         transcripts,
-        (log_attempt, totals.count),
+        (log_attempt, totals.count, times.observe),
         timings,
+        measured=lambda: times.samples(publisher.intervals),
         token_spans=token_spans,
     )
 

@@ -26,6 +26,8 @@ from tokenlane.routing.store.server import Server
 from .assembly import open_lane
 from .builtin.server import with_builtin_server
 from .lane.arq_worker import NO_FUNCTIONS
+from .lane.lane import Lane
+from .metrics_server import MetricsServer, serving_metrics
 from .run_and_drain import run_worker
 
 
@@ -81,8 +83,13 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
             settings = await stack.enter_async_context(with_builtin_server(settings))
         if not stopping.is_set():
             cache, transcripts = cache_settings(), debugging("llm")
-            tokens = telemetry_settings().tokens
+            tokens, server = telemetry_settings().tokens, MetricsServer()
             lane = open_lane(
                 *(settings, redis), pool_name=pool, cache=cache, transcripts=transcripts, token_spans=tokens
             )
-            await run_worker(lane, fallback=True, stopping=stopping)
+
+            async def ready(opened: Lane) -> None:
+                server.lane = opened
+
+            async with serving_metrics(server, settings.metrics, pool):
+                await run_worker(lane, fallback=True, on_ready=ready, stopping=stopping)

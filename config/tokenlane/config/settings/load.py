@@ -151,6 +151,7 @@ class LaneOptions(TypedDict, total=False):
     endpoint: str | None
     models: Sequence[str]
     capacity: int | None
+    metrics: str | None
 
 
 def lane_options(**options: Unpack[LaneOptions]) -> dict[str, Setting]:
@@ -247,6 +248,7 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
         api_key_from=source,
         max_input_tokens=lane.max_input_tokens,
         auto_pull=bool(lane.auto_pull),
+        metrics=lane.metrics,
         digests=pins,
         pinned_by={model: settings.leaves["models", model, "digest"].source for model in pins},
         **{stage: getattr(lane, setting) / 1000 for stage, setting in _TIMEOUTS.items()},

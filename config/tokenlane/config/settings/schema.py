@@ -156,6 +156,7 @@ class LaneSection(Provider):
         | None
     ) = None
     capacity: Literal["auto"] | Count | None = Field(None, description='"auto" or a whole number, at least 1')
+    metrics: Text | None = Field(None, description=f"{_TEXT}: HOST or HOST:PORT, at which the worker serves metrics")
 
 
 class ProcessLaneSection(LaneSection):

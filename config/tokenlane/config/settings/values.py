@@ -133,6 +133,7 @@ class LaneSettings:
     token_timeout_s: float = 60.0  # between two tokens
     total_timeout_s: float = 3600.0  # one attempt
     max_input_tokens: int | None = None  # an estimate; longer prompts are refused; None: no limit
+    metrics: str | None = None  # HOST or HOST:PORT at which the worker serves its metrics; None: nowhere
     auto_pull: bool = False  # pull a missing model when a request names it
     digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: the digest that it must have
     pinned_by: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: FILE:LINE of that digest

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.wire import new_id
@@ -28,6 +30,14 @@ def test_totals_count_all_attempts() -> None:
         prompt_tokens=16,
         completion_tokens=8,
     )
+
+
+def test_wasted_and_continued_answers() -> None:
+    """Deltas are wasted if nobody wants the answer any more; attempts that continue an answer are counted."""
+    totals = AttemptTotals()
+    for outcome in ("completed", "cancelled", "expired", "requeued"):
+        totals.count(replace(event(outcome), deltas=5, is_continued=outcome == "completed"))
+    assert (totals.report().wasted_deltas, totals.report().continued) == (10, 1)
 
 
 def test_failures_in_a_row() -> None:

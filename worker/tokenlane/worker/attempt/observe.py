@@ -60,6 +60,9 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         waited_ms=run.claim.waited_ms,
         first_token_ms=None if run.outlet.first_put_at is None else run.elapsed_ms(run.outlet.first_put_at),
         usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.elapsed_ms()),
+        starts=run.claim.starts,
+        is_continued=run.partial is not None,
+        deltas=run.outlet.deltas,
     )
 
 
@@ -127,6 +130,7 @@ class AttemptTotals:
         self._errors: Counter[str] = Counter()
         self._failing: Counter[str] = Counter()
         self._prompt_tokens = self._completion_tokens = 0
+        self._continued = self._wasted_deltas = 0
 
     def count(self, event: AttemptEnded) -> None:
         """Count one ended attempt."""
@@ -141,6 +145,9 @@ class AttemptTotals:
             self._newest_failure = (event.code, self._clock())
         self._prompt_tokens += event.usage.prompt_tokens
         self._completion_tokens += event.usage.completion_tokens
+        self._continued += event.is_continued
+        if event.request_outcome in ("cancelled", "expired"):
+            self._wasted_deltas += event.deltas
 
     def report(self) -> AttemptsReport:
         """The counts since the worker started."""
@@ -153,4 +160,6 @@ class AttemptTotals:
             failing_ms=int(1000 * (self._clock() - failed_at)) if failing_code else 0,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
+            continued=self._continued,
+            wasted_deltas=self._wasted_deltas,
         )

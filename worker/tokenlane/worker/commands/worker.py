@@ -44,6 +44,7 @@ from tokenlane.worker.builtin.server import is_installed, needs_builtin_server, 
 from tokenlane.worker.discovery.choose import choose_model_server, describe_choice
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.metrics_server import PORT, MetricsServer, serving_metrics
 from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
 from tokenlane.worker.startup.make_report import dry_run, report_on_lane
 from tokenlane.worker.startup.startup_report import Destination, StartupReport
@@ -70,6 +71,13 @@ def worker(
     capacity: Annotated[
         int | None, typer.Option(help="How many requests to serve at once. The default depends on the provider.", min=1)
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST[:PORT]",
+            help=f"Where to serve metrics and health. Default: nowhere; port {PORT}.",
+        ),
+    ] = None,
     drain: Annotated[
         float, typer.Option(help="How many seconds running requests may take to finish after a stop signal.", min=0)
     ] = DRAIN_S,
@@ -82,7 +90,7 @@ def worker(
     supervised: Annotated[bool, typer.Option(hidden=True, help="Stop when standard input ends.")] = False,
 ) -> None:
     """Serve one lane: one model server, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
-    settings_for = partial(lane_settings, lane=lane, models=model or (), capacity=capacity)
+    settings_for = partial(lane_settings, lane=lane, models=model or (), capacity=capacity, metrics=metrics)
     settings, discovered, only_toy = settings_for(provider=provider, endpoint=endpoint), None, False
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
         discovered = choose_model_server(settings, search_targets(configured_model_servers()))
@@ -151,14 +159,16 @@ async def _work(
     transcripts: bool,
     as_json: bool,
 ) -> int:
-    """Serve the lane. With `as_json`, print only the reports."""
-    is_ready = False
+    """Serve the lane and its metrics. With `as_json`, print only the reports."""
+    server = MetricsServer()
 
     async def ready(lane: Lane) -> None:
-        nonlocal is_ready
-        is_ready = True
+        server.lane = lane
         startup = await report_on_lane(lane, to)
-        report("waiting" if startup.waits else "ready", startup, worker=lane.worker)
+        pages = {"metrics": server.url} if server.url else {}
+        report("waiting" if startup.waits else "ready", startup, worker=lane.worker, **pages)
+        if server.url and not as_json:
+            note(f"metrics   {server.url}/metrics")
         if not as_json and not startup.waits and not stopping.is_set():
             note(f"serves    until Ctrl-C; running requests then have {drain_s:g} s to finish")
 
@@ -175,16 +185,17 @@ async def _work(
             transcripts=transcripts,
             token_spans=telemetry_settings().tokens,
         )
-        code = await run_worker(
-            lane, fallback=True, drain_s=drain_s, on_ready=ready, on_draining=draining, stopping=stopping
-        )
-        if is_ready and not as_json:
+        async with serving_metrics(server, to.settings.metrics, to.pool):
+            code = await run_worker(
+                lane, fallback=True, drain_s=drain_s, on_ready=ready, on_draining=draining, stopping=stopping
+            )
+        if server.lane and not as_json:
             note("stopped   no request runs on this worker any more")
         return code
     except CONFIGURATION_ERRORS:
         raise
     except LlmError as error:
-        if is_ready:
+        if server.lane:
             raise
         endpoint = "its endpoint"
         with suppress(LlmError, ConfigError):  # the first error is the one to report

@@ -89,6 +89,11 @@ class Heartbeat:
             await self.beat()
 
     @property
+    def is_registered(self) -> bool:
+        """Whether the pool knows the worker, and its latest beat arrived."""
+        return self._registered is not None and not self._failing
+
+    @property
     def _has_changed(self) -> bool:
         return self._last_announced != (self._availability.announced, self._availability.state)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tokenlane.config.settings.values import TokenSpans
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.metrics.samples import Sample
 from tokenlane.worker.embeddings import Embedder
 from tokenlane.worker.model_management.lane_models import LaneModels
 from tokenlane.worker.providers import LlmProvider
@@ -23,9 +25,10 @@ from .timings import TIMINGS, Timings
 class Lane:
     """What all attempts on a lane share.
 
-    `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `token_spans`:
-    of which requests the batches of the answer are recorded as spans. `observers`: called
-    at the end of each attempt. `unread_queues`: the kinds of work whose queue could not be read at the last try.
+    `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `observers`: called
+    at the end of each attempt. `measured`: returns the metrics that only this worker measures. `unread_queues`: the
+    kinds of work whose queue could not be read at the last try. `token_spans`: of which requests the batches of the
+    answer are recorded as spans.
     """
 
     pool: Pool
@@ -42,6 +45,7 @@ class Lane:
     transcripts: bool = False
     observers: tuple[Observer, ...] = ()
     timings: Timings = TIMINGS
+    measured: Callable[[], Iterable[Sample]] = tuple
     unread_queues: set[str] = field(default_factory=set)
     token_spans: TokenSpans = "sampled"
 

@@ -49,7 +49,9 @@ def _plain(message: bytes) -> bytes:
 class Outlet:
     """The output of one attempt, on its way to the request's `channel`. `Publisher.open` creates it.
 
-    `first_put_at`: when the first delta was put, on the loop's clock. `batch_spans`: records the batches, if wanted.
+    `first_put_at` and `published_at`: when the first delta came, and when deltas were last published, by the event
+    loop's clock. `deltas`: how many deltas were published or left to the end.
+    `batch_spans`: records the batches, if wanted.
 
     Args:
         is_sealed: whether the request is sealed. Then nothing can be put or sent before `seal_with`.
@@ -62,6 +64,8 @@ class Outlet:
         self.channel = channel
         self.first_put_at: float | None = None
         self.batch_spans: BatchSpans | None = None
+        self.published_at: float | None = None
+        self.deltas = 0
         self._publisher = publisher
         self.begun_by = 0
         self.start = 0
@@ -180,6 +184,7 @@ class Outlet:
         self._record_batch()
         self._first += len(self._pieces)
         self._publisher.deltas += len(self._pieces)
+        self.deltas += len(self._pieces)
         for delta in self._waiting:
             self._has_text = self._has_text or bool(delta.text)
             self._has_reasoning = self._has_reasoning or bool(delta.reasoning)
@@ -201,6 +206,7 @@ class Outlet:
         self._record_batch()  # it travels in the message that ends the request
         rest = Unpublished(self._first, self._waiting)
         self._publisher.deltas += len(self._waiting)
+        self.deltas += len(self._waiting)
         self._clear()
         return rest
 

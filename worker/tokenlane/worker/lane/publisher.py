@@ -15,6 +15,8 @@ import logging
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.worker_report import DeliveryReport
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.metrics.samples import Histogram
+from tokenlane.routing.watch.metrics.table import DELIVERY_INTERVALS
 
 from .outlet import Outlet
 from .replay_memory import KEPT_BYTES, AttemptKey, MissedEndings, ReplayMemory
@@ -30,7 +32,7 @@ class Publisher:
     """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task.
 
     `deltas`: how many deltas were taken for publishing. `dropped_messages`: how many messages to the worker were
-    dropped because it could not read them.
+    dropped because it could not read them. `intervals`: the seconds between two flushes of one answer.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Publisher:
         self.missed_endings = MissedEndings(timings.missed_s)
         self.unflushed_bytes = unflushed_bytes
         self.deltas = self.dropped_messages = 0
+        self.intervals = Histogram(DELIVERY_INTERVALS)
         self._batch_wait_s = timings.batch_wait_s
         self._streaming: set[Outlet] = set()
         self._waiting: dict[Outlet, None] = {}
@@ -134,7 +137,12 @@ class Publisher:
             for key, after in requests.items():
                 channel = self.pool.keys.deltas(key[0])
                 messages += ((channel, message) for message in self.memory.after(key, after))
-        messages += [(outlet.channel, outlet.take_message()) for outlet in self._in_flight]
+        now = asyncio.get_running_loop().time()
+        for outlet in self._in_flight:
+            if outlet.published_at is not None:
+                self.intervals.observe(now - outlet.published_at)
+            outlet.published_at = now
+            messages.append((outlet.channel, outlet.take_message()))
         return messages
 
     async def _send(self, messages: list[tuple[str, bytes]]) -> bool:

@@ -65,7 +65,7 @@ _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _TOKENS = tuple(float(4**power) for power in range(14))
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_INTERVALS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+DELIVERY_INTERVALS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 def _gauge(name: str, unit: Unit, labels: tuple[str, ...], meaning: str, panel: Panel) -> Metric:
@@ -244,7 +244,7 @@ METRICS = (
         ("lane",),
         "time between two published batches of one answer's deltas",
         Panel(_LATENCY, "Time between deltas", ("lane",)),
-        _INTERVALS,
+        DELIVERY_INTERVALS,
     ),
     _histogram(
         "gen_ai_client_operation_duration_seconds",

@@ -1,0 +1,66 @@
+"""Serves a worker's metrics and health, if its lane's settings say where."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tokenlane.config.host.listen_address import bind_address
+from tokenlane.routing.decide.lanes.state import LaneState
+from tokenlane.routing.http_server import add_health, serve_http
+from tokenlane.routing.support.tasks import InternalErrors
+from tokenlane.routing.watch.metrics.page import add_metrics
+from tokenlane.routing.watch.metrics.samples import Sample
+
+from .lane.lane import Lane
+
+PORT = 9465
+_OPTION = "--metrics"
+
+
+@dataclass
+class MetricsServer:
+    """The pages of a worker. `url`: where they are; empty if they are not served. Set `lane` when it is announced."""
+
+    url: str = ""
+    lane: Lane | None = None
+
+    async def read(self) -> Iterable[Sample]:
+        """The worker's metrics; none before its lane is announced."""
+        return () if self.lane is None else self.lane.measured()
+
+    async def why_not_ready(self) -> str:
+        """Why the worker cannot start a request now; empty if it can."""
+        if self.lane is None:
+            return "the lane is not announced yet"
+        if not self.lane.heartbeat.is_registered:
+            return f"lane {self.lane.name!r}: {self.lane.pool} does not answer the worker"
+        if self.lane.availability.state is LaneState.UP:
+            return ""
+        why = self.lane.availability.condition.why or self.lane.availability.state
+        return f"lane {self.lane.name!r} is {self.lane.availability.state}: {why}"
+
+
+@asynccontextmanager
+async def serving_metrics(server: MetricsServer, listen: str | None, pool: str) -> AsyncIterator[None]:
+    """Serve `/metrics`, `/healthz` and `/readyz` while the block runs.
+
+    Args:
+        listen: HOST or HOST:PORT; None to serve nothing.
+        pool: the pool's name.
+
+    Raises:
+        ConfigError: this process cannot listen at the address.
+    """
+    if listen is None:
+        yield
+        return
+    app = web.Application()
+    add_metrics(app, pool, server.read)
+    add_health(app, server.why_not_ready)
+    address = bind_address(listen, _OPTION, PORT, any_port=True)
+    async with serve_http(app, address, option=_OPTION, errors=InternalErrors()) as server.url:
+        yield
