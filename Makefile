@@ -14,13 +14,18 @@ AGENT_READY := $(AGENT)/.ready
 AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py producer/test_client.py producer/test_client_faults.py \
 	routing/store/test_hub.py routing/store/test_pool_connect.py routing/store/test_sentinels.py)
 
+# What writes requirements.lock and the SBOM. Nothing else needs it.
+TOOLS := $(VENV)/tools
+TOOLS_READY := $(TOOLS)/.ready
+LOCKED := cli metrics worker builtin fasttext hub telemetry
+
 PACKAGES := config routing producer worker benches
 
 # Tests start hundreds of interpreters: each would compile every module again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-faults test-redis test-live check lint types borders format
+.PHONY: help install run test test-faults test-redis test-live check lint types borders format lock sbom
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,9 +70,24 @@ types: $(READY) ## mypy, strict
 borders: $(READY) ## who may import whom
 	$(BIN)/lint-imports --no-logo
 
+lock: $(TOOLS_READY) ## pin what the extras install, with hashes, in requirements.lock
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+		--custom-compile-command "make lock" --constraint constraints.txt $(LOCKED:%=--extra %) \
+		--output-file requirements.lock pyproject.toml
+
+sbom: $(TOOLS_READY) ## write dist/sbom.json: what requirements.lock installs, as CycloneDX
+	@mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --validate \
+		--output-file dist/sbom.json
+
 format: $(READY) ## put the code in its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(TOOLS_READY): Makefile
+	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 uv==0.13.9
+	@touch $@
 
 $(AGENT_READY): pyproject.toml constraints.txt
 	@test -x $(AGENT)/bin/python || $(PYTHON) -m venv $(AGENT)

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "deploy-systemd": "test_systemd.py: the units, as processes",
     "security": "test_key.py: they need a pool whose key changes",
     "tracing": "test_tracing.py: they need a collector",
+    "supply-chain": 'the step "supply chain" of .ci/run, and test_supply_chain.py',
     "redis": "test_users.py: they make the users of a server",
     "providers": "test_example_provider.py: they need a provider that is not installed",
     "metrics": "test_exporter.py: they run until they are stopped",
