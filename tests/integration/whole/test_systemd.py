@@ -13,6 +13,7 @@ import sys
 from asyncio.subprocess import DEVNULL
 from pathlib import Path
 
+import pytest
 from tests.child_output import shown_on_failure
 from tests.documents import commands_of
 from tests.integration.farm import Child
@@ -119,6 +120,7 @@ class Host:
         return re.sub(r"^/(opt|etc|var)/", rf"{self._root}/\1/", text)
 
 
+@pytest.mark.timeout(120)
 async def test_the_commands_of_the_page_work(tmp_path: Path, redis_url: str) -> None:
     """All commands of docs/deploy-systemd.md; the worker that they start answers, and every service ends with 0."""
     commands = commands_of((ROOT / "docs" / "deploy-systemd.md").read_text(encoding="utf-8"))

@@ -93,7 +93,7 @@ class TestService:
 
     def test_says_how_it_is(self, service: Service) -> None:
         """All others have a health check."""
-        assert (service.healthcheck is None) == (service.name in FOR_ONE_COMMAND | WITHOUT_A_PROGRAM | {"worker"})
+        assert (service.healthcheck is None) == (service.name in FOR_ONE_COMMAND | WITHOUT_A_PROGRAM)
 
     def test_listens_on_loopback_alone(self, service: Service) -> None:
         """No other machine reaches a published port."""
