@@ -146,6 +146,22 @@ async def test_a_start_after_the_deadline_expires(pool: Pool) -> None:
     assert await audit(raw(pool)) == {asked.id: "expired"}
 
 
+@pytest.mark.parametrize("delay_ms", [0, 60_000])
+async def test_an_expired_request_says_why_its_last_attempt_ended(pool: Pool, delay_ms: int) -> None:
+    """Its agent learns that from the message, whether the request waited, was delayed, or had just failed."""
+    waits, fails = await life.running(pool), await life.running(pool)
+    async with life.listen(pool) as ear:
+        await pool.requests.requeue(waits.id, waits.attempt, WORKER, delay_ms, cause="rate_limited")
+        for asked in (waits, fails):
+            await life.pass_deadline(pool, asked.id)
+        assert await pool.requests.requeue(fails.id, fails.attempt, WORKER, delay_ms, cause="rate_limited") == "expired"
+        await pool.beats.sweep("router")
+        messages = [content for _, content in await ear.heard() if content.get("type") == "expired"]
+    assert {message["code"] for message in messages} == {"rate_limited"}
+    assert len(messages) == 2
+    assert await audit(raw(pool)) == {waits.id: "expired", fails.id: "expired"}
+
+
 async def test_a_start_without_its_entry_is_lost(pool: Pool) -> None:
     """Where somebody else deleted the stream entry, the request fails as lost, and says so."""
     asked = await life.dispatched(pool)

@@ -159,7 +159,7 @@ class DeltaBuffer:
             case Cancelled():
                 self.end_as("cancelled", code=message.code)
             case Expired():
-                self.end_as("expired")
+                self.end_as("expired", code=message.code)
             case _:
                 assert_never(message)
         if isinstance(self._ending, Completed) and self._ending.result is not None:
@@ -191,7 +191,7 @@ class DeltaBuffer:
         Args:
             end: the number of deltas in the complete answer.
             code: the code of the error with which the request failed; "orphaned" if its client had vanished,
-                "purged" if an operator purged its role.
+                "purged" if an operator purged its role; for an expired request, why its last attempt had ended.
         """
         self.ended_by_pool = True
         match state:
@@ -204,7 +204,7 @@ class DeltaBuffer:
             case "cancelled":
                 self.fail(RequestCancelled({"orphaned": _ORPHANED, "purged": _PURGED}.get(code, "")))
             case "expired":
-                self.fail(self.overdue())
+                self.fail(self.overdue(code))
             case _:
                 assert_never(state)
 
@@ -227,16 +227,21 @@ class DeltaBuffer:
         self.error = error.at(request_id=self.request_id)
         self._end()
 
-    def overdue(self) -> DeadlineExceeded:
-        """The error of a request whose time to live has passed. It says if the request never started, and why, or if
-        the pool does not answer."""
+    def overdue(self, ended_by: str = "") -> DeadlineExceeded:
+        """The error of a request whose time to live has passed. It says if the request never started, and why, or why
+        its last attempt had ended, or if the pool does not answer.
+
+        Args:
+            ended_by: why the last attempt had ended, as a code; '' if that is unknown or the attempt was running.
+        """
+        failed = f"; its last attempt failed ({ended_by})" if ended_by else ""
         if not self._why_waiting or self.attempt > self._waits_after:
-            why = f"The request did not complete within its time to live; the pool does not answer: {self.outage}"
-            return DeadlineExceeded(why) if self.outage else DeadlineExceeded()
+            why = f"; the pool does not answer: {self.outage}" if self.outage else f"{failed}." if failed else ""
+            return DeadlineExceeded(f"The request did not complete within its time to live{why}" if why else "")
         what = "did not start" if self.attempt == 0 else "was not started again"
         return DeadlineExceeded(
-            f"The request {what} within its time to live; last known reason: {str(self._why_waiting).rstrip('.')}. "
-            "`tokenlane status` shows whether its lanes accept work."
+            f"The request {what} within its time to live{failed}; last known reason: "
+            f"{str(self._why_waiting).rstrip('.')}. `tokenlane status` shows whether its lanes accept work."
         )
 
     def _begin_attempt(self, attempt: int) -> None:

@@ -128,9 +128,11 @@ class Cancelled(_FromAttempt):
 
 
 class Expired(_FromAttempt):
-    """The request's deadline passed."""
+    """The request's deadline passed. `code`: why its last attempt had ended; '' if an attempt was running, or if there
+    was none."""
 
     type: Literal["expired"] = "expired"
+    code: str = ""
 
 
 class Attached(_FromAttempt):

@@ -77,7 +77,7 @@ async def test_requests_for_the_only_lane_wait_and_get_their_second_chance(pool:
 
 
 async def test_a_server_that_always_refuses_costs_no_tries(pool: Pool, redis_url: str) -> None:
-    """Its requests end at their deadlines. Each pause is longer than the last."""
+    """Its requests end at their deadlines, and their errors name the cause. Each pause is longer than the last."""
     await pool.policies.write(Policy(max_starts=2))
     refuses = [FaultScript(status=429)] * 100
     quick = Timings(cooldown_s=0.05)
@@ -85,8 +85,9 @@ async def test_a_server_that_always_refuses_costs_no_tries(pool: Pool, redis_url
         simulated_lane(redis_url, "busy", *refuses, timings=quick) as (busy, _),
         quick_client(redis_url) as client,
     ):
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded) as late:
             await client.complete("q", role="r", time_to_live_ms=2_500)
+        assert "rate_limited" in late.value.message
         assert 3 <= len(busy.log) <= 20
 
 

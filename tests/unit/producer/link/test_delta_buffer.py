@@ -319,6 +319,16 @@ def test_an_expired_request_that_did_not_start_says_why(waits_after: int, expire
     assert ("lane 'gpu0' is down" in buffer.error.message) == says_why
 
 
+@pytest.mark.parametrize("expired", [1, 2])
+def test_an_expired_request_says_why_its_last_attempt_failed(expired: int) -> None:
+    """That attempt may have ended before or after the client last asked why the request waits."""
+    buffer = DeltaBuffer(ID)
+    buffer.note_waiting("lane 'gpu0' has no free slot", 1)
+    buffer.receive(Expired(attempt=expired, code="rate_limited"))
+    assert isinstance(buffer.error, DeadlineExceeded)
+    assert "rate_limited" in buffer.error.message
+
+
 def test_an_expired_answer_says_where_it_ran() -> None:
     """A time to live that passes in the middle of an answer names lane, model and request."""
     buffer = DeltaBuffer(ID)

@@ -49,7 +49,8 @@ end
 
 if worker == '' then record_lapse(id, request) end
 if request.state == 'running' and ARGV[6] == '0' then redis.call('HINCRBY', key, 'starts', -1) end
-redis.call('HSET', key, 'requeued', attempt, 'history', with_attempt(request, now, ARGV[8] or ''))
+request.history = with_attempt(request, now, ARGV[8] or '')
+redis.call('HSET', key, 'requeued', attempt, 'history', request.history)
 if ending then
   end_early(id, request, ending)
   return ending

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from tokenlane.routing.contract.errors import LlmError, RateLimited
 
 LONGEST_PAUSE_S = 300.0
+_LEAST_LIMIT_S = 0.5
+"""A request with less than a second left sets no shorter limit than this: there is no time for further tries."""
 _LONGEST_BACKOFF_S = 60.0
 
 
@@ -55,7 +57,7 @@ class RequestedPause:
         if not error.retryable or error.server_condition is not None:
             return False  # the health checks decide for how long a server that is loading or down gets no requests
         asked_s = error.retry_after_s or (self._next_backoff_s() if isinstance(error, RateLimited) else 0.0)
-        ends_at = self._clock() + min(asked_s, left_s / 2, LONGEST_PAUSE_S)
+        ends_at = self._clock() + min(asked_s, max(left_s / 2, _LEAST_LIMIT_S), LONGEST_PAUSE_S)
         if asked_s <= 0 or ends_at <= self.ends_at:
             return False
         status = "" if error.http_status is None else f" (HTTP {error.http_status})"

@@ -47,6 +47,11 @@ local function read_request(id)
   return request
 end
 
+-- Why the last attempt ended that was put back into a queue: the code in the last line of `history`, or ''.
+local function last_ended_by(request)
+  return string.match(request.history or '', '"([%w_]*)"%]$') or ''
+end
+
 -- The key of a lane's ARQ queue for one kind of work.
 local function lane_queue(lane, kind)
   return P .. 'lane:' .. lane .. (SUFFIXES[kind] or ':' .. kind)

@@ -41,10 +41,12 @@ local function end_request(id, request, ending, message, code, lane)
   return receivers
 end
 
--- Ends a request as cancelled or expired, and publishes that to its agent, with the request's code if it has one.
+-- Ends a request as cancelled or expired, and publishes that to its agent: with the request's code if it has one, and if it is
+-- expired, with the code that says why its last attempt ended.
 local function end_early(id, request, ending)
   local code = request.code or ''
-  local cause = code ~= '' and ',"code":"' .. code .. '"' or ''
+  local why = ending == 'expired' and code == '' and last_ended_by(request) or code
+  local cause = why ~= '' and ',"code":"' .. why .. '"' or ''
   end_request(id, request, ending, '{"v":1,"type":"' .. ending .. '","attempt":' .. request.attempt .. cause .. '}', code)
 end
 

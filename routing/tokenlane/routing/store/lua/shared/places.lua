@@ -61,6 +61,6 @@ local function wait_of(id, request, now, queues)
   if not request or not ALIVE[request.state] or request.state == 'running' then return {} end
   local delayed = tonumber(redis.call('ZSCORE', P .. 'delayed', id) or now)
   return { request.queue, request.state == 'dispatched' and request.lane or '', math.max(0, delayed - now),
-    string.match(request.history or '', '"([%w_]*)"%]$') or '', request.delayed_by == 'budget' and 1 or 0,
+    last_ended_by(request), request.delayed_by == 'budget' and 1 or 0,
     place_of(id, request, queues) }
 end
