@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 from tests.repository import ROOT
 
 PAGES_WITH_COMMANDS = (
-    *("README.md", "workers", "policy", "monitoring", "requests", "models", "embeddings", "configuration", "simulator"),
+    *(
+        "README.md",
+        "workers",
+        "policy",
+        "monitoring",
+        "dashboard",
+        "requests",
+        "models",
+        "embeddings",
+        "configuration",
+        "simulator",
+    ),
 )
 """The pages whose commands `tests/live/test_readme.py` runs, in this order."""
 ELSEWHERE = {

@@ -34,6 +34,7 @@ STAYING = {
     "tokenlane worker --lane": "lane      gpu0",
     "tokenlane simulate": '{"url"',
     "tokenlane router": "until Ctrl-C",
+    "tokenlane dashboard": "page ",
     "arq ": "Starting worker for",
 }
 

@@ -64,6 +64,7 @@ VERBS = {
     "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
     "top": Verb("Watch the roles and lanes of a pool, each second, until q or Ctrl-C.", "cli"),
+    "dashboard": Verb("Serve a live page of the pool, from which operators also steer it.", "metrics"),
     "requests": Verb("List, explain and cancel the pool's requests.", "cli"),
     "lanes": Verb("List lanes, give a lane no new work, and let it get work again.", "cli"),
     "roles": Verb("Let a role's requests wait, start again, or be cancelled.", "cli"),

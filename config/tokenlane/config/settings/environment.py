@@ -15,6 +15,7 @@ names:
     TOKENLANE_API_KEY     the model server's bearer token; there is no option for it, since process lists show arguments
     TOKENLANE_CONFIG      the llm.toml to read
     TOKENLANE_LLM         the value of `--llm`, for commands without that option
+    TOKENLANE_DASHBOARD_TOKEN  the token with which the dashboard's page acts (default: a new one at each start)
     SC_DEBUG              `llm`: log requests and answers, including prompts
 
 A variable that is set but empty is an error: whoever set an empty TOKENLANE_REDIS_URL meant to fill it in, and the
@@ -41,7 +42,7 @@ from .validation_messages import did_you_mean
 
 PREFIX = "TOKENLANE_"
 SHORT_NAMES = ("REDIS_URL", "POOL", "LANE", "PROVIDER", "ENDPOINT", "MODEL", "CAPACITY", "CONFIG", "LLM")
-SECRETS = ("API_KEY", "POOL_KEY")
+SECRETS = ("API_KEY", "POOL_KEY", "DASHBOARD_TOKEN")
 _SEPARATOR = "__"
 _READ_ELSEWHERE = ("HOME",)  # `up_registry` reads it
 _FOR_TESTS = f"{PREFIX}TEST_"  # `make test-live` sets variables with this prefix

@@ -108,8 +108,7 @@ def _parts(look: Look, height: int | None) -> Iterator[str | Table]:
         return
     view, rows = look.view, max(3, (height - _OTHER_LINES) // 2) if height else None
     yield _summary(view)
-    advice = f"\n{sentence(_capitalised(view.headline.advice))}" if view.headline.advice else ""
-    yield f"{view.headline.text}{advice}"
+    yield "\n".join(filter(None, (view.headline.text, view.headline.why, view.headline.advice)))
     if view.roles:
         yield _table(_ROLE_COLUMNS, view.roles[:rows])
         yield from _rest(len(view.roles[:rows]), len(view.roles), "role", "roles")
@@ -119,7 +118,7 @@ def _parts(look: Look, height: int | None) -> Iterator[str | Table]:
     failures = [(role.name, failure) for role in view.roles for failure in role.failures]
     if failures:
         yield _table(_FAILURE_COLUMNS, sorted(failures, key=lambda it: -it[1].requests)[:rows])
-    problems = [sentence(finding.observed) for finding in view.problems if finding.observed not in view.headline.text]
+    problems = [sentence(finding.observed) for finding in view.problems]
     if problems:
         yield "\n".join(problems)
 
@@ -192,7 +191,3 @@ def _load(lane: LiveLane) -> str:
     taken = lane.running + lane.queued
     full = min(_BAR_CELLS, math.ceil(_BAR_CELLS * taken / lane.limit)) if lane.limit else 0
     return f"{'█' * full}{'░' * (_BAR_CELLS - full)} {taken}/{lane.limit or '-'}"
-
-
-def _capitalised(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"

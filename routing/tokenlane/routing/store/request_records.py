@@ -116,11 +116,15 @@ class RequestRecords:
         self._scripts = scripts
         self._keys = keys
 
-    async def live(self) -> tuple[RequestRecord, ...]:
-        """Read all requests that have not ended, the oldest first. Requests that end meanwhile may be included."""
+    async def live(self, at_most: int | None = None) -> tuple[RequestRecord, ...]:
+        """Read all requests that have not ended, the oldest first. Requests that end meanwhile may be included.
+
+        Args:
+            at_most: read only so many requests, those whose deadlines come first, and as many that run.
+        """
         ids = set[str]()
         for key in (self._keys.deadlines, self._keys.leases):
-            ids.update(map(as_text, as_list(await self._scripts.ask("ZRANGE", key, 0, -1))))
+            ids.update(map(as_text, as_list(await self._scripts.ask("ZRANGE", key, 0, (at_most or 0) - 1))))
         records = await self.read(sorted(ids))
         return tuple(sorted(records, key=lambda record: (-record.age_ms, record.id)))
 
@@ -135,12 +139,15 @@ class RequestRecords:
     async def failed(self) -> tuple[RequestRecord, ...]:
         """Read all failed requests that the pool still knows and that no operator has dropped, the oldest first."""
         ids = set(map(as_text, as_list(await self._scripts.ask("ZRANGE", self._keys.kept, 0, -1))))
-        for entry in as_list(await self._scripts.ask("XRANGE", self._keys.failed, "-", "+")):
-            _, values = as_list(entry)
-            texts = list(map(as_text, as_list(values)))
-            ids.update(value for name, value in zip(texts[::2], texts[1::2], strict=True) if name == "id")
+        ids.update(_failed_ids(as_list(await self._scripts.ask("XRANGE", self._keys.failed, "-", "+"))))
         records = await self.read(sorted(ids))
         return tuple(sorted(records, key=lambda record: (-(record.ended_ms or 0), record.id)))
+
+    async def newest_failed(self, at_most: int) -> tuple[RequestRecord, ...]:
+        """Read the requests that failed last, the newest first."""
+        entries = as_list(await self._scripts.ask("XREVRANGE", self._keys.failed, "+", "-", "COUNT", at_most))
+        records = {record.id: record for record in await self.read(list(dict.fromkeys(_failed_ids(entries))))}
+        return tuple(sorted(records.values(), key=lambda record: (record.ended_ms or 0, record.id)))
 
     async def kept_payload(self, request_id: str) -> tuple[Envelope, bytes] | None:
         """Read the envelope and the sealed payload of a failed request; None if the pool does not keep them.
@@ -160,6 +167,14 @@ class RequestRecords:
         for first in range(0, len(request_ids), _BATCH):
             dropped += as_int(await self._scripts.run("drop_failed", *request_ids[first : first + _BATCH]))
         return dropped
+
+
+def _failed_ids(entries: list[Reply]) -> Iterator[str]:
+    """The ids of requests in entries of the stream of failed requests."""
+    for entry in entries:
+        _, values = as_list(entry)
+        texts = list(map(as_text, as_list(values)))
+        yield from (value for name, value in zip(texts[::2], texts[1::2], strict=True) if name == "id")
 
 
 def _parse_record(now_ms: int, reply: list[Reply]) -> RequestRecord:

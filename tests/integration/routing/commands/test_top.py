@@ -139,7 +139,7 @@ async def test_it_follows_the_pool_until_q(pool: Pool) -> None:
         await life.submit(pool)
         await pool.drain_lane(LANE.lane)
         await pool.beats.register(WORKER, LANE.lane, life.FACTS)
-        await screen.shows("planner is stuck", f"lane '{LANE.lane}'", "tokenlane lanes resume")
+        await screen.shows("planner is stuck", f"Lane '{LANE.lane}'", "tokenlane lanes resume")
         screen.resize(60, 30)
         await screen.shows("planner is stuck", width=60)
         screen.press(b"q")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 
 from tokenlane.config.cli.sentences import age, sentence
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.request_records import RequestRecord
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.request_report import RequestReport, report
+from tokenlane.routing.watch.snapshot import Snapshot
 
 from .trends import Trends
 from .view import LiveView, live_view
@@ -17,28 +20,55 @@ from .view import LiveView, live_view
 EVERY_S = 1.0
 
 
+REQUESTS_SHOWN = 100
+FAILED_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Some requests of a pool: those that have not ended, the oldest first, and those that failed, the newest first."""
+
+    live: tuple[RequestReport, ...] = ()
+    failed: tuple[RequestRecord, ...] = ()
+
+
 @dataclass(frozen=True)
 class Look:
-    """The newest view, None before the first one. `outage`: why the pool does not answer now; empty if it does."""
+    """The newest view, None before the first one. `requests`: None unless they were asked for. `outage`: why the pool
+    does not answer now; empty if it does."""
 
-    view: LiveView | None
+    view: LiveView | None = None
+    requests: Requests | None = None
     outage: str = ""
 
 
-async def follow(pool: Pool, every_s: float = EVERY_S) -> AsyncGenerator[Look, None]:
-    """Look at the pool once every so many seconds, for as long as the caller asks."""
+async def follow(
+    pool: Pool, every_s: float = EVERY_S, with_requests: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[Look, None]:
+    """Look at the pool once every so many seconds, for as long as the caller asks.
+
+    Args:
+        with_requests: called before each look; whether to read requests too.
+    """
     clock = asyncio.get_running_loop().time
-    trends, answered_at = Trends(), clock()
-    view: LiveView | None = None
+    trends, look, answered_at = Trends(), Look(), clock()
     while True:
         began = clock()
         try:
             snapshot = await take_snapshot(pool)
+            requests = await _requests(pool, snapshot) if with_requests() else None
         except LlmError as error:
             silent = age(round(1000 * (clock() - answered_at)))
-            yield Look(view, f"The pool has not answered for {silent}. {sentence(error.message)}")
+            yield replace(look, outage=f"The pool has not answered for {silent}. {sentence(error.message)}")
         else:
             trends.add(snapshot)
-            view, answered_at = live_view(snapshot, trends), clock()
-            yield Look(view)
+            look, answered_at = Look(live_view(snapshot, trends), requests), clock()
+            yield look
         await asyncio.sleep(max(0.0, began + every_s - clock()))
+
+
+async def _requests(pool: Pool, snapshot: Snapshot) -> Requests:
+    live = await pool.records.live(REQUESTS_SHOWN)
+    failed = await pool.records.newest_failed(FAILED_SHOWN)
+    waiting_or_running = (record for record in live if record.ended_ms is None)
+    return Requests(tuple(report(snapshot, record) for record in waiting_or_running), failed)

@@ -48,8 +48,8 @@ class LiveRole:
         oldest_ms: for how long its oldest request has waited; None if none waits.
         accepted, ended, refused: requests per second over the last minute. `ended`: completed or failed.
         failures: the failed requests of the last minute, the most frequent failure first.
-        waits_for: what the oldest request waits for, in a few words. `why`: the same as part of a sentence.
-        sentence: how the role stands, in words; empty if nothing waits or fails.
+        waits_for: what the oldest request waits for, in a few words. `why`: the same explained, as part of a sentence.
+        sentence: how the role stands, without a full stop; empty if nothing waits or fails.
         samples: how it developed, the oldest first.
     """
 
@@ -149,4 +149,4 @@ def _sentence(
     if cause is None:
         return ""
     waits = counted(waiting, "request waits", "requests wait")
-    return f"{name} {_VERBS[standing]}: {waits}, the oldest for {age(oldest_ms)}; {cause.explanation}"
+    return f"{name} {_VERBS[standing]}: {waits} for {cause.brief}, the oldest for {age(oldest_ms)}"

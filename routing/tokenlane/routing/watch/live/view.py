@@ -20,10 +20,12 @@ _WORST_FIRST = ("down", "gone", "loading", "paused", "degraded", "draining", "up
 
 @dataclass(frozen=True)
 class Headline:
-    """What is most important now, in one sentence, and what to do about it. `severity`: `ok`, `warn` or `fail`."""
+    """What is most important now, in one sentence; why it is so, and what to do about it, each a sentence or empty.
+    `severity`: `ok`, `warn` or `fail`."""
 
     severity: str
     text: str
+    why: str = ""
     advice: str = ""
 
 
@@ -128,14 +130,19 @@ def _headline(roles: tuple[LiveRole, ...], problems: tuple[Finding, ...]) -> Hea
         return _all_keep_up(roles) if broken is None else _broken(broken)
     others = sum(role.standing < Standing.WAITING for role in roles) - 1
     more = f" {counted(others, 'more role is', 'more roles are')} not well." if others else ""
-    text = sentence(worst.sentence) + more
-    if broken is None or worst.standing is Standing.STUCK:  # its sentence says which lanes cannot work, and why
-        return Headline(worst.standing.severity, text, worst.advice)
-    return Headline("fail", f"{text} {_broken(broken).text}", broken.advice or worst.advice)
+    text, why, advice = sentence(worst.sentence) + more, _capitalised(worst.why), _capitalised(worst.advice)
+    if broken is None or worst.standing is Standing.STUCK:  # its reason says which lanes cannot work, and why
+        return Headline(worst.standing.severity, text, why, advice)
+    return Headline("fail", text, f"{why} {_broken(broken).text}".strip(), _broken(broken).advice or advice)
 
 
 def _broken(finding: Finding) -> Headline:
-    return Headline("fail", sentence(f"{finding.observed[:1].upper()}{finding.observed[1:]}"), finding.advice)
+    return Headline("fail", _capitalised(finding.observed), advice=_capitalised(finding.advice))
+
+
+def _capitalised(text: str) -> str:
+    """Part of a sentence as a sentence; empty if it is empty."""
+    return sentence(f"{text[:1].upper()}{text[1:]}") if text else ""
 
 
 def _all_keep_up(roles: tuple[LiveRole, ...]) -> Headline:

@@ -66,7 +66,8 @@ def test_the_headline_names_role_lane_and_reason() -> None:
     """How many wait, for how long, for which lane, and why that cannot work; and what to do."""
     down = lane_view(DOWN.name, state="down", why=DOWN.why)
     headline = view_of(replace(with_lanes(DOWN), views=(down,))).headline
-    assert all(fact in headline.text for fact in ("coder", "2", "20 s", "gpu0", DOWN.why))
+    assert all(fact in headline.text for fact in ("coder", "2", "20 s", "gpu0"))
+    assert DOWN.why in headline.why
     assert "model servers" in headline.advice
 
 
@@ -76,7 +77,8 @@ def test_a_lane_that_fails_while_others_serve() -> None:
     down = replace(DOWN, name="gpu1", endpoint="http://gpu:8001")
     both = view_of(replace(behind, lanes=(*behind.lanes, down)))
     assert both.headline.severity == "fail"
-    assert all(fact in both.headline.text for fact in ("coder", "'gpu0' (4 of 4)", "'gpu1'", DOWN.why))
+    assert "coder" in both.headline.text
+    assert all(fact in both.headline.why for fact in ("'gpu0' (4 of 4)", "'gpu1'", DOWN.why))
     assert [lane.name for lane in both.lanes] == ["gpu1", "gpu0"]
     alone = view_of(with_lanes(LANE, down, roles=(), queues=()))
     assert (alone.headline.severity, "gpu1" in alone.headline.text) == ("fail", True)

@@ -1,0 +1,127 @@
+"""The dashboard as an aiohttp application: the page's files, its events, and the actions of operators."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from importlib.resources import files
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
+from tokenlane.routing.support.tasks import background, restart_on_error
+
+from .access import Access, Refused
+from .actions import OpenClient, act, adapter
+from .feed import MOST_VIEWERS, Feed
+
+_WRITE_S = 10.0
+"""How long a viewer may take for one event. A slower one is dropped; its page connects again."""
+_TYPES = {".svg": "image/svg+xml", ".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def dashboard_app(feed: Feed, open_client: OpenClient, access: Access) -> web.Application:
+    """The application, with paths relative to where it is mounted: `./`, `./events` and `./actions`.
+
+    Args:
+        open_client: opens a client of the pool, for commands to lanes.
+    """
+    app = web.Application(middlewares=[_checks(access)])
+    app.cleanup_ctx.append(_following(feed))
+    app.on_response_prepare.append(_add_headers)
+    for name, kind, content in _page():
+        app.router.add_get(f"/{name}", _file(kind, content))
+    app.router.add_get("/events", _events(feed, access))
+    app.router.add_post("/actions", _actions(feed, open_client, access))
+    return app
+
+
+def _page() -> list[tuple[str, str, bytes]]:
+    """The page's files: their path, type and content."""
+    folder = files(__package__) / "page"
+    named = {file.name: file for file in folder.iterdir()}
+    found = [(name, suffix, file) for name, file in named.items() for suffix in _TYPES if name.endswith(suffix)]
+    return [("" if name == "index.html" else name, _TYPES[suffix], file.read_bytes()) for name, suffix, file in found]
+
+
+def _file(kind: str, content: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def send(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=content, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
+
+    return send
+
+
+def _events(feed: Feed, access: Access) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def send(request: web.Request) -> web.StreamResponse:
+        access.check_viewer(request.headers)
+        if feed.viewers >= MOST_VIEWERS:
+            raise Refused(503, f"{MOST_VIEWERS} viewers follow the pool already.")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        with feed.viewer():
+            await response.prepare(request)
+            try:
+                async with aclosing(feed.events()) as events:
+                    async for event in events:
+                        async with asyncio.timeout(_WRITE_S):
+                            await response.write(event)
+            except (TimeoutError, ConnectionError):  # the viewer is too slow, or has gone
+                if request.transport is not None:
+                    request.transport.abort()
+        return response
+
+    return send
+
+
+def _actions(
+    feed: Feed, open_client: OpenClient, access: Access
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        access.check_operator(request.headers)
+        if request.content_type != "application/json":
+            raise Refused(415, "An action is JSON.")
+        try:
+            action = adapter.validate_json(await request.read())
+            return web.Response(text=f"{await act(feed.pool, open_client, action)}\n")
+        except ValidationError:
+            raise Refused(400, "This is no action of the dashboard.") from None
+        except LlmError as error:
+            raise Refused(503 if isinstance(error, PoolUnavailable) else 409, error.message) from None
+
+    return handle
+
+
+def _checks(access: Access) -> Callable[..., Awaitable[web.StreamResponse]]:
+    @web.middleware
+    async def check(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            access.check_site(request.headers)
+            return await handler(request)
+        except Refused as refused:
+            headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None
+            return web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+
+    return check
+
+
+def _following(feed: Feed) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def follow_meanwhile(_: web.Application) -> AsyncIterator[None]:
+        async with background() as tasks:
+            tasks.create_task(restart_on_error("dashboard", feed.run, feed.pool.internal_errors))
+            yield
+
+    return follow_meanwhile
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)

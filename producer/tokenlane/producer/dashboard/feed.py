@@ -1,0 +1,66 @@
+"""Follows the pool once for all viewers of the page, and gives each of them the newest view as a server-sent event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.live.follow import Look, follow
+
+from .documents import history_document, look_document
+
+MOST_VIEWERS = 64
+
+
+class Feed:
+    """The newest look at a pool. Start `run()` as a background task.
+
+    `viewers`: how many viewers follow now. Without any, requests are not read from the pool.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.viewers = 0
+        self.newest = Look()
+        self._event = b""
+        self._count = 0
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the pool until cancelled."""
+        async with aclosing(follow(self.pool, with_requests=lambda: self.viewers > 0)) as looks:
+            async for look in looks:
+                self.newest, self._count = look, self._count + 1
+                self._event = _event("look", look_document(look))
+                self._changed.set()
+                self._changed = asyncio.Event()
+
+    @contextmanager
+    def viewer(self) -> Iterator[None]:
+        """Count a viewer while the block runs."""
+        self.viewers += 1
+        try:
+            yield
+        finally:
+            self.viewers -= 1
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield what the charts need of the last two minutes, and then each look.
+
+        Only the newest look is kept: a viewer that takes long for one misses those that came meanwhile.
+        """
+        yield _event("history", history_document(self.newest))
+        seen = 0
+        while True:
+            while seen == self._count:
+                await self._changed.wait()
+            seen = self._count
+            yield self._event
+
+
+def _event(kind: str, document: object) -> bytes:
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))  # without line ends, as JSON escapes them
+    return f"event: {kind}\ndata: {text}\n\n".encode(errors="replace")
