@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
+from tokenlane.config.cli.sentences import sentence
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import Interrupted, LlmError, RateLimited
 from tokenlane.routing.contract.messages import Obstacle
@@ -242,9 +243,8 @@ def decide_without_budget(error: LlmError, history: History) -> End:
     """Decide what happens to a request that would be tried again after this error, if the pool's retry budget does not
     allow that in time."""
     report = (final(error) if history.delivered > 0 else error).report()
-    message = (
-        f"{report.message} The request was not tried again, because too many requests of the pool fail at present."
-    )
+    reason = "The request was not tried again, because too many requests of the pool fail at present."
+    message = f"{sentence(report.message)} {reason}"
     return End(LlmError.from_report(report.model_copy(update={"message": message})))
 
 
@@ -296,7 +296,7 @@ def _how_broken(cause: Cause | None) -> str:
     """How the answer broke off, as a sentence."""
     match cause:
         case AttemptFailed(error):
-            return f"The answer broke off: {error.message}"
+            return sentence(f"The answer broke off: {error.message}")
         case WorkerDraining():
             return "The worker was shut down before the answer was complete."
         case WorkerLost():

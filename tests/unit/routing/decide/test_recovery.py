@@ -307,6 +307,16 @@ def test_without_budget_a_request_ends_with_its_error() -> None:
     assert (type(cut), cut.retryable, cut.lane) == (Interrupted, False, "lane1")
 
 
+def test_the_message_of_a_third_party_gets_its_full_stop() -> None:
+    """What follows is a sentence of its own."""
+    cut = decide(AttemptFailed(ProviderDown("no answer")), history(**CUT, obstacle="schema"), POLICY)
+    assert isinstance(cut, End)
+    for message in (cut.error.message, decide_without_budget(ProviderDown("no answer"), history()).error.message):
+        assert "no answer. " in message
+    for mark in (".", "!"):
+        assert f"no answer{mark} " in decide_without_budget(ProviderDown(f"no answer{mark}"), history()).error.message
+
+
 def test_an_interruption_of_the_last_start_is_final() -> None:
     """An agent that has part of the answer gets an interruption that is not retryable, and names its place."""
     error = Interrupted("the stream ended", retryable=True, lane="lane1", detail="why")
