@@ -11,7 +11,11 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.cli.sentences import counted
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.load import pool_name
+from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import NAME_RULE, is_name
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.snapshot import Snapshot
 
 from . import completion
 from .pool_session import pool_session
@@ -27,12 +31,24 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def pause(role: _Role, as_json: _AsJson = False, redis: RedisUrl = None, pool: PoolName = None) -> None:
     """Let the role's requests wait until `resume`. The pool still accepts them, and requests that run go on."""
     _check_name(role)
-    changed = pool_session(redis, pool, lambda opened: opened.pause_role(role))
+
+    async def ask(opened: Pool) -> tuple[bool, Snapshot]:
+        return await opened.pause_role(role), await take_snapshot(opened)
+
+    changed, snapshot = pool_session(redis, pool, ask)
+    names = sorted({*snapshot.policy.roles, *(status.role for status in snapshot.roles)})
+    is_known = role in names
     if as_json:
-        show_json({"v": 1, "pool": pool_name(pool), "role": role, "paused": True, "changed": changed})
-    else:
-        already = "" if changed else "already "
-        show(f"Role {role} is {already}paused: its requests wait until `tokenlane roles resume {role}`.")
+        facts = {"role": role, "paused": True, "changed": changed, "known": is_known}
+        show_json({"v": 1, "pool": snapshot.pool, **facts})
+        return
+    already = "" if changed else "already "
+    show(f"Role {role} is {already}paused: its requests wait until `tokenlane roles resume {role}`.")
+    if not is_known:  # agents may use any role, so this may be the right name
+        typer.echo(
+            f"Neither the policy nor a request of the last minute names role {role!r}.{did_you_mean(role, names)}",
+            err=True,
+        )
 
 
 @roles.command()

@@ -12,6 +12,7 @@ from tests.integration.life import ROLE, raw
 from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
+from tokenlane.routing.decide.policy import Policy, RolePolicy
 from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
@@ -47,6 +48,18 @@ async def test_pausing_and_resuming(pool: Pool) -> None:
     assert (await document(pool, "resume", ROLE))["changed"] is True
     assert (await document(pool, "resume", ROLE))["changed"] is False
     assert await life.dispatch(pool, waiting) is not None
+
+
+async def test_pausing_a_role_that_nothing_names(pool: Pool) -> None:
+    """It is paused, since agents may use any role, with a warning that names the most similar role."""
+    await pool.policies.write(Policy(roles={"coder": RolePolicy()}))
+    await life.submit(pool)
+    for role, known in (("coder", True), (ROLE, True), ("codr", False)):
+        ended = await roles(pool, "pause", role)
+        assert ended.code == exits.OK
+        assert ("'coder'" in ended.error) == (not known)
+        assert (await document(pool, "pause", role))["known"] is known
+    assert set((await take_snapshot(pool)).paused) == {"coder", ROLE, "codr"}
 
 
 async def test_purging(pool: Pool) -> None:
