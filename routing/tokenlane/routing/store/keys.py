@@ -36,7 +36,7 @@ last of them.
 |                         |        |                                                        | `sweep`                  |
 | `lane:L:state`          | hash   | `provider`, `endpoint`, `models`, `limit` (chats),     | `sweep`: 1 h without a   |
 |                         |        | `offer` (JSON); `arq`: key prefix; `seen`: last beat,  | beat                     |
-|                         |        | ms; `told`: condition of the model server, and `why`   |                          |
+|                         |        | ms; `condition` of the model server, and `why`         |                          |
 | `lane:L:health-check`,  | string | ARQ's health record, which `arq --check` shows         | after 6 s, or when the   |
 | `lane:L:KIND:health-…`  |        |                                                        | worker stops             |
 | `lane:L:alone`          | string | id of the suspect that runs alone on lane L, or for    | attempt's end; 2 s after |
@@ -51,8 +51,8 @@ last of them.
 |                         |        |                                                        | leases, or `bury`        |
 | `routers`               | zset   | routers by last beat, ms                               | entry: `sweep` after 2 s |
 | `worker:W`              | hash   | `lane`, `host`, `versions` (JSON), `keys` (ids),       | 3 leases after a beat,   |
-|                         |        | `revision` (of the policy), `report` (JSON), `told`,   | or `bury`                |
-|                         |        | `why`, `error` (code), `error_at` (ms)                 |                          |
+|                         |        | `revision` (of the policy), `report` (JSON), `why`,    | or `bury`                |
+|                         |        | `condition`, `error` (code), `error_at` (ms)           |                          |
 | `router:R`              | string | revision of the policy that the router follows         | 6 s after a beat         |
 | `router:R:survived`     | string | internal errors that the router's process has survived | 6 s after a beat         |
 | `clients`               | zset   | clients by last beat, ms; 0 after `leave`              | entry: `sweep`, `leave`  |

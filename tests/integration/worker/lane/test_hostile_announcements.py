@@ -47,8 +47,8 @@ HOSTILE = [
     *("http://h:99999999", "http://a..b:1", "http://[host]:1", "unix://\x00", "unix://[", f"http://{'a' * 300}:1"),
     b"\xff\xfe".decode("latin-1"),
 ]
-LANE_FIELDS = ("provider", "endpoint", "models", "limit", "seen", "offer", "arq", "told", "why")
-WORKER_FIELDS = ("lane", "host", "versions", "revision", "error", "error_at", "report", "keys", "told", "why")
+LANE_FIELDS = ("provider", "endpoint", "models", "limit", "seen", "offer", "arq", "condition", "why")
+WORKER_FIELDS = ("lane", "host", "versions", "revision", "error", "error_at", "report", "keys", "condition", "why")
 BAD, WORSE = Announcement("bad", "sim", "http://gpu3:8080", ("m1",), chats(2)), "worker\u202e\x1b[31m\xff"
 
 

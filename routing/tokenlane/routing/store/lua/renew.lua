@@ -41,7 +41,7 @@ else
   if same and gives_way then models, limit, offer = unpack(previous, 3, 5) end
   local is_new = accepts_work and redis.call('ZADD', workers, decimal(now), worker) == 1
   redis.call('HSET', state, 'provider', provider, 'endpoint', endpoint, 'models', models, 'limit', limit,
-    'offer', offer, 'seen', decimal(now), 'arq', P, 'told', condition, 'why', why)
+    'offer', offer, 'seen', decimal(now), 'arq', P, 'condition', condition, 'why', why)
   redis.call('ZADD', P .. 'lanes', decimal(now), lane)
   redis.call('ZADD', P .. 'workers', decimal(now), worker)
   if is_new then ring_routers() end
@@ -52,7 +52,7 @@ local facts = P .. 'worker:' .. worker
 local registered = redis.call('PEXPIRE', facts, decimal(3 * lease))
 if registered == 1 then
   redis.call('HSET', facts, 'revision', redis.call('HGET', P .. 'policy', 'revision') or '0', 'report', report,
-    'told', condition, 'why', why)
+    'condition', condition, 'why', why)
   if error_code ~= '' then
     redis.call('HSET', facts, 'error', error_code, 'error_at', decimal(now - error_age))
   end

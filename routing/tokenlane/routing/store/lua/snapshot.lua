@@ -71,7 +71,7 @@ local function each_by_beat(key, visit)
 end
 each_by_beat(P .. 'workers', function(name, beat)
   local facts = redis.call('HMGET', P .. 'worker:' .. name, 'lane', 'host', 'versions', 'revision', 'error', 'error_at',
-    'report', 'keys', 'told', 'why')
+    'report', 'keys', 'condition', 'why')
   workers[#workers + 1] = { name, beat, lane_of[name] and 1 or 0, facts[1] or lane_of[name] or '', facts[2], facts[3],
     facts[4], facts[5] or '', to_integer(facts[6]), facts[7] or '', facts[8], facts[9] or '', facts[10] or '' }
 end)

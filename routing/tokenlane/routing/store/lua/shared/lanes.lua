@@ -39,7 +39,7 @@ local function reserved_for(lane)
 end
 
 -- The names of the values that `lane_facts` returns. `provider` to `why` are fields of the lane's hash, as its workers wrote
--- them; `condition` is the field `told`. `name` is the lane's name; `beats`, whether a worker is alive, 0 or 1; `beat_ms`, ms
+-- them. `name` is the lane's name; `beats`, whether a worker is alive, 0 or 1; `beat_ms`, ms
 -- since the last beat; `accepting_workers`, how many workers accept new work; `reserved_for`, the id that the function of this
 -- name returns, or ''; `drained`, whether an operator drained the lane, 0 or 1; `queued:KIND`, how many jobs are in the lane's
 -- queue for this kind.
@@ -50,7 +50,7 @@ for _, kind in ipairs(KINDS) do LANE_FACTS[#LANE_FACTS + 1] = 'queued:' .. kind 
 -- The values that LANE_FACTS names; nil if the lane's hash is gone. lease: the policy's lease, ms.
 local function lane_facts(name, now, lease)
   local facts = redis.call('HMGET', P .. 'lane:' .. name .. ':state', 'provider', 'endpoint', 'models', 'limit', 'offer',
-    'told', 'why', 'seen')
+    'condition', 'why', 'seen')
   if not (facts[1] or facts[8]) then return nil end
   local last_beat = to_integer(facts[8])
   facts[8], facts[9], facts[10], facts[11], facts[12], facts[13] = name, last_beat >= now - lease and 1 or 0, now - last_beat,
