@@ -18,6 +18,8 @@ AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py produce
 TOOLS := $(VENV)/tools
 TOOLS_READY := $(TOOLS)/.ready
 LOCKED := cli metrics worker builtin fasttext hub telemetry
+LOCK = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+	--custom-compile-command "make lock" --constraint constraints.txt
 
 PACKAGES := config routing producer worker benches
 
@@ -70,10 +72,9 @@ types: $(READY) ## mypy, strict
 borders: $(READY) ## who may import whom
 	$(BIN)/lint-imports --no-logo
 
-lock: $(TOOLS_READY) ## pin what the extras install, with hashes, in requirements.lock
-	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
-		--custom-compile-command "make lock" --constraint constraints.txt $(LOCKED:%=--extra %) \
-		--output-file requirements.lock pyproject.toml
+lock: $(TOOLS_READY) ## pin what the extras and the container image install, with hashes, in requirements.lock and worker/
+	$(LOCK) $(LOCKED:%=--extra %) --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra worker --extra telemetry --output-file worker/requirements.lock pyproject.toml
 
 sbom: $(TOOLS_READY) ## write dist/sbom.json: what requirements.lock installs, as CycloneDX
 	@mkdir -p dist

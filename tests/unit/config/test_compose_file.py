@@ -145,6 +145,17 @@ class TestImage:
         (user,) = re.findall(r"^USER (\S+)$", IMAGE.stages[-1], re.MULTILINE)
         assert {service.entry["user"] for service in SERVICES.values() if service.is_ours} == {user}
 
+    def test_installs_the_tested_versions(self) -> None:
+        """All packages of the image are pinned, with the hashes that `make lock` has for all extras."""
+        entry = re.compile(r"^\S+==.*?(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+        mine, all_extras = (
+            set(entry.findall((ROOT / lock).read_text(encoding="utf-8")))
+            for lock in ("worker/requirements.lock", "requirements.lock")
+        )
+        assert mine < all_extras
+        assert {"arq", "opentelemetry-sdk"} <= {text.partition("==")[0] for text in mine}
+        assert "install --no-cache-dir --require-hashes --requirement requirements.lock" in IMAGE.stages[1]
+
     def test_is_built_from_what_is_sent(self, tmp_path: Path) -> None:
         """What .dockerignore lets through is enough to build the wheel, and contains no secret."""
         lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
