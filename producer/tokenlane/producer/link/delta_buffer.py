@@ -32,7 +32,7 @@ from tokenlane.routing.contract.messages import (
     Resume,
 )
 from tokenlane.routing.contract.results import Progress, Result
-from tokenlane.routing.decide.interruptions import answer_lost, as_interruption
+from tokenlane.routing.decide.interruptions import answer_lost, as_interruption, deadline_exceeded
 from tokenlane.routing.decide.wait_cause import Wait
 from tokenlane.routing.store.request_life import Ending
 
@@ -228,21 +228,10 @@ class DeltaBuffer:
         self._end()
 
     def overdue(self, ended_by: str = "") -> DeadlineExceeded:
-        """The error of a request whose time to live has passed. It says if the request never started, and why, or why
-        its last attempt had ended, or if the pool does not answer.
-
-        Args:
-            ended_by: why the last attempt had ended, as a code; '' if that is unknown or the attempt was running.
-        """
-        failed = f"; its last attempt failed ({ended_by})" if ended_by else ""
-        if not self._why_waiting or self.attempt > self._waits_after:
-            why = f"; the pool does not answer: {self.outage}" if self.outage else f"{failed}." if failed else ""
-            return DeadlineExceeded(f"The request did not complete within its time to live{why}" if why else "")
-        what = "did not start" if self.attempt == 0 else "was not started again"
-        return DeadlineExceeded(
-            f"The request {what} within its time to live{failed}; last known reason: "
-            f"{str(self._why_waiting).rstrip('.')}. `tokenlane status` shows whether its lanes accept work."
-        )
+        """The error of a request whose time to live has passed. `ended_by`: why its last attempt ended, if known."""
+        waits = bool(self._why_waiting) and self.attempt <= self._waits_after
+        why_waiting = str(self._why_waiting) if waits else ""
+        return deadline_exceeded(why_waiting, ended_by, self.outage, was_started=self.attempt > 0)
 
     def _begin_attempt(self, attempt: int) -> None:
         if attempt > self.attempt:

@@ -1,10 +1,11 @@
-"""Builds the errors of answers that broke off, as agents raise them."""
+"""Builds the errors of answers that broke off or did not come in time, as agents raise them."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from tokenlane.routing.contract.errors import (
+    DeadlineExceeded,
     Interrupted,
     LlmError,
     ModelNotFound,
@@ -54,3 +55,23 @@ _LOST = {
 def answer_lost(what: Literal["restarted", "owner", "part", "end"]) -> Interrupted:
     """The error for an agent that can no longer get the whole answer."""
     return Interrupted(_LOST[what])
+
+
+def deadline_exceeded(why_waiting: str, ended_by: str, outage: str, *, was_started: bool) -> DeadlineExceeded:
+    """The error for an agent whose request did not complete within its time to live.
+
+    Args:
+        why_waiting: why the request last waited to start; '' if a later attempt may have started.
+        ended_by: why its last attempt had ended, as a code; '' if that is unknown or the attempt was running.
+        outage: why the pool does not answer; '' if it does.
+        was_started: whether the request was ever started.
+    """
+    failed = f"; its last attempt failed ({ended_by})" if ended_by else ""
+    if why_waiting:
+        what = "was not started again" if was_started else "did not start"
+        return DeadlineExceeded(
+            f"The request {what} within its time to live{failed}; last known reason: {why_waiting.rstrip('.')}. "
+            "`tokenlane status` shows whether its lanes accept work."
+        )
+    why = f"; the pool does not answer: {outage}" if outage else f"{failed}." if failed else ""
+    return DeadlineExceeded(f"The request did not complete within its time to live{why}" if why else "")
