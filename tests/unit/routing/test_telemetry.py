@@ -53,7 +53,7 @@ async def test_nothing_is_created_without_a_provider() -> None:
         assert trace.get_current_span() is trace.INVALID_SPAN
     with processing(of, lane="l", worker="w", attempt=1, model="m", waited=Waited()) as attempt:
         assert attempt is trace.INVALID_SPAN
-        with calling("chat", provider="vllm", endpoint="http://h", lane="l", model="m"):
+        with calling("chat", provider="vllm", endpoint="http://h", model="m"):
             assert trace.get_current_span() is trace.INVALID_SPAN
     assert batch_spans(attempt, "all") is None
 
@@ -165,7 +165,7 @@ async def test_the_address_of_a_model_server(
     """Host and port of the endpoint, and no password."""
     spans = recorded_spans(monkeypatch)
     with processing(envelope(), lane="l", worker="w", attempt=1, model="m", waited=Waited()):
-        with calling("chat", provider="vllm", endpoint=endpoint, lane="l", model="m"):
+        with calling("chat", provider="vllm", endpoint=endpoint, model="m"):
             pass
     call = by_name(spans.get_finished_spans())["chat m"]
     assert (attributes(call).get(names.SERVER_ADDRESS), attributes(call).get(names.SERVER_PORT)) == (address, port)

@@ -1,8 +1,8 @@
 """Measures what traces cost: the throughput of worker and agent without spans, with the default, and with every span.
 
 Three pairs of worker and agent take turns, each pair in a pool of its own. Two pairs send their spans by OTLP to a
-collector that discards them. Throughput is the number of tokens that a pair handles in a second of its CPU time, which
-is what limits it on a busy machine.
+collector that discards them. Throughput is the number of tokens in a second of CPU time of worker, agent and Redis
+server together: on a busy machine that is what limits it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from aiohttp import web
 from opentelemetry import trace
 from pydantic import BaseModel
+from redis.asyncio import Redis
 
 from tokenlane.config.host.embedded_server import EmbeddedServer
 from tokenlane.config.settings.values import TokenSpans
@@ -50,12 +51,13 @@ QUICK = Plan(streams=4, tokens=16, rounds=2, spacing_ms=2)
 
 
 class PairCost(BaseModel):
-    """What a pair costs, in microseconds of CPU time a token (median of the rounds), and the throughput that it loses
-    against the pair without spans, in percent (median of the ratios in each round)."""
+    """What a pair and the Redis server cost, in microseconds of CPU time a token (median of the rounds), and the
+    throughput that the pair loses against the one without spans, in percent (median of the ratios in each round)."""
 
     spans: Spans
     worker_us: float
     agent_us: float
+    server_us: float
     lost_percent: float
 
 
@@ -123,21 +125,30 @@ async def collector() -> AsyncIterator[Tasks]:
         await runner.cleanup()
 
 
+_Costs: TypeAlias = tuple[float, ...]
+"""CPU time of worker, agent and server."""
+
+
 @dataclass(frozen=True)
 class _Pair:
     spans: Spans
     worker: ChildProcess
     agent: ChildProcess
+    redis: Redis
 
-    async def round(self, plan: Plan) -> tuple[float, float]:
-        """Answer the questions of a round. Returns the CPU time of worker and agent in microseconds a token."""
-        before = await self.worker.cpu_s(), await self.agent.cpu_s()
+    async def cpu_s(self) -> _Costs:
+        """The CPU seconds used so far."""
+        server = await self.redis.info("cpu")
+        used = float(server["used_cpu_user"]) + float(server["used_cpu_sys"])
+        return await self.worker.cpu_s(), await self.agent.cpu_s(), used
+
+    async def round(self, plan: Plan) -> _Costs:
+        """Answer the questions of a round. Returns the CPU time in microseconds a token."""
+        before = await self.cpu_s()
         spread_s = plan.tokens * plan.spacing_ms / 1000
         await self.agent.ask(RoundTimes, "load", streams=plan.streams, answers=1, tokens=plan.tokens, spread_s=spread_s)
-        after = await self.worker.cpu_s(), await self.agent.cpu_s()
-        worker_s, agent_s = (now - then for now, then in zip(after, before, strict=True))
-        tokens = plan.streams * plan.tokens
-        return 1e6 * worker_s / tokens, 1e6 * agent_s / tokens
+        after, tokens = await self.cpu_s(), plan.streams * plan.tokens
+        return tuple(1e6 * (now - then) / tokens for now, then in zip(after, before, strict=True))
 
 
 async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: None) -> TraceCost:
@@ -149,7 +160,7 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
     Raises:
         UserError: a process of the measurement exited early, or the embedded server did not start.
     """
-    used: dict[Spans, list[tuple[float, float]]] = {spans: [] for spans in _TOKEN_SPANS}
+    used: dict[Spans, list[_Costs]] = {spans: [] for spans in _TOKEN_SPANS}
     async with _pairs(plan) as pairs:
         for pair in pairs:
             await pair.round(plan)
@@ -173,6 +184,7 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
 async def _pairs(plan: Plan) -> AsyncIterator[list[_Pair]]:
     async with EmbeddedServer() as server, child_process(metronome.metronome) as backend, AsyncExitStack() as stack:
         sink = await stack.enter_async_context(child_process(collector))
+        redis = await stack.enter_async_context(Redis.from_url(server.url))
         to, endpoint = await sink.ask(str, "url"), await backend.ask(str, "url")
         await backend.ask(type(None), "pace", first_ms=10, spacing_ms=plan.spacing_ms)
         pairs = []
@@ -183,16 +195,18 @@ async def _pairs(plan: Plan) -> AsyncIterator[list[_Pair]]:
             working = await stack.enter_async_context(serving)
             await working.ask(bool, "ready")
             asking = await stack.enter_async_context(child_process(agent, redis=server.url, collector=to, spans=spans))
-            pairs.append(_Pair(spans, working, asking))
+            pairs.append(_Pair(spans, working, asking, redis))
         yield pairs
 
 
-def _cost(spans: Spans, rounds: list[tuple[float, float]], without: list[tuple[float, float]]) -> PairCost:
+def _cost(spans: Spans, rounds: list[_Costs], without: list[_Costs]) -> PairCost:
     ratios = [sum(bare) / sum(cost) for cost, bare in zip(rounds, without, strict=True)]
+    worker_us, agent_us, server_us = map(median, zip(*rounds, strict=True))
     return PairCost(
         spans=spans,
-        worker_us=median(cost for cost, _ in rounds),
-        agent_us=median(cost for _, cost in rounds),
+        worker_us=worker_us,
+        agent_us=agent_us,
+        server_us=server_us,
         lost_percent=100 * (1 - median(ratios)),
     )
 
@@ -204,11 +218,11 @@ def table(report: TraceCost) -> str:
         "",
         f"Answers of {report.tokens} tokens; CPU is microseconds a token.",
         "",
-        "| spans | worker | agent | tokens a second of CPU | throughput lost |",
-        "|---|--:|--:|--:|--:|",
+        "| spans | worker | agent | server | tokens a second of CPU | throughput lost |",
+        "|---|--:|--:|--:|--:|--:|",
         *(
-            f"| {cost.spans} | {cost.worker_us:.0f} | {cost.agent_us:.0f} "
-            f"| {1e6 / (cost.worker_us + cost.agent_us):.0f} | {cost.lost_percent:.1f} % |"
+            f"| {cost.spans} | {cost.worker_us:.0f} | {cost.agent_us:.0f} | {cost.server_us:.0f} "
+            f"| {1e6 / (cost.worker_us + cost.agent_us + cost.server_us):.0f} | {cost.lost_percent:.1f} % |"
             for cost in report.pairs
         ),
         "",

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
@@ -61,73 +63,62 @@ class Waited:
 def processing(
     envelope: Envelope, *, lane: str, worker: str, attempt: int, model: str, waited: Waited
 ) -> AbstractContextManager[Span]:
-    """A span around one attempt on a lane: a child of the request's span, and linked to it and to the attempt before.
+    """A span around one attempt on a lane: a child of the request's span, and linked to the attempt before.
 
     The wait before the attempt becomes a span, too. So does an attempt whose worker was lost and with it its span.
     """
     if not envelope.trace and is_off():
         return nullcontext(trace.INVALID_SPAN)
-    begun = _Attempt(envelope, time.time_ns())
+    begun = _Attempt(envelope, carried(envelope.trace), time.time_ns())
     begun.record_wait(lane, attempt, waited)
     links = [] if waited.before is None else begun.links_to(waited.before, ended_ms=waited.queued_ms)
-    span = begun.start(lane, attempt, model, links)
-    span.set_attribute(names.WORKER, worker)
+    span = begun.start(lane, attempt, model, links, worker=worker)
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Creates the spans with which an attempt begins at `now_ns`."""
+    """Creates the spans with which an attempt begins at `now_ns`. `parent`: the context of the request's span."""
 
     envelope: Envelope
+    parent: Context
     now_ns: int
 
-    def start(self, lane: str, attempt: int, model: str, links: Sequence[Link] = (), *, since_ms: int = 0) -> Span:
-        """Start the span of an attempt that began so many ms ago."""
-        envelope, sender = self.envelope, span_context(self.envelope.trace)
+    def start(
+        self, lane: str, attempt: int, model: str, links: Sequence[Link] = (), *, worker: str = "", since_ms: int = 0
+    ) -> Span:
+        """Start the span of an attempt that began so many ms ago. `worker`: '' if it is unknown."""
         attributes: dict[str, AttributeValue] = {
             names.MESSAGING_SYSTEM: names.SYSTEM,
             names.MESSAGING_OPERATION: "process",
             names.MESSAGING_OPERATION_TYPE: "process",
-            names.ROLE: envelope.role,
-            names.REQUEST_ID: envelope.id,
-            names.OPERATION: KINDS[envelope.kind].operation,
+            names.ROLE: self.envelope.role,
+            names.REQUEST_ID: self.envelope.id,
             names.REQUEST_MODEL: model,
-            names.AGENT: envelope.agent,
             names.LANE: lane,
             names.ATTEMPT: attempt,
         }
+        if worker:
+            attributes[names.WORKER] = worker
         return tracer().start_span(
-            "llm.attempt",
-            context=carried(envelope.trace),
-            kind=SpanKind.CONSUMER,
-            attributes=attributes,
-            links=[*links, Link(sender)] if sender.is_valid else links,
-            start_time=self._ago(since_ms),
+            "llm.attempt", self.parent, SpanKind.CONSUMER, attributes, links, start_time=self._ago(since_ms)
         )
 
     def record_wait(self, lane: str, attempt: int, waited: Waited) -> None:
         """Record how long the request waited, and when it was given to the lane."""
+        attributes: dict[str, AttributeValue] = {names.LANE: lane, names.ATTEMPT: attempt}
         span = tracer().start_span(
-            "llm.queue",
-            context=carried(self.envelope.trace),
-            attributes={
-                names.ROLE: self.envelope.role,
-                names.REQUEST_ID: self.envelope.id,
-                names.LANE: lane,
-                names.ATTEMPT: attempt,
-            },
-            start_time=self._ago(waited.queued_ms),
+            "llm.queue", self.parent, attributes=attributes, start_time=self._ago(waited.queued_ms)
         )
         span.add_event("dispatched", timestamp=self._ago(min(waited.dispatched_ms, waited.queued_ms)))
         span.end(self.now_ns)
 
     def links_to(self, before: EarlierAttempt, *, ended_ms: int) -> list[Link]:
         """The link to the attempt before, if it started. If its worker was lost, its span is recorded here instead."""
-        context = span_context({"traceparent": before.span})
+        context = span_context({"traceparent": before.span}) if before.span else trace.INVALID_SPAN_CONTEXT
         if before.code == WORKER_LOST and before.started_ms is not None:
             span = self.start(before.lane, before.attempt, before.model, since_ms=before.started_ms)
-            describe_attempt(span, request_outcome="requeued", code=WORKER_LOST, has_failed=True, model=before.model)
+            describe_attempt(span, request_outcome="requeued", code=WORKER_LOST, has_failed=True)
             span.end(self._ago(ended_ms))
             context = span.get_span_context()
         return [Link(context, {names.ATTEMPT: before.attempt})] if context.is_valid else []
@@ -142,7 +133,7 @@ def current_span() -> str:
     return carry(span)["traceparent"] if span.is_recording() else ""
 
 
-def describe_attempt(span: Span, *, request_outcome: str, code: str, has_failed: bool, model: str) -> None:
+def describe_attempt(span: Span, *, request_outcome: str, code: str, has_failed: bool) -> None:
     """Record on an attempt's span how the attempt ended.
 
     Args:
@@ -150,7 +141,7 @@ def describe_attempt(span: Span, *, request_outcome: str, code: str, has_failed:
         code: the code of the error, or why the attempt was stopped; empty for a complete answer.
         has_failed: whether `code` is the code of an error.
     """
-    span.set_attributes({names.OUTCOME: request_outcome, names.RESPONSE_MODEL: model})
+    span.set_attribute(names.OUTCOME, request_outcome)
     if has_failed:
         mark_failed(span, code)
     elif code:
@@ -175,7 +166,7 @@ class ModelCall:
 
 
 @contextmanager
-def calling(kind: Kind, *, provider: str, endpoint: str, lane: str, model: str) -> Iterator[ModelCall]:
+def calling(kind: Kind, *, provider: str, endpoint: str, model: str) -> Iterator[ModelCall]:
     """A span around a call of the model server, as a child of the attempt's span."""
     if not trace.get_current_span().is_recording():
         yield ModelCall()
@@ -185,7 +176,6 @@ def calling(kind: Kind, *, provider: str, endpoint: str, lane: str, model: str) 
         names.OPERATION: operation,
         names.PROVIDER: provider,
         names.REQUEST_MODEL: model,
-        names.LANE: lane,
         **_address(endpoint),
     }
     if KINDS[kind].result is None:
@@ -201,6 +191,7 @@ def calling(kind: Kind, *, provider: str, endpoint: str, lane: str, model: str) 
             raise
 
 
+@cache
 def _address(endpoint: str) -> dict[str, AttributeValue]:
     """The address of an endpoint, without the user and password that it may hold."""
     url = urlsplit(endpoint)

@@ -44,12 +44,12 @@ MESSAGING_OPERATION = _attribute(
     "messaging.operation.name", f"{_REQUEST}, {_ATTEMPT}", "`send` by the agent, `process` by a worker"
 )
 MESSAGING_OPERATION_TYPE = _attribute("messaging.operation.type", f"{_REQUEST}, {_ATTEMPT}", "the same")
-ROLE = _attribute("messaging.destination.name", _MESSAGE, "the request's role")
-REQUEST_ID = _attribute("messaging.message.id", _MESSAGE, "the request's id")
+ROLE = _attribute("messaging.destination.name", f"{_REQUEST}, {_ATTEMPT}", "the request's role")
+REQUEST_ID = _attribute("messaging.message.id", f"{_REQUEST}, {_ATTEMPT}", "the request's id")
 
 OPERATION = _attribute(
     "gen_ai.operation.name",
-    f"{_REQUEST}, {_ATTEMPT}, {_CALL}, {_FETCH}",
+    f"{_REQUEST}, {_CALL}, {_FETCH}",
     "`chat`, `embeddings`, `command`, or `fetch_response` for a client that attaches",
 )
 PROVIDER = _attribute(
@@ -65,7 +65,7 @@ STREAM_CURSOR = _attribute(
     "gen_ai.request.stream_cursor", _FETCH, "the position after which the client reads; absent for the whole answer"
 )
 RESPONSE_ID = _attribute("gen_ai.response.id", _FETCH, "the id of the request that the client attaches to")
-RESPONSE_MODEL = _attribute("gen_ai.response.model", f"{_READER}, {_ATTEMPT}", "the model that answered")
+RESPONSE_MODEL = _attribute("gen_ai.response.model", _READER, "the model that answered")
 FINISH_REASONS = _attribute("gen_ai.response.finish_reasons", f"{_READER}, {_CALL}", "why the answer ended")
 TIME_TO_FIRST_CHUNK = _attribute(
     "gen_ai.response.time_to_first_chunk",
@@ -75,7 +75,9 @@ TIME_TO_FIRST_CHUNK = _attribute(
 INPUT_TOKENS = _attribute("gen_ai.usage.input_tokens", f"{_REQUEST}, {_CALL}", "tokens of the prompt")
 OUTPUT_TOKENS = _attribute("gen_ai.usage.output_tokens", f"{_REQUEST}, {_CALL}", "tokens of the answer")
 CACHED_TOKENS = _attribute(
-    "gen_ai.usage.cache_read.input_tokens", f"{_REQUEST}, {_CALL}", "tokens of the prompt that the server had cached"
+    "gen_ai.usage.cache_read.input_tokens",
+    f"{_REQUEST}, {_CALL}",
+    "tokens of the prompt that the server had cached, if any",
 )
 
 ERROR_TYPE = _attribute(
@@ -91,11 +93,9 @@ DB_SYSTEM = _attribute("db.system.name", _SCRIPT, "`redis`")
 DB_OPERATION = _attribute("db.operation.name", _SCRIPT, "`EVALSHA`")
 DB_PROCEDURE = _attribute("db.stored_procedure.name", _SCRIPT, "the script, such as `submit` or `finish`")
 
-AGENT = _attribute("tokenlane.agent", f"{_REQUEST}, {_ATTEMPT}", "the agent's name")
-PRIORITY = _attribute("tokenlane.priority", _REQUEST, "`high`, `normal` or `low`")
-LANE = _attribute(
-    "tokenlane.lane", f"{_MESSAGE}, {_CALL}, {_FETCH}", "the lane; of `llm.request`: the lane that ended it"
-)
+AGENT = _attribute("tokenlane.agent", _REQUEST, "the agent's name")
+PRIORITY = _attribute("tokenlane.priority", _REQUEST, "`high` or `low`")
+LANE = _attribute("tokenlane.lane", f"{_MESSAGE}, {_FETCH}", "the lane; of `llm.request`: the lane that ended it")
 WORKER = _attribute("tokenlane.worker", _ATTEMPT, "the worker that runs the attempt")
 ATTEMPT = _attribute("tokenlane.attempt", f"{_QUEUE}, {_ATTEMPT}, links", "the number of the attempt")
 ATTEMPTS = _attribute("tokenlane.attempts", _READER, "how often a lane started the request")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,8 +60,7 @@ class RequestSpan:
             attributes |= {names.ATTEMPTS: usage.attempts, names.QUEUE_MS: usage.queue_ms}
             if self._reports_usage:
                 attributes |= token_counts(usage)
-        self._span.set_attributes(attributes)
-        self._end(end.error)
+        self._end(end.error, attributes)
 
     def fail(self, error: BaseException) -> None:
         """End the span, since the request could not be sent."""
@@ -72,22 +71,26 @@ class RequestSpan:
         self._span.set_attribute(names.OUTCOME, "joined")
         self._span.end()
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None, attributes: Mapping[str, AttributeValue] = {}) -> None:
         if not self._span.is_recording():
             return
-        match error:
-            case None:
-                outcome = "completed"
-            case RequestCancelled():
-                outcome = "cancelled"
-            case DeadlineExceeded():
-                outcome = "expired"
-            case _:
-                outcome = "failed"
-        self._span.set_attribute(names.OUTCOME, outcome)
+        outcome = _outcome(error)
+        self._span.set_attributes({**attributes, names.OUTCOME: outcome})
         if error is not None and outcome != "cancelled":
             mark_failed(self._span, error.code if isinstance(error, LlmError) else type(error).__name__)
         self._span.end()
+
+
+def _outcome(error: BaseException | None) -> str:
+    match error:
+        case None:
+            return "completed"
+        case RequestCancelled():
+            return "cancelled"
+        case DeadlineExceeded():
+            return "expired"
+        case _:
+            return "failed"
 
 
 def mark_failed(span: Span, code: str) -> None:
@@ -100,11 +103,13 @@ def token_counts(usage: Usage) -> dict[str, AttributeValue]:
     """The attributes with the tokens; none if the model server counted none."""
     if not (usage.prompt_tokens or usage.completion_tokens):
         return {}
-    return {
+    counts: dict[str, AttributeValue] = {
         names.INPUT_TOKENS: usage.prompt_tokens,
         names.OUTPUT_TOKENS: usage.completion_tokens,
-        names.CACHED_TOKENS: usage.cached_tokens,
     }
+    if usage.cached_tokens:
+        counts[names.CACHED_TOKENS] = usage.cached_tokens
+    return counts
 
 
 @contextmanager
@@ -123,8 +128,9 @@ def sending(envelope: Envelope) -> Iterator[tuple[Envelope, RequestSpan]]:
         names.OPERATION: KINDS[envelope.kind].operation,
         names.PROVIDER: names.SYSTEM,
         names.AGENT: envelope.agent,
-        names.PRIORITY: envelope.priority,
     }
+    if envelope.priority != "normal":
+        attributes[names.PRIORITY] = envelope.priority
     if envelope.needs.model is not None:
         attributes[names.REQUEST_MODEL] = envelope.needs.model
     span = tracer().start_span("llm.request", kind=SpanKind.PRODUCER, attributes=attributes)

@@ -116,7 +116,6 @@ def attempt_span(span: Span) -> Observer:
         request_outcome=event.request_outcome,
         code=event.code,
         has_failed=bool(event.why),
-        model=event.model,
     )
 
 

@@ -88,7 +88,7 @@ def _calling(lane: Lane, run: Run) -> AbstractContextManager[ModelCall]:
     """The span of the call of the model server."""
     server = lane.availability.announcement
     kind, model = run.claim.envelope.kind, run.claim.model
-    return calling(kind, provider=server.provider, endpoint=server.endpoint, lane=lane.name, model=model)
+    return calling(kind, provider=server.provider, endpoint=server.endpoint, model=model)
 
 
 async def _publish(lane: Lane, run: Run, request: ChatRequest, call: ModelCall) -> Answered:
