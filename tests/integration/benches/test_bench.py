@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from tests.processes import until_gone
 
-from tokenlane.benches.measure import cancel, recovery, sealing
+from tokenlane.benches.measure import cancel, recovery, sealing, traces
 from tokenlane.benches.measure.cancel import CancelTimes
 from tokenlane.benches.measure.figures import Overhead, table
 from tokenlane.benches.measure.recovery import Recovery
 from tokenlane.benches.measure.sealing import SealingCost
+from tokenlane.benches.measure.traces import TraceCost
 from tokenlane.config import exit_codes as exits
 
 BENCH = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "bench")
@@ -84,6 +85,18 @@ async def test_cancel_measures_all_it_promises() -> None:
     assert (report.at_once.cancels, report.at_once.running, report.at_once.left_behind) == (100, 64, [])
     assert [bar.limit for bar in report.bars] == [250, 250, 250, 250, 0]
     assert cancel.table(report).count("\n| ") == 1 + len(report.states)
+
+
+async def test_traces_measure_each_kind_of_spans() -> None:
+    """What a pair costs without spans, with the default and with all of them, and a bar for the default."""
+    code, out = await bench("traces")
+    report = TraceCost.model_validate_json(out)
+    assert code == (0 if all(bar.held for bar in report.bars) else 1)
+    assert [cost.spans for cost in report.pairs] == ["none", "default", "all"]
+    assert all(cost.worker_us > 0 and cost.agent_us > 0 for cost in report.pairs)
+    assert report.pairs[0].lost_percent == 0
+    assert [bar.limit for bar in report.bars] == [3]
+    assert traces.table(report).count("\n| ") == 1 + len(report.pairs)
 
 
 async def bench(command: str) -> tuple[int | None, bytes]:
