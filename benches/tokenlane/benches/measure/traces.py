@@ -166,7 +166,8 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
             await pair.round(plan)
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}")
-            for pair in pairs:
+            first = number % len(pairs)  # so that no pair always follows the same one
+            for pair in (*pairs[first:], *pairs[:first]):
                 used[pair.spans].append(await pair.round(plan))
     costs = [_cost(spans, rounds, used["none"]) for spans, rounds in used.items()]
     lost = next(cost.lost_percent for cost in costs if cost.spans == "default")
