@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints .env.example with a random value for each secret that is empty there: sh config/new_env.sh > .env
+# Prints .env.example with a random value for each secret that is empty there: docs/deploy.md.
 set -eu
 cd "$(dirname "$0")/.."
 

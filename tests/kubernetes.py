@@ -26,7 +26,7 @@ class Container(NamedTuple):
 
 def manifests() -> dict[tuple[str, str], Manifest]:
     """All objects, by kind and name."""
-    files = [file for file in sorted(FOLDER.glob("*.yaml")) if file.name != "kustomization.yaml"]
+    files = [file for file in sorted(FOLDER.rglob("*.yaml")) if file.name != "kustomization.yaml"]
     found = [item for file in files for item in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
     return {(item["kind"], item["metadata"]["name"]): item for item in found}
 

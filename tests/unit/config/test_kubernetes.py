@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -92,11 +93,12 @@ def test_the_scaler_asks_for_metrics_that_exist() -> None:
     assert "tokenlane_up" in metrics
 
 
-def test_kustomize_has_what_every_pool_needs() -> None:
-    """The list names files that exist: all but the secrets, and what scales to zero."""
-    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
-    others = {"kustomization.yaml", "secrets.example.yaml", "vllm.yaml", "scaled-object.yaml"}
-    assert {*kustomization["resources"]} == {file.name for file in FOLDER.iterdir()} - others
+@pytest.mark.parametrize("folder", [FOLDER, FOLDER / "keda"], ids=lambda folder: str(folder.name))
+def test_kustomize_has_every_file(folder: Path) -> None:
+    """Each list names all files of its folder but the secrets, and gives our image its name in a registry."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    others = {"kustomization.yaml", "secrets.example.yaml"}
+    assert {*kustomization["resources"]} == {file.name for file in folder.glob("*.yaml")} - others
     (image,) = kustomization["images"]
     assert f"{image['name']}:{image['newTag']}" == read_services(new_settings())["worker"].entry["image"]
 
