@@ -221,6 +221,33 @@ def test_a_failure_during_a_cooldown_extends_it() -> None:
     assert server.breaker.retry_at == server.now + COOLDOWN_S
 
 
+def test_a_long_answer_counts_before_its_end() -> None:
+    """So does the next one, and the lane is open while both go on. The end of such an answer counts no second time."""
+    server = Server()
+    server.fail(LEAST_FAILED)
+    server.cool_down()
+    server.breaker.begin("long")
+    server.breaker.record_long_answer("another")
+    assert not server.breaker.lets_start
+    server.breaker.record_long_answer("long")
+    server.breaker.record(Outcome("long", "m", server.now, server.now))
+    assert (server.is_closed(), server.breaker.lets_start) == (False, True)
+    server.breaker.begin("second")
+    server.breaker.record_long_answer("second")
+    assert server.is_closed()
+
+
+def test_a_long_answer_that_fails_opens_it_again() -> None:
+    """What it delivered before is no evidence any longer."""
+    server = Server()
+    server.fail(LEAST_FAILED)
+    server.cool_down()
+    server.breaker.begin("long")
+    server.breaker.record_long_answer("long")
+    server.run("interrupted", request="long")
+    assert server.breaker.state == "open"
+
+
 def test_a_server_that_went_away_starts_afresh() -> None:
     """Then its health checks decide, and the next server may be another."""
     server = Server()

@@ -28,7 +28,7 @@ from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
-from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED
+from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED, LONG_ANSWER_S
 from tokenlane.worker.lane.model_server.readiness import Readiness, check_condition
 from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
@@ -340,6 +340,21 @@ async def test_requests_that_still_run_do_not_stand_in_the_way_of_the_trial() ->
     assert ward.said.limit_of("chat") == 2
     ward.readiness.begin("trial", "chat")
     assert ward.said.limit_of("chat") == 0
+
+
+async def test_a_trial_that_is_one_long_answer_lets_the_next_request_start() -> None:
+    """The worker notices at its next check that the answer has been arriving for a while."""
+    async with watched(timings=Timings(check_s=0.01, describe_s=3600, cooldown_s=0.01)) as ward:
+        ward.fail(LEAST_FAILED)
+        await ward.said.wait_until_up()
+        ward.readiness.begin("trial", "chat")
+        assert ward.said.limit_of("chat") == 0
+        clock = ward.readiness._clock
+        run = SimpleNamespace(id="trial", outlet=SimpleNamespace(first_put_at=clock()))
+        ward.readiness._runs = cast("Runs", [run])
+        ward.readiness._clock = lambda: clock() + LONG_ANSWER_S
+        ward.readiness._wake.set()
+        await until(lambda: ward.said.limit_of("chat") == 2)
 
 
 async def test_a_server_that_goes_down_is_judged_by_its_health_alone() -> None:

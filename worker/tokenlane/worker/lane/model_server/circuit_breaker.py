@@ -26,6 +26,8 @@ LEAST_FAILED = 5
 _FAILED_SHARE = 0.5
 _ENOUGH_ANSWERS = 2
 LONGEST_COOLDOWN_S = 60.0
+LONG_ANSWER_S = 10.0
+"""For how long a trial's answer must have arrived to count as an answer before its end."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,12 @@ class CircuitBreaker:
         """Whether the breaker is half-open and its trial runs."""
         return self.state == "half-open" and self._trial is not None
 
+    def record_long_answer(self, request: str) -> None:
+        """Record that a request's answer has been arriving for `LONG_ANSWER_S`. If the request is the trial, that
+        counts as an answer, so that a long answer does not keep the lane closed until its end."""
+        if self.state == "half-open" and request == self._trial:
+            self._count_answer()
+
     @property
     def lets_start(self) -> bool:
         """Whether a request may start now."""
@@ -139,10 +147,13 @@ class CircuitBreaker:
             case "open" if outcome.code:
                 self._extend()
             case "half-open" if outcome.request == self._trial:
-                self._trial = None
-                self._answers += 1
-                if self._answers >= _ENOUGH_ANSWERS:
-                    self._close()
+                self._count_answer()
+
+    def _count_answer(self) -> None:
+        self._trial = None
+        self._answers += 1
+        if self._answers >= _ENOUGH_ANSWERS:
+            self._close()
 
     def _is_failing(self) -> bool:
         oldest = self._clock() - _KEPT_S

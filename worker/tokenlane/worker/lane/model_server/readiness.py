@@ -28,7 +28,7 @@ from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 from tokenlane.worker.providers import LlmProvider, ReportsHealth
 
-from .circuit_breaker import CircuitBreaker, Outcome, is_servers_fault
+from .circuit_breaker import LONG_ANSWER_S, CircuitBreaker, Outcome, is_servers_fault
 from .requested_pause import RequestedPause
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Readiness:
         """Check the model server until cancelled."""
         while True:
             self._wake.clear()
+            self._look_at_long_answers()
             self._open_or_close()
             due_at = self._confirmed_at + self._pause_s()
             if self._is_up:  # a server that is not up cannot list its models: they are listed when it is up again
@@ -266,6 +267,13 @@ class Readiness:
             self._close_for_a_while()
         else:
             self._open_or_close()
+
+    def _look_at_long_answers(self) -> None:
+        if self._breaker.is_trying:
+            for run in self._runs:
+                first_at = run.outlet.first_put_at
+                if first_at is not None and self._clock() >= first_at + LONG_ANSWER_S:
+                    self._breaker.record_long_answer(run.id)
 
     @property
     def _may_open_at(self) -> float:
