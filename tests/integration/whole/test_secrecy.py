@@ -111,7 +111,13 @@ async def test_nothing_said_is_logged(
     assert "gen_ai_client_operation_duration_seconds_bucket" in metrics
     assert marked(metrics) == []
     said = await stopped(worker)
-    assert said.count(f" {observe.__name__}: ") >= len(FATES), "the loggers say nothing"
+    assert said.count(f'"logger": "{observe.__name__}"') >= len(FATES), "the loggers say nothing"
+    lines = [json.loads(line) for line in said.splitlines()]
+    ended = [line for line in lines if line.get("event") == "request"]
+    assert len({line["request_id"] for line in ended}) == len(ended), "a request has several lines"
+    assert {line["outcome"] for line in ended} == {"completed", "failed"}
+    assert {line["role"] for line in ended} == {"planner"}
+    assert all({"request_id", "lane", "model", "attempts", "total_ms"} <= line.keys() for line in ended)
     assert marked(said) == []
     assert marked(caplog.text) == []
     assert f"Bearer {KEY}" in {received.headers.get("Authorization") for received in backend.log}

@@ -32,7 +32,16 @@ from .llm_option import parse_assignment
 from .merged import DEFAULT, Layer, Setting, Settings
 from .read_layers import file_layer, lane_layer, text_layer
 from .schema import LaneSection, provider_names
-from .values import NAME_RULE, CacheSettings, LaneSettings, RedisSettings, TelemetrySettings, default_lane, is_name
+from .values import (
+    NAME_RULE,
+    CacheSettings,
+    LaneSettings,
+    LogSettings,
+    RedisSettings,
+    TelemetrySettings,
+    default_lane,
+    is_name,
+)
 
 _CACHE_MB = 256
 _TIMEOUTS = {
@@ -141,6 +150,12 @@ def telemetry_settings() -> TelemetrySettings:
     """Return which spans this process records, if it exports spans."""
     section = read().document.telemetry
     return TelemetrySettings(section.tokens or "sampled", redis=bool(section.redis))
+
+
+def log_settings() -> LogSettings:
+    """Return how this process logs."""
+    log = read().document.log
+    return LogSettings(log.level, log.format or "auto")
 
 
 class LaneOptions(TypedDict, total=False):

@@ -203,6 +203,15 @@ class TelemetrySection(Section):
     redis: YesOrNo | None = None
 
 
+class LogSection(Section):
+    """`[log]`: how the processes of this host log."""
+
+    level: Literal["debug", "info", "warning", "error"] | None = Field(
+        None, description='"debug", "info", "warning" or "error"'
+    )
+    format: Literal["auto", "text", "json"] | None = Field(None, description='"auto", "text" or "json"')
+
+
 class LimitsSection(Section):
     """`limits` of a role, which override those of `[policy]`."""
 
@@ -265,6 +274,7 @@ class Document(Section):
     redis: Redis = Redis()
     models: dict[Text, ModelSection] = {}
     embeddings: EmbeddingsSection = EmbeddingsSection()
+    log: LogSection = LogSection()
     telemetry: TelemetrySection = TelemetrySection()
     lanes: dict[Name, LaneSection] = {}
     roles: dict[Name, Role] = {}

@@ -170,6 +170,15 @@ class CacheSettings:
     limit_bytes: int
 
 
+@dataclass(frozen=True)
+class LogSettings:
+    """How this process logs. `level`: None for the verb's own default. `format`: `auto` is text on a terminal, and JSON
+    elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] | None = None
+    format: Literal["auto", "text", "json"] = "auto"
+
+
 def default_lane(provider: str) -> str:
     """Return the default name of a lane on this host: `<hostname>-<provider>`."""
     host = _NOT_IN_A_NAME.sub("-", socket.gethostname()).lstrip("_.@-") or "host"

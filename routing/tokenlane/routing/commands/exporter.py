@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated
 
 import typer
 from aiohttp import web
 
+from tokenlane.config.cli.log_lines import start_logging
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.host.listen_address import bind_address
 from tokenlane.config.host.stop_signals import stop_event
+from tokenlane.config.settings.load import log_settings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.http_server import add_health, serve_http
 from tokenlane.routing.store.pool import Pool
@@ -36,6 +39,7 @@ def exporter(
 ) -> None:
     """Serve the pool's metrics to Prometheus until Ctrl-C, SIGTERM or SIGHUP."""
     address = bind_address(listen, "--listen", PORT, any_port=True)
+    start_logging(log_settings(), logging.INFO)
     pool_session(redis, pool, lambda opened: _export(opened, address))
 
 

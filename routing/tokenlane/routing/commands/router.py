@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
+from tokenlane.config.cli.log_lines import start_logging
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.host.stop_signals import stop_event
+from tokenlane.config.settings.load import log_settings
 from tokenlane.routing.router import run_router
 from tokenlane.routing.store.hub import open_hub
 from tokenlane.routing.store.pool import Pool
@@ -19,6 +22,7 @@ _PATIENCE_S = 10.0
 
 def router(redis: RedisUrl = None, pool: PoolName = None) -> None:
     """Route requests to lanes until Ctrl-C, SIGTERM or SIGHUP. Workers route, too."""
+    start_logging(log_settings(), logging.INFO)
     pool_session(redis, pool, _route)
 
 

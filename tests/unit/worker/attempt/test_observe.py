@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+
+import pytest
 
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.contract.worker_report import AttemptsReport
-from tokenlane.worker.attempt.observe import AttemptTotals
+from tokenlane.worker.attempt.observe import AttemptTotals, log_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded
 
 ENVELOPE = Envelope(id=new_id(), client="c", agent="a", role="r")
@@ -65,3 +68,23 @@ def test_the_newest_failure_in_a_row() -> None:
     assert (totals.report().failing_code, totals.report().failing_ms) == ("provider_down", 0)
     totals.count(event("completed"))
     assert totals.report().failing_code == ""
+
+
+def test_a_request_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Its end is one line at INFO with all facts; a failed attempt is a warning besides."""
+    caplog.set_level(logging.INFO, "tokenlane")
+    log_attempt(event("completed", tokens=3))
+    log_attempt(replace(event("requeued", "provider_down"), why="The server is away."))
+    log_attempt(replace(event("failed", "provider_down"), why="The server is away.", starts=2))
+    log_attempt(event("left", "stale"))
+    lines = [(record.levelname, record.__dict__["facts"]) for record in caplog.records]
+    assert [(level, facts["event"], facts["outcome"]) for level, facts in lines] == [
+        ("INFO", "request", "completed"),
+        ("WARNING", "attempt", "requeued"),
+        ("WARNING", "attempt", "failed"),
+        ("INFO", "request", "failed"),
+        ("INFO", "attempt", "left"),
+    ]
+    expected = {"request_id": ENVELOPE.id, "role": "r", "lane": "lane1", "model": "m", "attempts": 1}
+    assert {key: lines[0][1][key] for key in expected} == expected
+    assert all(ENVELOPE.id in record.getMessage() for record in caplog.records)

@@ -23,6 +23,7 @@ from tokenlane.routing.contract.errors import (
     SchemaMismatch,
 )
 from tokenlane.routing.contract.worker_report import AttemptsReport
+from tokenlane.routing.store.request_life import Ending
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry.attempt import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped, StopReason
@@ -32,6 +33,7 @@ from .outcome import Answered, AttemptOutcome, NotResumed, NotResumedReason, Req
 logger = logging.getLogger(__name__)
 
 _NOT_RESUMED = get_args(NotResumedReason)
+_ENDINGS = get_args(Ending)
 _FAULTS_OF_REQUESTS = (
     BadRequest,
     ContextTooLong,
@@ -88,8 +90,10 @@ def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalE
 
 
 def log_attempt(event: AttemptEnded) -> None:
-    """Log how the attempt ended and how long it took: a failed attempt as a warning."""
-    envelope, usage = event.envelope, event.usage
+    """Log the end of an attempt: a failed attempt as a warning, and the end of the request as one line."""
+    if not event.why and not logger.isEnabledFor(logging.INFO):
+        return
+    envelope, usage, ends = event.envelope, event.usage, event.request_outcome in _ENDINGS
     if event.why:
         logger.warning(
             "lane %r: attempt %d of request %s (%s, role %r) failed with %s%s after %.0f ms; "
@@ -97,16 +101,42 @@ def log_attempt(event: AttemptEnded) -> None:
             *(event.lane, event.attempt, envelope.id, envelope.kind, envelope.role, event.code),
             "" if event.http_status is None else f" (HTTP {event.http_status})",
             *(usage.total_ms, event.request_outcome, event.why),
+            extra={"facts": _facts(event)},
         )
-        return
-    first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
-    logger.info(
-        "attempt %d of request %s (%s, role %r, lane %r): %s%s; waited %.0f ms, %s, took %.0f ms; %d prompt tokens, "
-        "%d completion tokens",
-        *(event.attempt, envelope.id, envelope.kind, envelope.role, event.lane, event.request_outcome),
-        f" ({event.code})" if event.code else "",
-        *(event.waited_ms, first, usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
-    )
+    if ends or not event.why:
+        first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
+        logger.info(
+            "%s %s %s%s: %s, role %r, lane %r, model %r; attempts: %d, waited %.0f ms, %s, took %.0f ms; "
+            "tokens: %d prompt, %d completion",
+            *("request" if ends else "attempt for request", envelope.id, event.request_outcome),
+            f" ({event.code})" if event.code else "",
+            *(envelope.kind, envelope.role, event.lane, event.model, event.starts, event.waited_ms, first),
+            *(usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
+            extra={"facts": {**_facts(event), "event": "request" if ends else "attempt"}},
+        )
+
+
+def _facts(event: AttemptEnded) -> dict[str, object]:
+    """The event as fields of a log line."""
+    return {
+        "event": "attempt",
+        "request_id": event.envelope.id,
+        "attempt": event.attempt,
+        "kind": event.envelope.kind,
+        "role": event.envelope.role,
+        "priority": event.envelope.priority,
+        "lane": event.lane,
+        "model": event.model,
+        "attempts": event.starts,
+        "outcome": event.request_outcome,
+        "code": event.code,
+        "http_status": event.http_status,
+        "waited_ms": event.waited_ms,
+        "first_token_ms": event.first_token_ms,
+        "total_ms": event.usage.total_ms,
+        "prompt_tokens": event.usage.prompt_tokens,
+        "completion_tokens": event.usage.completion_tokens,
+    }
 
 
 def attempt_span(span: Span) -> Observer:

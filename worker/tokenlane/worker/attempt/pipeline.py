@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from opentelemetry.trace import Span
 
+from tokenlane.config.cli.log_lines import concerning
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.telemetry.attempt import processing
@@ -42,9 +43,14 @@ async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
 
     Cancellation: the model server's stream is closed, and the request is requeued.
     """
-    started = await _claim(lane, request_id, attempt)
-    if started is None:
-        return
+    with concerning(request_id, attempt):
+        started = await _claim(lane, request_id, attempt)
+        if started is not None:
+            await _run(lane, started, attempt)
+
+
+async def _run(lane: Lane, started: ClaimedAttempt, attempt: int) -> None:
+    request_id = started.envelope.id
     is_sealed = started.envelope.key_id is not None
     run = Run(started, attempt, lane.publisher.open(request_id, attempt, started.model, is_sealed=is_sealed))
     span_of = processing(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -15,8 +14,8 @@ from typing import Annotated
 import typer
 
 from tokenlane.config.cli.download_bar import download_bar
+from tokenlane.config.cli.log_lines import start_logging
 from tokenlane.config.cli.output import note
-from tokenlane.config.cli.plain_text import PlainFormatter
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.cli.sentences import counted
 from tokenlane.config.exit_codes import FAILED, OK, ConfigError
@@ -28,6 +27,7 @@ from tokenlane.config.settings.load import (
     find_pool,
     lane_options,
     lane_settings,
+    log_settings,
     names_provider,
     pool_name,
     read,
@@ -108,7 +108,7 @@ def worker(
     else:
         source = f"from {read(lane_options(capacity=capacity)).lane(settings.name)['capacity'].source}"
     transcripts = debugging("llm")
-    _log(logging.INFO if transcripts else logging.WARNING)
+    start_logging(log_settings(), logging.WARNING if supervised and not transcripts else logging.INFO)
     where = find_pool(redis)
     to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
     report = partial(_report, as_json=as_json)
@@ -117,16 +117,6 @@ def worker(
     work = _serve(to, partial(serving, report=report), supervised=supervised, starts=not check)
     with llm_errors_end_command(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         raise typer.Exit(runner.run(work))
-
-
-def _log(level: int) -> None:
-    if logging.lastResort is not None:
-        logging.getLogger().removeHandler(logging.lastResort)  # prints the warnings of all other verbs
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("tokenlane").setLevel(level)
-    logging.getLogger("arq").setLevel(logging.ERROR)  # its warnings are about outdated attempts
 
 
 def _report(event: str, startup: StartupReport, *, as_json: bool, **facts: object) -> None:
