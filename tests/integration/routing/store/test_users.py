@@ -359,3 +359,25 @@ async def test_a_command_says_which_user_may_not_do_it(guarded: Guarded, user: s
     said = ended.out + ended.error
     assert re.search(rf"does not let user '{user}' run \S+.*docs/redis\.md", said), said
     assert "Traceback" not in said
+
+
+async def test_arqs_own_command_works_as_a_worker(guarded: Guarded) -> None:
+    """ARQ's client reads the server's INFO before it starts; its health check finds the lane."""
+    async with Simulator() as simulator, guarded.farm("worker") as opened, guarded.client() as client:
+        settings = {
+            "LANE": "arq0",
+            "PROVIDER": "openai",
+            "ENDPOINT": simulator.url,
+            "REDIS_URL": opened.url,
+            "POOL_KEY": KEY,
+        }
+        variables = {f"TOKENLANE_{name}": value for name, value in settings.items()}
+        code = (
+            "import sys; from arq.cli import cli; sys.argv[1:1] = ['tokenlane.worker.settings.WorkerSettings']; cli()"
+        )
+        serving = await opened.python(code, **variables)
+        await serving.says("Starting worker for")
+        assert (await client.complete("hi", role="anything")).text == TEXT
+        checked = await opened.python(code, "--check", **variables)
+        assert (await checked.ended()).code == OK
+        assert (await serving.end()).code == OK
