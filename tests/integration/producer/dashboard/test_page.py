@@ -130,6 +130,18 @@ async def check_sizes_and_colours(page: Page) -> None:
     await page.prefer("light")
 
 
+async def choose(page: Page, label: str) -> None:
+    """Press the button with this label, and confirm. Rows move while the pool changes, so no mouse does it."""
+    await page.until("!document.querySelector('dialog').open")
+    found = f"document.querySelector('button[aria-label=\"{label}\"]')"
+    await page.until(f"{found} !== null && ({found}.focus(), document.activeElement === {found})")
+    await page.press("Enter")
+    await page.until("document.querySelector('dialog').open && document.querySelector('#token-field').hidden")
+    await page.press("Tab")
+    await page.until("document.activeElement.id === 'confirm-yes'")
+    await page.press("Enter")
+
+
 async def test_acting_with_the_keyboard(pool: Pool, tmp_path: Path) -> None:
     """Tab reaches the button, Escape leaves, Enter confirms; without the right token nothing is done."""
     waiting = await life.bring(pool, "waiting")
@@ -161,12 +173,9 @@ async def test_acting_with_the_keyboard(pool: Pool, tmp_path: Path) -> None:
         assert [error for error in page.errors if "401" not in error] == []
         page.errors.clear()
 
-        await page.click("button[aria-label='Resume role planner']")
-        await page.until("document.querySelector('dialog').open && document.querySelector('#token-field').hidden")
-        await page.click("#confirm-yes")
+        await choose(page, "Resume role planner")
         await page.shows("is resumed", "#done")
-        await page.click(f"button[aria-label='Cancel request {waiting.id[:8]} of role planner']")
-        await page.click("#confirm-yes")
+        await choose(page, f"Cancel request {waiting.id[:8]} of role planner")
         await page.until("document.querySelectorAll('#requests tbody tr').length === 0")
         assert await life.state_of(pool, waiting.id) == "cancelled"
 
@@ -180,14 +189,11 @@ async def test_models_and_lanes(redis_url: str, tmp_path: Path) -> None:
         await page.until("document.querySelectorAll('#lanes .models li').length === 2")
         assert await page.run("location.hash + location.search") == ""
         for verb in ("Load", "Unload"):
-            await page.click(f"button[aria-label='{verb} model m2:latest on lane gpu0']")
-            await page.click("#confirm-yes")
+            await choose(page, f"{verb} model m2:latest on lane gpu0")
             await page.shows(f"has {verb.lower()}ed model m2:latest", "#done")
-        await page.click("button[aria-label='Drain lane gpu0']")
-        await page.click("#confirm-yes")
+        await choose(page, "Drain lane gpu0")
         await page.until("document.querySelector('#lanes .badge').innerText === 'draining'")
-        await page.click("button[aria-label='Resume lane gpu0']")
-        await page.click("#confirm-yes")
+        await choose(page, "Resume lane gpu0")
         await page.until("document.querySelector('#lanes .badge').innerText === 'up'")
 
 
