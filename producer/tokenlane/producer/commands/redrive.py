@@ -73,7 +73,10 @@ def redrive(
 ) -> None:
     """Send failed requests again, and report how each ends. Their agents have gone, so nobody receives the answers."""
     if show_answer and (request is None or as_json or not sys.stdout.isatty()):
-        raise ConfigError("--show prints the answer to one chat on a terminal: name the request by its id.")
+        raise ConfigError(
+            "--show prints the answer to one chat on a terminal: name the request by its id, leave out --json, and do "
+            "not redirect the output."
+        )
     ids = _choose_kept(request, role, older_than, redis, pool)
     if request is None and ids and not yes:
         confirm("Redrive", counted(len(ids), "failed request", "failed requests"))

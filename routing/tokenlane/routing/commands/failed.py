@@ -63,7 +63,7 @@ def show(
         return await _find(opened, request), await opened.policies.read()
 
     record, policy = pool_session(redis, pool, ask)
-    report, advice = RequestReport(record, None), advice_on(record.code)
+    report, advice = RequestReport(record, None), _advice(record)
     if as_json:
         show_json({"v": 1, "pool": pool_name(pool), **report.document(), "advice": advice})
         return
@@ -124,6 +124,16 @@ def choose(
     return _selected(pool_session(redis, pool, ask), role, older_than)
 
 
+def _advice(record: RequestRecord) -> str:
+    """What to do about a failed request. A request that workers died of may kill the next one, too."""
+    advice = advice_on(record.code)
+    if not record.crashes:
+        return advice
+    return (
+        f"Workers died while they ran this request: read the workers' logs before you send it again. {advice}".rstrip()
+    )
+
+
 def why_not_kept(policy: Policy) -> str:
     """Why the pool does not keep the payload of a failed request, and what to do."""
     if not policy.keep_payload:
@@ -132,8 +142,9 @@ def why_not_kept(policy: Policy) -> str:
             "to keep those of requests that fail from then on"
         )
     return (
-        "its payload is not kept: it was too large, the Redis server's memory was full, newer payloads took its place, "
-        "or the request failed before `keep_payload` was set; its agent must send it again"
+        "its payload is not kept: `tokenlane failed drop` deleted it, it was too large, the Redis server's memory was "
+        "full, newer payloads took its place, or the request failed before `keep_payload` was set; its agent must send "
+        "it again"
     )
 
 

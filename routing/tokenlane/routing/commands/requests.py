@@ -245,7 +245,8 @@ def unknown_request(request: str, pool: str | None) -> UserError:
     """The error that the pool does not know a request."""
     return UserError(
         f"Pool {pool_name(pool)} does not know request {request}: it ended more than an hour ago, or belongs to "
-        "another pool. `tokenlane requests ls` lists the requests that wait or run.",
+        "another pool. `tokenlane requests ls` lists the requests that wait or run, `tokenlane failed ls` those that "
+        "failed.",
         {"request_id": request},
     )
 

@@ -185,6 +185,15 @@ async def test_a_request_whose_payload_is_not_kept(pool: Pool, worker: StandIn) 
     assert len(worker.runs) == 1
 
 
+async def test_a_dropped_request(pool: Pool, worker: StandIn) -> None:
+    """The error names the verb that deleted the payload."""
+    failed = await fail(worker, pool)
+    await pool.records.drop_failed([failed])
+    ended = await redrive(pool, failed)
+    assert ended.code == exits.FAILED
+    assert "`tokenlane failed drop`" in ended.error
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -88,6 +88,13 @@ async def test_one_request(pool: Pool) -> None:
     assert [each["ended_by"] for each in shown["attempts"]] == ["provider_down", "provider_down"]
 
 
+async def test_a_request_that_workers_died_of(pool: Pool) -> None:
+    """The advice names the workers' logs, since the request may kill the next worker, too."""
+    request_id = await fail(pool)
+    await raw(pool).hset(f"{PREFIX}request:{request_id}", "crashes", 2)
+    assert "workers' logs" in (await document(pool, "show", request_id))["advice"]
+
+
 async def test_dropping(pool: Pool) -> None:
     """One, those of a role that are old enough, or all; several only after a confirmation."""
     one, old, new, other = [await fail(pool, role) for role in (ROLE, ROLE, ROLE, "coder")]
@@ -109,7 +116,9 @@ async def test_a_request_that_has_not_failed(pool: Pool, verb: str) -> None:
     for request_id in (UNKNOWN, waiting):
         ended = await failed(pool, verb, request_id, "--json")
         assert ended.code == exits.FAILED
-        assert json.loads(ended.out)["error"]["request_id"] == request_id
+        error = json.loads(ended.out)["error"]
+        assert error["request_id"] == request_id
+        assert request_id == waiting or "`tokenlane failed ls`" in error["message"]
     assert await life.state_of(pool, waiting) == "waiting"
 
 
