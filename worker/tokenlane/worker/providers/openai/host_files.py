@@ -80,6 +80,8 @@ class HubModels(HttpProvider):
             ending.cancel()
             await asyncio.wait({ending})
             await child.end(_END_S)
+            # To its end, which closes the pipe: an event loop of uvloop cannot be closed while a pipe is open.
+            await child.process.stdout.read()
 
 
 async def _end_with(child: Child) -> None:
