@@ -64,11 +64,20 @@ def test_prometheus_reads_what_listens() -> None:
     assert [target for target in found if not listens(*target)] == []
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+def test_prometheus_sees_its_rules() -> None:
+    """They are mounted at the paths that its configuration names, which it reads from its own folder."""
+    files = mounted(SERVICES["prometheus"])
+    (folder,) = {str(Path(path).parent) for path, file in files.items() if file.name == "prometheus.yml"}
+    rules = read("prometheus.yml")["rule_files"]
+    assert rules
+    assert {files[f"{folder}/{name}"] for name in rules} == {CONFIG / name for name in rules}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")
 def test_promtool_accepts_the_configuration() -> None:
     """As Prometheus does when it starts."""
     checked = subprocess.run(
-        ["promtool", "check", "config", "--syntax-only", CONFIG / "prometheus.yml"],
+        ["promtool", "check", "config", CONFIG / "prometheus.yml"],
         capture_output=True,
         text=True,
         timeout=60,
