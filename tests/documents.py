@@ -35,6 +35,7 @@ ELSEWHERE = {
     "security": "test_key.py: they need a pool whose key changes",
     "tracing": "test_tracing.py: they need a collector",
     "supply-chain": 'the step "supply chain" of .ci/run, and test_supply_chain.py',
+    "runbook": "test_runbook.py: they need a pool with the role and the lane that they name",
     "redis": "test_users.py: they make the users of a server",
     "providers": "test_example_provider.py: they need a provider that is not installed",
     "metrics": "test_exporter.py: they run until they are stopped",
