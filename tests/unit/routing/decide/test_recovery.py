@@ -142,8 +142,12 @@ CUT = {"delivered": 3}
         (WorkerDraining(), {**CUT, "obstacle": "reasoning", "restarts": True, "needs": CONTINUES}, AT_ONCE),
     ],
 )
-def test_each_cause_has_its_decision(cause: Cause, facts: dict[str, Any], expected: object) -> None:
-    """The decision depends on the cause, the earlier attempts and the deltas that were delivered."""
+def test_each_cause_has_its_decision(
+    cause: Cause, facts: dict[str, Any], expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision depends on the cause, the earlier attempts and the deltas that were delivered. A pause drawn below
+    1 ms would be none, so the longest is drawn."""
+    monkeypatch.setattr("tokenlane.routing.decide.recovery.random.uniform", lambda _, longest: longest)
     assert shape(decide(cause, history(**facts), POLICY)) == expected
 
 
