@@ -239,12 +239,13 @@ async def test_a_lane_that_cannot_continue_gives_the_answer_to_a_lane_that_can()
 
 
 async def test_an_attempt_that_leaves_its_answer_to_another_lane_is_no_error() -> None:
-    """The event names the reason, and no error is counted for the lane."""
+    """The event names the reason, and neither an error nor a continued answer is counted for the lane."""
     bench, totals = Bench(abilities=["chat"]), AttemptTotals()
     await bench.run_again(**PART)
     (event,) = bench.events
     totals.count(event)
     assert (event.request_outcome, event.code, totals.report().errors) == ("requeued", "cannot_continue", {})
+    assert totals.report().continued == 0
     assert bench.pool.causes == ["cannot_continue"]
 
 
