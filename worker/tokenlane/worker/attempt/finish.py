@@ -162,12 +162,13 @@ async def _finish(
         failed_on: the lane that failed, if it is not this lane; '' if it is unknown.
     """
     wire = run.outlet.write_ending(message)
-    reply = await _retry_until_recorded(
-        lane,
-        run,
-        lambda: lane.pool.requests.finish(run.id, run.attempt, lane.worker, ending, end, code, wire, lane=failed_on),
-    )
-    if reply is None:
+
+    async def record() -> str:
+        args = (run.id, run.attempt, lane.worker, ending, end, code, wire)
+        return await lane.pool.requests.finish(*args, lane=failed_on) or "stale"
+
+    reply = await _retry_until_recorded(lane, run, record)
+    if reply in (None, "stale"):
         return "left"
     run.outlet.end(wire, missed=reply == "missed" and ending in ("completed", "failed"))
     return ending
