@@ -74,6 +74,7 @@ class FakePool:
         self.blamed: list[str | None] = []
         self.needs = Needs(model="m1")
         self.forgetful = self.spent = False
+        self.forgets_as = "forgotten"
         self.forgotten: list[tuple[str, int, str]] = []
         self.log: list[str] = []
         self.rules = Policy(max_starts=3).model_copy(update={"orphan_ms": 500})
@@ -136,7 +137,7 @@ class FakePool:
         if self.outage:
             raise self.outage.pop()
         self.forgotten.append((request_id, attempt, worker))
-        return "forgotten"
+        return self.forgets_as
 
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         self.published.extend(channel_message(self.opened(data)) for _, data in messages)

@@ -283,9 +283,12 @@ async def test_a_requeued_request_avoids_the_lane_that_failed(avoided: tuple[str
     assert queue.needs == Needs(model="m1", avoid=(*avoided[1:], "lane1"))
 
 
-async def test_a_request_whose_payload_a_wiped_server_lost_is_left_to_its_agent() -> None:
-    """No worker can run it again, so the pool forgets it, and the agent gets no error and finds it missing."""
+@pytest.mark.parametrize("state", ["forgotten", "cancelled", "expired"])
+async def test_a_request_whose_payload_a_wiped_server_lost_is_left_to_its_agent(state: str) -> None:
+    """No worker can run it again, so the pool forgets it, and the agent gets no error and finds it missing. The worker
+    keeps none of its output, even if the request was cancelled or expired in this moment."""
     bench = Bench(FakeProvider(error=ProviderDown()))
+    bench.pool.forgets_as = state
     bench.pool.forgetful = True
     bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
     bench.pool.outage = [PoolUnavailable()]

@@ -215,6 +215,7 @@ async def _requeue(
 async def _forget(lane: Lane, run: Run) -> RequestOutcome:
     """Delete a request that the server cannot run again, and leave it to its agent, which submits it again."""
     state = await _retry_until_recorded(lane, run, lambda: lane.pool.requests.forget(run.id, run.attempt, lane.worker))
+    run.outlet.discard()
     match state:
         case "cancelled" | "expired":
             return state
