@@ -22,8 +22,8 @@ def final(error: LlmError) -> LlmError:
     """The error, as an agent gets it with part of the answer: an interruption is then not retryable."""
     if not isinstance(error, Interrupted):
         return error
-    final = Interrupted(error.message, detail=error.detail)
-    return final.at(provider=error.provider, lane=error.lane, model=error.model)
+    interrupted = Interrupted(error.message, detail=error.detail)
+    return interrupted.at(provider=error.provider, lane=error.lane, model=error.model)
 
 
 def as_interruption(error: LlmError, *, refused: bool = False) -> LlmError:

@@ -63,11 +63,11 @@ class LaneStopped:
 
 
 @dataclass(frozen=True)
-class PoolForgot:
+class PayloadLost:
     """The Redis server has lost the request's payload, and knows the request only from the beats of its worker."""
 
 
-Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | PoolForgot
+Cause: TypeAlias = AttemptFailed | WorkerLost | WorkerDraining | LaneStopped | PayloadLost
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def decide(cause: Cause, history: History, policy: Policy) -> Decision:
     """
     if isinstance(cause, AttemptFailed) and not _may_succeed_next(cause, history):
         return End(cause.error)
-    if isinstance(cause, PoolForgot):
+    if isinstance(cause, PayloadLost):
         return Forget()
     if history.delivered > 0:
         if not (history.can_continue or history.restarts):

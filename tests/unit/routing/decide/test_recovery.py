@@ -29,7 +29,7 @@ from tokenlane.routing.decide.recovery import (
     Forget,
     History,
     LaneStopped,
-    PoolForgot,
+    PayloadLost,
     Restart,
     TryAgain,
     WorkerDraining,
@@ -119,8 +119,8 @@ CUT = {"delivered": 3}
         (WorkerDraining(), {**CUT, "starts": 8}, TryAgain(CONTINUES, counts=False)),
         (LaneStopped(), {"starts": 8, "crashes": 2}, TryAgain(ELSEWHERE)),
         # The agent has a copy to submit again, and the part of the answer that it received.
-        (PoolForgot(), {}, Forget()),
-        (PoolForgot(), CUT, Forget()),
+        (PayloadLost(), {}, Forget()),
+        (PayloadLost(), CUT, Forget()),
         # If part of the answer was delivered, the next attempt continues it.
         (AttemptFailed(DOWN), CUT, CONTINUES_LATER),
         (AttemptFailed(Interrupted(retryable=True)), CUT, CONTINUES_LATER),
@@ -175,7 +175,7 @@ ERRORS = st.builds(
 CAUSES = (
     st.builds(AttemptFailed, ERRORS, st.booleans(), lane_pauses=st.booleans())
     | st.builds(WorkerLost, st.booleans())
-    | st.sampled_from([WorkerDraining(), LaneStopped(), PoolForgot()])
+    | st.sampled_from([WorkerDraining(), LaneStopped(), PayloadLost()])
 )
 
 
@@ -193,7 +193,7 @@ def has_obstacle(facts: History) -> bool:
 def test_a_request_ends_only_if_something_stands_in_the_way(cause: Cause, facts: History) -> None:
     """It is tried again while a start and time are left, unless the request itself or the answer's form forbids it."""
     decision = decide(cause, facts, POLICY)
-    lost = isinstance(cause, PoolForgot)
+    lost = isinstance(cause, PayloadLost)
     refused = isinstance(cause, AttemptFailed) and not cause.error.retryable
     counted = isinstance(cause, AttemptFailed) and cause.reached
     used_up = counted and not is_refused(cause) and (facts.starts >= 8 or facts.left_ms == 0)

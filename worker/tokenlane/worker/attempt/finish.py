@@ -19,7 +19,7 @@ from tokenlane.routing.decide.recovery import (
     Cause,
     End,
     Forget,
-    PoolForgot,
+    PayloadLost,
     TryAgain,
     WorkerDraining,
     decide,
@@ -201,7 +201,7 @@ async def _requeue(
         decision = decide_without_budget(error, run.history(lane.name, unpublished.first))
         return await _fail(lane, run, decision.error, unpublished)
     if state == "lost":
-        return await _recover(lane, run, PoolForgot(), unpublished)
+        return await _recover(lane, run, PayloadLost(), unpublished)
     run.outlet.discard()
     match state:
         case "waiting" | "delayed":

@@ -82,7 +82,7 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
             run.partial = None
             run.outlet.restart()
         case (TryAgain() | End()) as decision:
-            _continue(run, handover)
+            _continue(run, handover)  # so that the end of the attempt counts the part as delivered
             raise NotResumed("cannot_continue", decision)
         case decision:
             assert_never(decision)

@@ -239,7 +239,7 @@ class RedisLink:
     ) -> None:
         """Send the request, wait until its reader leaves or its deadline passes, and cancel it unless it has ended."""
         try:
-            sent = await self._send(request, lambda it: self._retry_while_away(lambda: send(it), it.left))
+            sent = await self._send(request, lambda _: self._retry_while_away(lambda: send(request), request.left))
             if not outcome.cancelled():
                 outcome.set_result(sent)
             async with asyncio.timeout_at(request.deadline):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.decide.queue_key import Queue
-from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PoolForgot, WorkerLost
+from tokenlane.routing.decide.recovery import Cause, History, LaneStopped, PayloadLost, WorkerLost
 
 from .values import Reply, as_int, as_list, as_text, parse_queue
 
@@ -39,7 +39,7 @@ def _parse_attempt(reply: list[Reply]) -> LapsedAttempt:
         id=as_text(request_id),
         attempt=as_int(attempt),
         queue=queue,
-        cause=cause if as_int(has_payload) else PoolForgot(),
+        cause=cause if as_int(has_payload) else PayloadLost(),
         history=History(
             needs=Needs() if queue is None else queue.needs,
             lane=as_text(lane),

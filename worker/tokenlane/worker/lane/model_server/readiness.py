@@ -197,9 +197,8 @@ class Readiness:
         async with self._check_lock:
             describes = self._clock() - self._described_at >= self._describe_s
             if self._runs and self._is_up and (describes or not requested):
-                self._confirmed_at = (
-                    self._clock()
-                )  # running requests show that it works, and a busy server may fail a check
+                # Running requests show that the server works, and a busy server may fail a check.
+                self._confirmed_at = self._clock()
                 if describes:
                     await self._set_condition(await self._describe_lane())
             else:
