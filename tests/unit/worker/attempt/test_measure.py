@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import Usage
-from tokenlane.routing.contract.envelope import Envelope
+from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.wire import Kind, new_id
+from tokenlane.routing.store.replies.claim import ClaimedAttempt
+from tokenlane.routing.telemetry.attempt import EarlierAttempt, Waited
 from tokenlane.routing.watch.metrics.samples import Histogram
 from tokenlane.routing.watch.metrics.table import BY_NAME, METRICS
 from tokenlane.worker.attempt.measure import AttemptTimes
@@ -61,11 +65,29 @@ def test_an_attempt_that_failed_before_its_first_token() -> None:
 
 def test_a_continued_answer() -> None:
     """Its wait and its tokens are those of several attempts, so it tells nothing about the time per token."""
-    found = measured(replace(ended(), starts=2, is_continued=True))
+    found = measured(replace(ended(), starts=2, is_first=False, is_continued=True))
     names = {name for name, *_ in found}
     assert "tokenlane_queue_wait_seconds" not in names
     assert "gen_ai_server_time_per_output_token_seconds" not in names
     assert "gen_ai_server_time_to_first_token_seconds" in names
+
+
+def test_a_request_that_was_refused_before_waits_once() -> None:
+    """A refusal costs no start, so the next attempt is a first start again, but not the first attempt."""
+    found = measured(replace(ended(), code="rate_limited"), replace(ended(), is_first=False))
+    assert found["tokenlane_queue_wait_seconds", "coder", "normal"] == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("starts", "started_ms", "is_first"), [(1, None, True), (1, 300, False), (2, None, False), (2, 300, False)]
+)
+def test_the_first_start_is_the_end_of_the_wait(starts: int, started_ms: int | None, is_first: bool) -> None:
+    """An attempt that no worker started was no end of the wait."""
+    envelope = Envelope(id=new_id(), client="c", agent="a", role="coder")
+    waited = Waited(before=EarlierAttempt(1, "gpu0", "m", started_ms, "rate_limited", ""))
+    claim = ClaimedAttempt(2, envelope, b"", "m", starts, 60_000, 12, False, Needs(), waited)
+    assert claim.is_first_start == is_first
+    assert replace(claim, waited=Waited(), starts=1).is_first_start
 
 
 def test_commands_for_models_are_not_measured() -> None:

@@ -26,7 +26,7 @@ class AttemptTimes:
         """Measure one ended attempt."""
         envelope, usage = event.envelope, event.usage
         kind = KINDS[envelope.kind]
-        if event.starts == 1:
+        if event.is_first:
             self._waits.of(self._roles.of(envelope.role), envelope.priority).observe(event.waited_ms / 1000)
         if kind.is_long:
             return

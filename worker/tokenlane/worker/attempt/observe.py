@@ -63,6 +63,7 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         first_token_ms=None if run.outlet.first_put_at is None else run.elapsed_ms(run.outlet.first_put_at),
         usage=outcome.usage if isinstance(outcome, Answered) else Usage(total_ms=run.elapsed_ms()),
         starts=run.claim.starts,
+        is_first=run.claim.is_first_start,
         is_continued=run.partial is not None and not isinstance(outcome, NotResumed),
         deltas=run.outlet.deltas,
     )

@@ -240,7 +240,9 @@ class AttemptEnded:
     usage: Usage
     """The duration of the attempt, and the tokens if the model server counted them."""
     starts: int = 1
-    """How many attempts the request has had, with this one."""
+    """How often the request was started, including this attempt, without attempts that cost no start."""
+    is_first: bool = True
+    """Whether no worker started the request before, not even for an attempt that was not counted as a start."""
     is_continued: bool = False
     """Whether the attempt continued an answer which another attempt had begun."""
     deltas: int = 0

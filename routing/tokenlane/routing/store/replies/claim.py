@@ -36,6 +36,12 @@ class ClaimedAttempt:
     needs: Needs
     waited: Waited = field(default_factory=Waited)
 
+    @property
+    def is_first_start(self) -> bool:
+        """Whether no worker started the request before, not even for an attempt that was not counted as a start."""
+        before = self.waited.before
+        return self.starts == 1 and (before is None or before.started_ms is None)
+
 
 def parse_claim(reply: Reply, reply_ms: int) -> ClaimedAttempt | None:
     """Parse the reply of lua/start.lua. None: no attempt may run, or this version cannot read the envelope.

@@ -131,7 +131,7 @@ METRICS = (
         "tokenlane_queue_wait_seconds",
         "s",
         ("role", "priority"),
-        "from the acceptance of a request to the start of its attempt on a lane",
+        "from the acceptance of a request to the start of its first attempt on a lane",
         Panel(_QUEUES, "Time in the queue", ("role",)),
         _WAITS,
     ),
