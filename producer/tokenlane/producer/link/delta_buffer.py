@@ -301,6 +301,7 @@ class DeltaBuffer:
         part, known = "".join(delta.text for delta in message.deltas), self.answer.text
         if self._first > 0 or self.position >= message.stands_for or not part.startswith(known):
             return
+        self.answer.tokens += message.stands_for - 1 - self.position  # the one delta stands for so many more
         self.position = message.stands_for - 1
         self._early = {position: delta for position, delta in self._early.items() if position > self.position}
         delta = TokenDelta(text=part[len(known) :])

@@ -621,7 +621,8 @@ def replayed(text: str, stands_for: int, *, begun_by: int = 0) -> Deltas:
 @pytest.mark.parametrize("has", [0, 1, 2, 3])
 @pytest.mark.parametrize("part_first", [True, False])
 def test_a_reader_gets_the_part_that_was_handed_over(has: int, part_first: bool) -> None:
-    """Whatever it has of the answer, it gets the rest of the part as one delta, and then what follows."""
+    """Whatever it has of the answer, it gets the rest of the part as one delta, and then what follows. The tokens of
+    the part count, so that the next handover leaves only the rest of `max_tokens`."""
     buffer = DeltaBuffer(ID)
     if has:
         buffer.receive(deltas(0, *["a", "b", "c"][:has]))
@@ -631,6 +632,7 @@ def test_a_reader_gets_the_part_that_was_handed_over(has: int, part_first: bool)
         buffer.receive(message.model_copy(deep=True))
     got = drained(buffer)
     assert ("".join(delta.text for delta in got), buffer.answer.text, buffer.position) == ("abcd", "abcd", 4)
+    assert buffer.answer.tokens == 4
     positions = [delta.position for delta in got]
     assert positions == [*range(has), *([2] if has < 3 else []), 3]
 
