@@ -534,7 +534,7 @@ class Machine(RuleBasedStateMachine):
         if state == "lost":
             await self._forget(name, it)
         elif state == "spent":
-            await self._finish(name, it, "failed", decide_without_budget(error, history).error)
+            await self._finish(name, it, "failed", decide_without_budget(error).error)
         else:
             self.held[name].pop(envelope.id, None)
 

@@ -223,8 +223,8 @@ def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End
     time until the deadline is the limit.
 
     An attempt that the model server refused with a 429 did no work, so it costs no start, and the pause of the lane
-    limits how often the server is asked. Other retries are taken from the pool's retry budget, unless the attempt
-    delivered part of the answer: then the next one produces only the rest, and no work is done twice.
+    limits how often the server is asked. Other retries are taken from the pool's retry budget, unless the agent has
+    part of the answer: the next attempt then produces only the rest, and a broken answer is never lost to the budget.
     """
     error = failed.error
     is_refused = isinstance(error, RateLimited) and failed.lane_pauses and not failed.delivered
@@ -235,14 +235,14 @@ def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End
     due_ms = int(min(max(pause_ms, asked_ms), history.left_ms / 2, _LONGEST_PAUSE_MS))
     if is_refused:
         return TryAgain(_elsewhere(history), due_ms, counts=False)
-    longest_delay_ms = None if failed.delivered else int(min(_LONGEST_BUDGET_DELAY_MS, history.left_ms / 2))
+    longest_delay_ms = None if history.delivered > 0 else int(min(_LONGEST_BUDGET_DELAY_MS, history.left_ms / 2))
     return TryAgain(_elsewhere(history), due_ms, longest_delay_ms=longest_delay_ms)
 
 
-def decide_without_budget(error: LlmError, history: History) -> End:
+def decide_without_budget(error: LlmError) -> End:
     """Decide what happens to a request that would be tried again after this error, if the pool's retry budget does not
-    allow that in time."""
-    report = (final(error) if history.delivered > 0 else error).report()
+    allow that in time. Its agent has no part of an answer."""
+    report = error.report()
     reason = "The request was not tried again, because too many requests of the pool fail at present."
     message = f"{sentence(report.message)} {reason}"
     return End(LlmError.from_report(report.model_copy(update={"message": message})))

@@ -64,17 +64,16 @@ def shape(decision: object) -> object:
         case End(error):
             return ("end", error.code)
         case TryAgain(needs, due_ms, counts, alone, longest_delay_ms) if due_ms > 0:
-            assert (longest_delay_ms is not None) == counts, "a counted retry is taken from the retry budget"
-            return ("later", needs, counts, alone)
+            return ("later", needs, counts, alone, longest_delay_ms is not None)
         case _:
             return decision
 
 
-LATER = ("later", ELSEWHERE, True, False)
-LATER_UNCOUNTED = ("later", ELSEWHERE, False, False)
+LATER = ("later", ELSEWHERE, True, False, True)
+LATER_UNCOUNTED = ("later", ELSEWHERE, False, False, False)
 CONTINUES = Needs(model="m1", continues="m1")
 CONTINUES_ELSEWHERE = ELSEWHERE.model_copy(update={"continues": "m1"})
-CONTINUES_LATER = ("later", CONTINUES_ELSEWHERE, True, False)
+CONTINUES_LATER = ("later", CONTINUES_ELSEWHERE, True, False, False)
 CUT = {"delivered": 3}
 
 
@@ -135,7 +134,11 @@ CUT = {"delivered": 3}
         (AttemptFailed(DOWN), {**CUT, "left_ms": 0}, ended_with(ProviderDown)),
         # If no lane can continue it, it begins anew where the agent allows that.
         (AttemptFailed(DOWN), {**CUT, "obstacle": "tool_call"}, ended_with(Interrupted)),
-        (AttemptFailed(DOWN), {**CUT, "obstacle": "tool_call", "restarts": True}, LATER),
+        (
+            AttemptFailed(DOWN),
+            {**CUT, "obstacle": "tool_call", "restarts": True},
+            ("later", ELSEWHERE, True, False, False),
+        ),
         (AttemptFailed(DOWN), {**CUT, "model": ""}, ended_with(Interrupted)),
         (WorkerLost(), {**CUT, "obstacle": "part"}, ended_with(Interrupted)),
         (WorkerDraining(), {**CUT, "obstacle": "schema"}, ended_with(Interrupted)),
@@ -173,15 +176,17 @@ ERRORS = st.builds(
     retryable=st.booleans(),
 )
 CAUSES = (
-    st.builds(AttemptFailed, ERRORS, st.booleans(), lane_pauses=st.booleans())
+    st.builds(AttemptFailed, ERRORS, *[st.booleans()] * 4)
     | st.builds(WorkerLost, st.booleans())
     | st.sampled_from([WorkerDraining(), LaneStopped(), PayloadLost()])
 )
 
 
 def is_refused(cause: Cause) -> bool:
-    """Whether a model server refused the attempt for now, and the lane pauses."""
-    return isinstance(cause, AttemptFailed) and isinstance(cause.error, RateLimited) and cause.lane_pauses
+    """Whether a model server refused the attempt for now, before it delivered anything, and the lane pauses."""
+    if not isinstance(cause, AttemptFailed) or cause.delivered:
+        return False
+    return isinstance(cause.error, RateLimited) and cause.lane_pauses
 
 
 def has_obstacle(facts: History) -> bool:
@@ -194,7 +199,7 @@ def test_a_request_ends_only_if_something_stands_in_the_way(cause: Cause, facts:
     """It is tried again while a start and time are left, unless the request itself or the answer's form forbids it."""
     decision = decide(cause, facts, POLICY)
     lost = isinstance(cause, PayloadLost)
-    refused = isinstance(cause, AttemptFailed) and not cause.error.retryable
+    refused = isinstance(cause, AttemptFailed) and not cause.error.retryable and not cause.lacks_model
     counted = isinstance(cause, AttemptFailed) and cause.reached
     used_up = counted and not is_refused(cause) and (facts.starts >= 8 or facts.left_ms == 0)
     killed = isinstance(cause, WorkerLost) and facts.crashes + 1 >= POLICY.max_crashes
@@ -225,6 +230,8 @@ def test_the_next_attempt_continues_exactly_what_was_delivered(cause: Cause, fac
         assert decision.counts == (facts.starts == 1 and facts.delivered > 0)
     else:
         assert decision.counts == (not isinstance(cause, AttemptFailed) or (cause.reached and not is_refused(cause)))
+    is_budgeted = facts.delivered == 0 and isinstance(cause, AttemptFailed) and decision.counts
+    assert (decision.longest_delay_ms is not None) == is_budgeted
     assert 0 <= decision.due_ms <= facts.left_ms / 2
     if isinstance(cause, AttemptFailed) and cause.reached:
         if cause.lane_pauses:
@@ -277,11 +284,18 @@ def test_a_retry_is_taken_from_the_budget_and_waits_for_it_only_so_long() -> Non
         decision = decide(AttemptFailed(DOWN), history(left_ms=left_ms), POLICY)
         assert isinstance(decision, TryAgain)
         assert decision.longest_delay_ms == longest_ms
-    free = AttemptFailed(DOWN, reached=False), AttemptFailed(DOWN, delivered=True)
-    for cause in (*free, WorkerLost(), WorkerDraining(), LaneStopped()):
+    for cause in (AttemptFailed(DOWN, reached=False), WorkerLost(), WorkerDraining(), LaneStopped()):
         decision = decide(cause, history(), POLICY)
         assert isinstance(decision, TryAgain)
         assert decision.longest_delay_ms is None
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_broken_answer_is_never_lost_to_the_budget(delivered: bool) -> None:
+    """Its retries take nothing from the budget, even if the attempt that continued it failed before its first delta."""
+    decision = decide(AttemptFailed(DOWN, delivered=delivered), history(**CUT), POLICY)
+    assert isinstance(decision, TryAgain)
+    assert decision.longest_delay_ms is None
 
 
 def test_pauses_double_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,23 +316,21 @@ def test_pauses_double_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_without_budget_a_request_ends_with_its_error() -> None:
-    """The error keeps its class, place and detail. An agent with part of the answer gets a final interruption."""
+    """The error keeps its class, place and detail."""
     error = ProviderDown("HTTP 500", provider="vllm", lane="lane1", model="m1", detail="why")
-    ended = decide_without_budget(error, history()).error
+    ended = decide_without_budget(error).error
     assert (type(ended), ended.retryable, ended.detail, ended.lane) == (ProviderDown, True, "why", "lane1")
     assert ended.message.startswith("HTTP 500")
-    cut = decide_without_budget(Interrupted(retryable=True, lane="lane1"), history(**CUT)).error
-    assert (type(cut), cut.retryable, cut.lane) == (Interrupted, False, "lane1")
 
 
 def test_the_message_of_a_third_party_gets_its_full_stop() -> None:
     """What follows is a sentence of its own."""
     cut = decide(AttemptFailed(ProviderDown("no answer")), history(**CUT, obstacle="schema"), POLICY)
     assert isinstance(cut, End)
-    for message in (cut.error.message, decide_without_budget(ProviderDown("no answer"), history()).error.message):
+    for message in (cut.error.message, decide_without_budget(ProviderDown("no answer")).error.message):
         assert "no answer. " in message
     for mark in (".", "!"):
-        assert f"no answer{mark} " in decide_without_budget(ProviderDown(f"no answer{mark}"), history()).error.message
+        assert f"no answer{mark} " in decide_without_budget(ProviderDown(f"no answer{mark}")).error.message
 
 
 def test_an_interruption_of_the_last_start_is_final() -> None:

@@ -473,3 +473,12 @@ async def test_a_shutdown_hands_over_what_was_published() -> None:
     assert bench.pool.log[1:] == [f"closed {bench.pool.id}", f"requeued {bench.pool.id}"]
     assert (bench.requeued_needs.continues, bench.requeued_needs.avoid) == ("m1", ())
     assert bench.pool.requeued == [(0, True)]
+
+
+async def test_a_broken_answer_outlives_a_spent_retry_budget() -> None:
+    """The request is tried again even if the attempt that continues the answer fails before its first delta."""
+    bench = Bench(FakeProvider(error=ProviderDown("HTTP 500")))
+    bench.pool.spent = True
+    await bench.run_again(**PART)
+    assert bench.pool.endings == []
+    assert bench.requeued_needs.continues == "m1"

@@ -198,8 +198,7 @@ async def _requeue(
         ),
     )
     if state == "spent" and error is not None:
-        decision = decide_without_budget(error, run.history(lane.name, unpublished.first))
-        return await _fail(lane, run, decision.error, unpublished)
+        return await _fail(lane, run, decide_without_budget(error).error, unpublished)
     if state == "lost":
         return await _recover(lane, run, PayloadLost(), unpublished)
     run.outlet.discard()
