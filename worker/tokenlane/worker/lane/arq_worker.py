@@ -25,6 +25,7 @@ from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.store.pool import Pool
 
 from .lane import Lane
+from .model_server.circuit_breaker import AttemptKey
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,10 @@ _REDIS_ERRORS = (RedisError, OSError)
 _JOB_ID = re.compile(r"\{.+\}[^:}]+:[0-9]+")
 
 
-def _parse_job_id(job_id: str) -> tuple[str, int]:
+def _parse_job_id(job_id: str) -> AttemptKey:
     """Return the request's id and the attempt's number from a job's id. lua/dispatch.lua composes it."""
     request_id, attempt = job_id.rsplit("}", 1)[1].split(":")
-    return request_id, int(attempt)
+    return AttemptKey(request_id, int(attempt))
 
 
 async def _run_nothing(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
@@ -164,7 +165,7 @@ class LaneWorker(arq.worker.Worker):
             if not self._has_room():
                 self._more_queued = True
                 return
-            self._lane.readiness.begin(_parse_job_id(job_id)[0], self.kind)
+            self._lane.readiness.begin(_parse_job_id(job_id), self.kind)
             task = self.tasks[job_id] = self.loop.create_task(self._run(job_id))
             task.add_done_callback(partial(self._on_job_done, job_id))
 
@@ -181,7 +182,7 @@ class LaneWorker(arq.worker.Worker):
 
     def _on_job_done(self, job_id: str, task: asyncio.Task[None]) -> None:
         del self.tasks[job_id]
-        self._lane.readiness.end(_parse_job_id(job_id)[0])
+        self._lane.readiness.end(_parse_job_id(job_id))
         if self._more_queued:
             self._woken.set()
         error = None if task.cancelled() else task.exception()

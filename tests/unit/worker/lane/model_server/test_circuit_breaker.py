@@ -25,12 +25,18 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.worker.lane.model_server.circuit_breaker import (
     LEAST_FAILED,
     LONGEST_COOLDOWN_S,
+    AttemptKey,
     CircuitBreaker,
     Outcome,
     is_servers_fault,
 )
 
 COOLDOWN_S = 2.0
+
+
+def first(request: str) -> AttemptKey:
+    """The first attempt of a request."""
+    return AttemptKey(request, 1)
 
 
 class Server:
@@ -52,10 +58,10 @@ class Server:
         """Run a request to its end; `code`: that of its error."""
         name = request or f"r{next(self.numbers)}"
         began_at = self.now if began_at is None else began_at
-        self.breaker.begin(name)
+        self.breaker.begin(first(name))
         self.now += 1
-        self.breaker.record(Outcome(name, model, began_at, self.now, code))
-        self.breaker.end(name)
+        self.breaker.record(Outcome(first(name), model, began_at, self.now, code))
+        self.breaker.end(first(name))
 
     def fail(self, times: int, model: str = "m") -> None:
         for _ in range(times):
@@ -179,16 +185,31 @@ def test_only_the_trial_closes_it() -> None:
     server, breaker = (made := Server()), made.breaker
     server.fail(LEAST_FAILED)
     server.cool_down()
-    breaker.begin("trial")
+    breaker.begin(first("trial"))
     assert (breaker.is_trying, breaker.lets_start) == (True, False)
     for name in ("before", "before2"):
-        breaker.record(Outcome(name, "m", 0.0, server.now))
-        breaker.end(name)
+        breaker.record(Outcome(first(name), "m", 0.0, server.now))
+        breaker.end(first(name))
     assert (breaker.is_trying, breaker.lets_start) == (True, False)
-    breaker.end("trial")
+    breaker.end(first("trial"))
     assert (breaker.is_trying, breaker.lets_start) == (False, True), "it ended without an outcome"
-    breaker.begin("another")
+    breaker.begin(first("another"))
     assert breaker.is_trying
+
+
+def test_an_outdated_attempt_does_not_end_the_trial_of_its_request() -> None:
+    """A worker may still run an attempt when its request comes back to the lane. Neither its end nor its answer is
+    that of the trial."""
+    server, breaker = (made := Server()), made.breaker
+    server.fail(LEAST_FAILED)
+    server.cool_down()
+    breaker.begin(AttemptKey("r", 2))
+    breaker.record_long_answer(AttemptKey("r", 1))
+    breaker.record(Outcome(AttemptKey("r", 1), "m", 0.0, server.now))
+    breaker.end(AttemptKey("r", 1))
+    assert (breaker.is_trying, breaker.lets_start) == (True, False)
+    breaker.end(AttemptKey("r", 2))
+    assert breaker.lets_start
 
 
 def test_a_failed_trial_opens_it_for_longer() -> None:
@@ -226,14 +247,14 @@ def test_a_long_answer_counts_before_its_end() -> None:
     server = Server()
     server.fail(LEAST_FAILED)
     server.cool_down()
-    server.breaker.begin("long")
-    server.breaker.record_long_answer("another")
+    server.breaker.begin(first("long"))
+    server.breaker.record_long_answer(first("another"))
     assert not server.breaker.lets_start
-    server.breaker.record_long_answer("long")
-    server.breaker.record(Outcome("long", "m", server.now, server.now))
+    server.breaker.record_long_answer(first("long"))
+    server.breaker.record(Outcome(first("long"), "m", server.now, server.now))
     assert (server.is_closed(), server.breaker.lets_start) == (False, True)
-    server.breaker.begin("second")
-    server.breaker.record_long_answer("second")
+    server.breaker.begin(first("second"))
+    server.breaker.record_long_answer(first("second"))
     assert server.is_closed()
 
 
@@ -242,8 +263,8 @@ def test_a_long_answer_that_fails_opens_it_again() -> None:
     server = Server()
     server.fail(LEAST_FAILED)
     server.cool_down()
-    server.breaker.begin("long")
-    server.breaker.record_long_answer("long")
+    server.breaker.begin(first("long"))
+    server.breaker.record_long_answer(first("long"))
     server.run("interrupted", request="long")
     assert server.breaker.state == "open"
 
@@ -285,7 +306,7 @@ class Traffic(RuleBasedStateMachine):
         name = f"r{next(self.server.numbers)}"
         if self.breaker.state == "half-open":
             self.trials.add(name)
-        self.breaker.begin(name)
+        self.breaker.begin(first(name))
         self.running[name] = self.server.now
 
     @precondition(lambda self: self.running)
@@ -293,7 +314,7 @@ class Traffic(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, code: str) -> None:
         """End a request with an answer or an error."""
         name = data.draw(st.sampled_from(sorted(self.running)))
-        self.breaker.record(Outcome(name, "m", self.running[name], self.server.now, code))
+        self.breaker.record(Outcome(first(name), "m", self.running[name], self.server.now, code))
         self._end(name)
 
     @precondition(lambda self: self.running)
@@ -303,7 +324,7 @@ class Traffic(RuleBasedStateMachine):
         self._end(data.draw(st.sampled_from(sorted(self.running))))
 
     def _end(self, name: str) -> None:
-        self.breaker.end(name)
+        self.breaker.end(first(name))
         del self.running[name]
         self.trials.discard(name)
 

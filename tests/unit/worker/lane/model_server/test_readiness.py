@@ -28,7 +28,7 @@ from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
-from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED, LONG_ANSWER_S
+from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED, LONG_ANSWER_S, AttemptKey
 from tokenlane.worker.lane.model_server.readiness import Readiness, check_condition
 from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
@@ -88,20 +88,20 @@ class Ward:
 
     def answer(self, request: str = "r") -> None:
         """The model server answers a request."""
-        self.readiness.begin(request, "chat")
+        self.readiness.begin(AttemptKey(request, 1), "chat")
         self.readiness.record_answer(self._run(request))
-        self.readiness.end(request)
+        self.readiness.end(AttemptKey(request, 1))
 
     def fail(self, times: int, error: Exception | None = None) -> None:
         """The model server fails so many requests, one after the other."""
         for number in range(times):
-            self.readiness.begin(f"f{number}", "chat")
+            self.readiness.begin(AttemptKey(f"f{number}", 1), "chat")
             self.readiness.record_error(self._run(f"f{number}"), error or ProviderDown("HTTP 500"))
-            self.readiness.end(f"f{number}")
+            self.readiness.end(AttemptKey(f"f{number}", 1))
 
     def _run(self, request: str) -> Run:
         claim, started_at = SimpleNamespace(model="m1"), self.readiness._clock()
-        return cast("Run", SimpleNamespace(id=request, claim=claim, started_at=started_at, left_ms=600_000))
+        return cast("Run", SimpleNamespace(id=request, attempt=1, claim=claim, started_at=started_at, left_ms=600_000))
 
     async def _look(self) -> None:
         self.looks += 1
@@ -317,7 +317,7 @@ async def test_a_server_whose_requests_fail_gets_one_at_a_time_after_a_pause() -
             assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (1, "half-open")
             assert ward.said.announced.offer.limits == {"chat": 1}
             assert "one request at a time" in ward.said.condition.why
-            ward.readiness.begin(f"r{number}", "chat")
+            ward.readiness.begin(AttemptKey(f"r{number}", 1), "chat")
             assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (0, "half-open")
             ward.answer(f"r{number}")
         assert (ward.said.condition, ward.said.limit_of("chat"), ward.readiness.breaker_state) == (UP, 2, "closed")
@@ -334,11 +334,11 @@ async def test_requests_that_still_run_do_not_stand_in_the_way_of_the_trial() ->
         ward.fail(LEAST_FAILED)
     assert ward.said.limit_of("chat") == 0
     now += 3600
-    ward.readiness.end("another")
+    ward.readiness.end(AttemptKey("another", 1))
     assert ward.said.limit_of("chat") == 2
-    ward.readiness.begin("a pull", "command")
+    ward.readiness.begin(AttemptKey("a pull", 1), "command")
     assert ward.said.limit_of("chat") == 2
-    ward.readiness.begin("trial", "chat")
+    ward.readiness.begin(AttemptKey("trial", 1), "chat")
     assert ward.said.limit_of("chat") == 0
 
 
@@ -347,10 +347,10 @@ async def test_a_trial_that_is_one_long_answer_lets_the_next_request_start() -> 
     async with watched(timings=Timings(check_s=0.01, describe_s=3600, cooldown_s=0.01)) as ward:
         ward.fail(LEAST_FAILED)
         await ward.said.wait_until_up()
-        ward.readiness.begin("trial", "chat")
+        ward.readiness.begin(AttemptKey("trial", 1), "chat")
         assert ward.said.limit_of("chat") == 0
         clock = ward.readiness._clock
-        run = SimpleNamespace(id="trial", outlet=SimpleNamespace(first_put_at=clock()))
+        run = SimpleNamespace(id="trial", attempt=1, outlet=SimpleNamespace(first_put_at=clock()))
         ward.readiness._runs = cast("Runs", [run])
         ward.readiness._clock = lambda: clock() + LONG_ANSWER_S
         ward.readiness._wake.set()
@@ -407,10 +407,10 @@ async def test_an_open_breaker_tries_no_request_before_the_pause_is_over() -> No
         ward.fail(LEAST_FAILED, ProviderDown(retry_after_s=60))
     assert (ward.said.condition.state, ward.readiness.breaker_state) == ("down", "open")
     now += 59
-    ward.readiness.end("another")
+    ward.readiness.end(AttemptKey("another", 1))
     assert (ward.said.limit_of("chat"), ward.readiness.breaker_state) == (0, "half-open")
     now += 1
-    ward.readiness.end("another")
+    ward.readiness.end(AttemptKey("another", 1))
     assert ward.said.limit_of("chat") == 1
 
 

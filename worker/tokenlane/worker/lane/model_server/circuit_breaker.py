@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ProviderDown, Timeout, UnreadableAnswer
 from tokenlane.routing.contract.worker_report import BreakerState
@@ -30,15 +31,22 @@ LONG_ANSWER_S = 10.0
 """For how long a trial's answer must have arrived to count as an answer before its end."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How the model server treated a request.
-
-    `model`: the model that it named. `began_at`, `ended_at`: seconds on the breaker's clock. `code`: the error's code,
-    empty for an answer.
-    """
+class AttemptKey(NamedTuple):
+    """An attempt of a request. An outdated attempt may still run on the lane while a newer one does."""
 
     request: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the model server treated an attempt.
+
+    `model`: the model that its request named. `began_at`, `ended_at`: seconds on the breaker's clock. `code`: the
+    error's code, empty for an answer.
+    """
+
+    attempt: AttemptKey
     model: str
     began_at: float
     ended_at: float
@@ -84,7 +92,7 @@ class CircuitBreaker:
         self._cooldown_s = 0.0
         self._closed_at = -math.inf
         self._retry_at: float | None = None
-        self._trial: str | None = None
+        self._trial: AttemptKey | None = None
         self._answers = 0
 
     @property
@@ -104,10 +112,10 @@ class CircuitBreaker:
         """Whether the breaker is half-open and its trial runs."""
         return self.state == "half-open" and self._trial is not None
 
-    def record_long_answer(self, request: str) -> None:
-        """Record that a request's answer has been arriving for `LONG_ANSWER_S`. If the request is the trial, that
+    def record_long_answer(self, attempt: AttemptKey) -> None:
+        """Record that an attempt's answer has been arriving for `LONG_ANSWER_S`. If the attempt is the trial, that
         counts as an answer, so that a long answer does not keep the lane closed until its end."""
-        if self.state == "half-open" and request == self._trial:
+        if self.state == "half-open" and attempt == self._trial:
             self._count_answer()
 
     @property
@@ -122,21 +130,25 @@ class CircuitBreaker:
         newest = f", the newest with {failed[-1].code}" if failed else ""
         return f"{len(failed)} of the last {len(self._outcomes)} requests failed{newest}"
 
-    def begin(self, request: str) -> None:
-        """Record that a request starts. If the breaker is half-open, the request is the trial."""
+    def begin(self, attempt: AttemptKey) -> None:
+        """Record that an attempt starts. If the breaker is half-open, the attempt is the trial."""
         if self.state == "half-open" and self._trial is None:
-            self._trial = request
+            self._trial = attempt
 
-    def end(self, request: str) -> None:
-        """Record that a request has ended. If it was the trial and has shown nothing, for example because it was
-        cancelled, another request may be the trial."""
-        if request == self._trial:
+    def end(self, attempt: AttemptKey) -> None:
+        """Record that an attempt has ended. If it was the trial and has shown nothing, for example because it was
+        cancelled, another may be the trial."""
+        if attempt == self._trial:
             self._trial = None
 
     def record(self, outcome: Outcome) -> None:
-        """Record how the model server treated a request."""
+        """Record how the model server treated an attempt."""
         if outcome.code:  # several attempts of one request count once: the request may be the cause
-            others = [known for known in self._outcomes if not (known.code and known.request == outcome.request)]
+            others = [
+                known
+                for known in self._outcomes
+                if not (known.code and known.attempt.request == outcome.attempt.request)
+            ]
             self._outcomes = deque(others, maxlen=_KEPT_OUTCOMES)
         self._outcomes.append(outcome)
         match self.state:
@@ -146,7 +158,7 @@ class CircuitBreaker:
                 self._open()
             case "open" if outcome.code:
                 self._extend()
-            case "half-open" if outcome.request == self._trial:
+            case "half-open" if outcome.attempt == self._trial:
                 self._count_answer()
 
     def _count_answer(self) -> None:

@@ -28,7 +28,7 @@ from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 from tokenlane.worker.providers import LlmProvider, ReportsHealth
 
-from .circuit_breaker import LONG_ANSWER_S, CircuitBreaker, Outcome, is_servers_fault
+from .circuit_breaker import LONG_ANSWER_S, AttemptKey, CircuitBreaker, Outcome, is_servers_fault
 from .requested_pause import RequestedPause
 
 logger = logging.getLogger(__name__)
@@ -118,19 +118,19 @@ class Readiness:
         """The state of the lane's circuit breaker, for the worker's report."""
         return self._breaker.state
 
-    def begin(self, request_id: str, kind: Kind) -> None:
-        """Record that a request starts. If it is the trial of the circuit breaker, no other starts from now on.
+    def begin(self, attempt: AttemptKey, kind: Kind) -> None:
+        """Record that an attempt starts. If it is the trial of the circuit breaker, no other starts from now on.
 
         This is not announced at once, since another worker of the lane may have claimed the request. The trial takes
         the only slot that the lane has announced for its kind; until the next beat, work of another kind is given back.
         """
         if not KINDS[kind].is_long:
-            self._breaker.begin(request_id)
+            self._breaker.begin(attempt)
             self._update_availability()
 
-    def end(self, request_id: str) -> None:
-        """Record that a request has ended, however it did."""
-        self._breaker.end(request_id)
+    def end(self, attempt: AttemptKey) -> None:
+        """Record that an attempt has ended, however it did."""
+        self._breaker.end(attempt)
         self._open_or_close()
 
     def record_answer(self, run: Run) -> None:
@@ -261,7 +261,7 @@ class Readiness:
         await self._heartbeat.beat()
 
     def _record_outcome(self, run: Run, code: str = "") -> None:
-        self._breaker.record(Outcome(run.id, run.claim.model, run.started_at, self._clock(), code))
+        self._breaker.record(Outcome(_key(run), run.claim.model, run.started_at, self._clock(), code))
         if self._breaker.state == "open":
             self._close_for_a_while()
         else:
@@ -272,7 +272,7 @@ class Readiness:
             for run in self._runs:
                 first_at = run.outlet.first_put_at
                 if first_at is not None and self._clock() >= first_at + LONG_ANSWER_S:
-                    self._breaker.record_long_answer(run.id)
+                    self._breaker.record_long_answer(_key(run))
 
     @property
     def _may_open_at(self) -> float:
@@ -325,3 +325,7 @@ class Readiness:
         why = condition.why or "two requests in a row succeeded"
         logger.log(level, "the circuit breaker of lane %r is %s: %s", name, state, why)
         self._logged = state
+
+
+def _key(run: Run) -> AttemptKey:
+    return AttemptKey(run.id, run.attempt)
