@@ -358,10 +358,10 @@ async def test_the_end_waits_for_the_pool(outage: Exception) -> None:
 
 
 async def test_the_end_waits_no_longer_than_the_worker() -> None:
-    """If the worker shuts down while the pool is unavailable, its requests are left to their leases."""
+    """If the worker shuts down and the pool stays unavailable, its requests are left to their leases."""
     bench = Bench()
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001, requeue_s=0.01))
     bench.pool.outage = [PoolUnavailable() for _ in range(1000)]
-    bench.runs.closing = False
     task = asyncio.create_task(bench.run())
     await until(lambda: len(bench.pool.outage) < 1000)
     bench.runs.close()
@@ -369,10 +369,13 @@ async def test_the_end_waits_no_longer_than_the_worker() -> None:
     assert bench.pool.endings == []
 
 
+@pytest.mark.parametrize("outage", [0, 3])
 @pytest.mark.parametrize("delivered", [0, 1])
-async def test_shutting_down_requeues_running_requests(delivered: int) -> None:
-    """A request waits again, whether its answer has begun or not."""
+async def test_shutting_down_requeues_running_requests(delivered: int, outage: int) -> None:
+    """A request waits again, whether its answer has begun or not, and even if Redis is away for a moment."""
     bench = Bench(FakeProvider(hold_after=delivered))
+    bench.lane = replace(bench.lane, timings=Timings(retry_s=0.001))
+    bench.pool.outage = [PoolUnavailable() for _ in range(outage)]
     task = await bench.run_until_held()
     await until(lambda: len(bench.pool.published) == delivered)
     bench.runs.close()

@@ -223,7 +223,10 @@ async def _forget(lane: Lane, run: Run) -> RequestOutcome:
 
 
 async def _retry_until_recorded(lane: Lane, run: Run, call: Callable[[], Awaitable[T]]) -> T | None:
-    """Repeat the call until the pool answers. Return None when it is too late to report the end of the attempt."""
+    """Repeat the call until the pool answers. Return None when it is too late to report the end of the attempt.
+
+    A worker that shuts down tries for up to `requeue_s`: an attempt left to its lease would keep its agent waiting.
+    """
     clock, was_outdated = asyncio.get_running_loop().time, False
 
     def should_give_up() -> bool:
@@ -231,7 +234,7 @@ async def _retry_until_recorded(lane: Lane, run: Run, call: Callable[[], Awaitab
         # the attempt became outdated shows whether that is so.
         nonlocal was_outdated
         useless, was_outdated = was_outdated, run.stop_reason == "stale"
-        return useless or clock() > run.deadline + _PAST_DEADLINE_S
+        return useless or clock() > min(run.deadline + _PAST_DEADLINE_S, lane.runs.closed_at + lane.timings.requeue_s)
 
     answer = await retry_until_answered(lane, f"finish attempt {run.attempt} of request {run.id}", call, should_give_up)
     if answer is None:

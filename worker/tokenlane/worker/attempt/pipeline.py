@@ -84,6 +84,7 @@ async def _claim(lane: Lane, request_id: str, attempt: int) -> ClaimedAttempt | 
         lane,
         f"start attempt {attempt} of request {request_id}",
         lambda: lane.pool.requests.start(request_id, attempt, lane.worker),
+        should_give_up=lambda: lane.runs.closing,
     )
 
 

@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 async def retry_until_answered(
-    lane: Lane, action: str, call: Callable[[], Awaitable[T]], should_give_up: Callable[[], bool] = lambda: False
+    lane: Lane, action: str, call: Callable[[], Awaitable[T]], should_give_up: Callable[[], bool]
 ) -> T | None:
     """Repeat the call until the pool answers, and return the result. Only the first failure is logged.
 
-    Return None if the call fails while the worker shuts down, or if `should_give_up` then returns true.
+    Return None if `should_give_up` returns true after a call that failed.
 
     Args:
         action: what the call does, for the log, such as "start attempt 3".
@@ -33,6 +33,6 @@ async def retry_until_answered(
             if not failing:
                 logger.warning("cannot %s yet, retrying: %s", action, error)
             failing = True
-        if lane.runs.closing or should_give_up():
+        if should_give_up():
             return None
         await asyncio.sleep(lane.timings.retry_s)

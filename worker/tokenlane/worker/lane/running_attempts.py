@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -176,7 +177,13 @@ class Runs:
     def __init__(self) -> None:
         self._runs: dict[tuple[str, int], Run] = {}
         self._early_stops: dict[tuple[str, int], StopReason] = {}
-        self.closing = False
+        self.closed_at = math.inf
+        """When the worker stopped its runs, on the event loop's clock; infinity while it has not."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the worker has stopped its runs, because it shuts down."""
+        return self.closed_at < math.inf
 
     def __iter__(self) -> Iterator[Run]:
         return iter(tuple(self._runs.values()))
@@ -212,7 +219,7 @@ class Runs:
 
     def close(self) -> None:
         """Stop all runs, and every run that starts later, because the worker shuts down."""
-        self.closing = True
+        self.closed_at = min(self.closed_at, asyncio.get_running_loop().time())
         for run in self:
             run.stop("draining")
 

@@ -21,7 +21,8 @@ class Timings:
     """How long an attempt waits for the part of the answer that the agent has, or for the next piece of a long one. It
     occupies a slot meanwhile."""
     requeue_s: float = 3.0
-    """How long a cancelled attempt may take to requeue or end its request."""
+    """How long a cancelled attempt may take to requeue or end its request. A worker that shuts down and has stopped its
+    attempts tries for as long to report their ends."""
     check_s: float = 5.0
     """How often an idle model server is checked."""
     check_hosted_s: float = 30.0
