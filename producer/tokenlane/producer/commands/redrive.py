@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -125,22 +126,42 @@ async def _redrive(client: Client, pool: Pool, request_id: str, *, show_answer: 
     """Send a failed request again under a new id, and wait for its end. If it completes, it is no longer listed as
     failed; if it fails again, it stays listed under its first id alone."""
     clock, new = asyncio.get_running_loop().time, new_id()
-    began_at = clock()
-    facts: dict[str, object] = {"request_id": request_id, "redriven_as": new}
+    sent_as: str | None = None
+
+    def on_sent() -> None:
+        nonlocal sent_as
+        sent_as = new
+        note(f"{request_id} is redriven as {new}", err=True)
+
+    began_at, facts = clock(), dict[str, object](request_id=request_id)
     try:
-        answer = await _send(client, pool, request_id, new, show_answer=show_answer)
+        answer = await _send(client, pool, request_id, new, on_sent, show_answer=show_answer)
     except LlmError as error:
-        facts |= {"state": "failed", "redriven_as": error.request_id or None, "message": str(error), "code": error.code}
+        facts |= {"state": "failed", "message": str(error), "code": error.code}
         facts |= {"lane": error.lane, "model": error.model}
-        await pool.records.drop_failed([new])
+        await _drop(pool, new)
     else:
         facts |= {"state": "completed", "lane": answer.lane, "model": answer.model, "usage": answer.usage}
+        await _drop(pool, request_id)
+    return _Outcome.model_validate({**facts, "redriven_as": sent_as, "took_ms": int(1000 * (clock() - began_at))})
+
+
+async def _drop(pool: Pool, request_id: str) -> None:
+    """Take a request off the list of failed requests. If the pool does not answer, it stays listed."""
+    try:
         await pool.records.drop_failed([request_id])
-    return _Outcome.model_validate({**facts, "took_ms": int(1000 * (clock() - began_at))})
+    except LlmError as error:
+        note(f"{request_id} may still be listed as failed: {error}", err=True)
 
 
-async def _send(client: Client, pool: Pool, request_id: str, new: str, *, show_answer: bool) -> Answer:
+async def _send(
+    client: Client, pool: Pool, request_id: str, new: str, on_sent: Callable[[], None], *, show_answer: bool
+) -> Answer:
     """Send a failed request again, with a new deadline and without attempts. Returns its answer.
+
+    Args:
+        new: the id under which it is sent.
+        on_sent: called when the pool has accepted it.
 
     Raises:
         LlmError: it failed; or its payload is no longer kept, or cannot be opened or read.
@@ -171,7 +192,7 @@ async def _send(client: Client, pool: Pool, request_id: str, new: str, *, show_a
         open_request(client.link, lambda: composed, may_restart=may_restart) as sent,
         explaining_wait(sent, explain),
     ):
-        note(f"{request_id} is redriven as {new}", err=True)
+        on_sent()
         while show_answer and (delta := await sent.next()) is not None:
             typer.echo(running_text(delta.text), nl=False)
         answer = await sent.finish()
