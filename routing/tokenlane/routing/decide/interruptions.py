@@ -66,12 +66,12 @@ def deadline_exceeded(why_waiting: str, ended_by: str, outage: str, *, was_start
         outage: why the pool does not answer; '' if it does.
         was_started: whether the request was ever started.
     """
-    failed = f"; its last attempt failed ({ended_by})" if ended_by else ""
+    ended = f"; its last attempt ended with {ended_by}" if ended_by else ""
     if why_waiting:
         what = "was not started again" if was_started else "did not start"
         return DeadlineExceeded(
-            f"The request {what} within its time to live{failed}; last known reason: {why_waiting.rstrip('.')}. "
+            f"The request {what} within its time to live{ended}; last known reason: {why_waiting.rstrip('.')}. "
             "`tokenlane status` shows whether its lanes accept work."
         )
-    why = f"; the pool does not answer: {outage}" if outage else f"{failed}." if failed else ""
+    why = f"; the pool does not answer: {outage}" if outage else f"{ended}." if ended else ""
     return DeadlineExceeded(f"The request did not complete within its time to live{why}" if why else "")

@@ -137,10 +137,10 @@ def _for_the_next_attempt(request: WaitingRequest) -> WaitCause:
     if request.ended_by == "no_handover":
         explanation = f"the agent did not say in time how much of the answer it has; a worker asks it again {soon}"
         return WaitCause(f"its agent, which is asked again {soon}", explanation, "")
-    failed = f"its last attempt failed ({request.ended_by})" if request.ended_by else "its last attempt failed"
+    ended = f"its last attempt ended with {request.ended_by}" if request.ended_by else "its last attempt failed"
     if request.is_over_budget:
-        failed = f"{failed}, as many of the pool do, so the retry budget delays it"
-    return WaitCause(f"its next attempt, {soon}", f"{failed}; it is tried again {soon}", "")
+        ended = f"{ended}, as many of the pool do, so the retry budget delays it"
+    return WaitCause(f"its next attempt, {soon}", f"{ended}; it is tried again {soon}", "")
 
 
 def wait_cause(pool: PoolFacts, queue: Queue) -> WaitCause:

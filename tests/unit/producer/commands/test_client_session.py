@@ -14,7 +14,7 @@ from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded
 
 ALONE = "lane 'gpu1' lost its last worker {} s ago"
 QUEUE = "no slot is free: 'gpu1' (4 of 4); number 2 of 9 in its queue, starts in about {} s"
-OTHER = "its last attempt failed (provider_down); it is tried again in about {} s"
+OTHER = "its last attempt ended with provider_down; it is tried again in about {} s"
 
 
 class Stream:
