@@ -298,6 +298,20 @@ async def test_a_request_whose_payload_a_wiped_server_lost_is_left_to_its_agent(
     assert not bench.publisher.replay(bench.pool.id, 5, 0)
 
 
+async def test_no_beat_restores_a_request_that_the_pool_forgot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the pool forgets the request, a beat without it ends, so that no beat is under way that names it."""
+    bench, beats = Bench(FakeProvider(error=ProviderDown())), list[tuple[list[bool], bool]]()
+
+    async def beat() -> None:
+        beats.append(([run.renews_lease for run in bench.runs], bool(bench.pool.forgotten)))
+
+    monkeypatch.setattr(bench.heartbeat, "beat", beat)
+    bench.pool.forgetful = True
+    await bench.run()
+    assert bench.pool.forgotten
+    assert beats[-1] == ([False], False)
+
+
 @pytest.mark.parametrize(
     ("error", "fail_after", "starts"),
     [(ProviderDown(), 2, 3), (ProviderDown(), 0, 3), (BadRequest("no"), 2, 1), (BadRequest("no"), 0, 1)],

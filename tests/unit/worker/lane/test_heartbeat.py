@@ -107,6 +107,16 @@ async def test_a_beat_stops_attempts_that_the_worker_has_lost(hold: RenewOutcome
     assert [ids for _, ids in pool.renewals] == [[run.id], [run.id]]
 
 
+async def test_a_beat_renews_only_leases_that_the_worker_wants() -> None:
+    """The pool restores a request that it has lost and that a beat names, so a forgotten request is not named."""
+    pool, runs, kept, forgotten = FakePool(), Runs(), new_run(), new_run()
+    lease = lease_of(pool, runs)
+    with runs.register(kept), runs.register(forgotten):
+        forgotten.renews_lease = False
+        await lease.beat()
+    assert [ids for _, ids in pool.renewals] == [[kept.id]]
+
+
 async def test_new_keys_are_announced(tmp_path: Path) -> None:
     """A worker reads its key file again at each beat, and registers its key ids when they have changed."""
     pool, file, old, new = FakePool(), tmp_path / "pool.key", PoolKey.new(), PoolKey.new()

@@ -125,7 +125,8 @@ class Heartbeat:
     async def _renew(self) -> RenewReply:
         # Beats must not overlap: an older one could undo the announcement that the lane drains.
         async with self._beat_lock:
-            held, failure, lane = list(self._runs), self._failure, self._availability
+            held = [run for run in self._runs if run.renews_lease]
+            failure, lane = self._failure, self._availability
             announced = lane.announced, lane.state
             beat = await self._pool.beats.renew(
                 self._worker,

@@ -44,7 +44,7 @@ class Run:
     `started_at` and `deadline` are times of the event loop's clock. `handover`: the agent's reply to `Resume`.
     `partial`: the part of the answer that the agent has and this attempt continues; None if the attempt answers from
     the beginning. `has_schema`: whether the answer must match a schema. `restarts`: whether the agent allows that the
-    answer begins anew.
+    answer begins anew. `renews_lease`: whether the worker's beats name the attempt.
     """
 
     def __init__(self, claim: ClaimedAttempt, attempt: int, outlet: Outlet) -> None:
@@ -59,6 +59,7 @@ class Run:
         self.handover: asyncio.Future[Handover] = loop.create_future()
         self.partial: Handover | None = None
         self.has_schema = self.restarts = False
+        self.renews_lease = True
         self._pieces: dict[int, Handover] = {}
         self._opener: Opener | None = None
         self._timeout: asyncio.Timeout | None = None
