@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -17,7 +19,10 @@ from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
 from tokenlane.benches.measure import traces as traces_measurement
 from tokenlane.benches.measure.figures import Bar, table
-from tokenlane.config.exit_codes import FAILED
+from tokenlane.benches.measure.soak import measurement as soak_measurement
+from tokenlane.benches.measure.soak import plot as soak_plot
+from tokenlane.benches.measure.soak import report as soak_report
+from tokenlane.config.exit_codes import FAILED, UserError
 
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")]
 _Check: TypeAlias = Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")]
@@ -80,6 +85,34 @@ def traces(as_json: _Json = False, check: _Check = False, quick: _Quick = False)
     plan = traces_measurement.QUICK if quick else traces_measurement.FULL
     report = asyncio.run(traces_measurement.measure(plan, partial(typer.echo, err=True)))
     _print(report, traces_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long to measure: 10 at least to learn much.")] = 30,
+    svg: Annotated[Path | None, typer.Option(help="Plot all figures over time into this file.")] = None,
+    as_json: _Json = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure certainly grows.")] = False,
+) -> None:
+    """Measure whether memory, tasks, connections, files and keys grow at steady load with faults."""
+    with _writing(svg) as write:
+        report = asyncio.run(soak_measurement.measure(minutes, partial(typer.echo, err=True)))
+        write(soak_plot.svg(report))
+    _print(report, soak_report.table(report), report.bars, as_json=as_json, check=check)
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[Callable[[str], object]]:
+    """Yield a function that writes a text to the file, which is opened first, since a measurement takes long."""
+    if path is None:
+        yield lambda text: None
+        return
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--svg: {path} cannot be written: {error.strerror or error}. Name another file.") from error
+    with file:
+        yield file.write
 
 
 def _print(report: BaseModel, text: str, bars: Sequence[Bar], *, as_json: bool, check: bool) -> None:

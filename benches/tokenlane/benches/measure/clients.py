@@ -33,8 +33,8 @@ from .metronome import MODEL, stamps
 
 _QUESTION = "How long does a token take?"
 _ROLE = "planner"
-_LANE = "lane1"
-_PROVIDER = "openai"
+LANE = "lane1"
+"""The lane of the worker."""
 
 
 class RoundTimes(BaseModel):
@@ -130,10 +130,16 @@ async def agent(redis: str, *, pool: str = "main") -> AsyncIterator[Tasks]:
 
 @asynccontextmanager
 async def worker(
-    redis: str, endpoint: str, capacity: int, *, pool: str = "main", token_spans: TokenSpans = "sampled"
+    redis: str,
+    endpoint: str,
+    capacity: int,
+    *,
+    pool: str = "main",
+    provider: str = "openai",
+    token_spans: TokenSpans = "sampled",
 ) -> AsyncIterator[Tasks]:
     """Run the process of the worker, which also routes. The task `ready` returns once its lane accepts work."""
-    settings = LaneSettings(_LANE, _PROVIDER, endpoint=endpoint, capacity=capacity)
+    settings = LaneSettings(LANE, provider, endpoint=endpoint, capacity=capacity)
     opened, stopping = asyncio.Event(), asyncio.Event()
 
     async def on_ready(_: object) -> None:

@@ -1,0 +1,66 @@
+"""Plots a soak as SVG: a panel for each figure over time, with its trend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from .report import Soak, SoakFigure
+
+_COLUMNS = 3
+_WIDTH, _HEIGHT, _GAP, _TOP = 290.0, 110.0, 50.0, 60.0
+_NARROWEST = 0.05
+"""The least height of a panel, as a part of the figure's level, so that noise looks like noise."""
+
+_STYLE = """
+svg { background: #ffffff; color: #1f2328; font: 13px -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif }
+text { fill: currentColor } .small { font-size: 11px; opacity: 0.75 } .end { text-anchor: end }
+.panel { fill: none; stroke: currentColor; opacity: 0.25 } .warm-up { fill: currentColor; opacity: 0.07 }
+.values { fill: none; stroke: #0969da; stroke-width: 1.5 } .trend { stroke: #1f2328; stroke-dasharray: 5 4 }
+.grows { stroke: #cf222e; stroke-width: 2.5 }
+@media (prefers-color-scheme: dark) {
+svg { background: #0d1117; color: #e6edf3 } .values { stroke: #4493f8 } .trend { stroke: #e6edf3 }
+.grows { stroke: #f85149 } }
+"""
+
+
+def svg(report: Soak) -> str:
+    """Return the plot, as the text of an SVG file, for light and dark backgrounds."""
+    rows = -(-len(report.figures) // _COLUMNS)
+    width, height = _COLUMNS * (_WIDTH + _GAP) + _GAP, _TOP + rows * (_HEIGHT + _GAP) + _GAP / 2
+    panels = "\n".join(
+        f'<g transform="translate({_GAP + number % _COLUMNS * (_WIDTH + _GAP):g} '
+        f'{_TOP + number // _COLUMNS * (_HEIGHT + _GAP):g})">{"".join(_panel(figure, report))}</g>'
+        for number, figure in enumerate(sorted(report.figures, key=lambda figure: figure.name))
+    )
+    title = f"{report.minutes:g} minutes at {report.streams} streams, with the same faults in each round"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">\n'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>\n"
+        f'<text x="{_GAP:g}" y="24">{escape(title)}; {escape(report.measured_at)}</text>\n{panels}\n</svg>\n'
+    )
+
+
+def _panel(figure: SoakFigure, report: Soak) -> Iterator[str]:
+    """The parts of a panel, whose upper left corner is at 0, 0."""
+    values, trend, last = figure.rounds, figure.trend, len(figure.rounds) - 1
+    low, high = min(values), max(values)
+    margin = max(0.05 * (high - low), (_NARROWEST * abs(trend.level) - (high - low)) / 2, 1e-9)
+    low, high = low - margin, high + margin
+
+    def at(number: float, value: float) -> str:
+        return f"{number / last * _WIDTH:.1f},{(high - value) / (high - low) * _HEIGHT:.1f}"
+
+    (x1, y1), (x2, y2) = (
+        at(number, value).split(",") for number, value in ((report.warm_up, trend.first), (last, trend.last))
+    )
+    kind = "trend grows" if trend.reading == "grows" else "trend"
+    yield f'<rect class="warm-up" width="{x1}" height="{_HEIGHT:g}"/>'
+    yield f'<rect class="panel" width="{_WIDTH:g}" height="{_HEIGHT:g}"/>'
+    yield f'<polyline class="values" points="{" ".join(at(*point) for point in enumerate(values))}"/>'
+    yield f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+    yield f'<text y="-6">{escape(figure.process)}: {escape(figure.name)}</text>'
+    growth = f"{trend.at_least:.1f} to {trend.at_most:.1f} % an hour: {trend.reading}"
+    yield f'<text class="small end" x="{_WIDTH:g}" y="{_HEIGHT + 14:g}">{growth}</text>'
+    yield f'<text class="small end" x="-4" y="10">{high:.4g}</text>'
+    yield f'<text class="small end" x="-4" y="{_HEIGHT:g}">{low:.4g}</text>'
