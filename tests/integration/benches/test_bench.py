@@ -8,21 +8,27 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from tests.processes import until_gone
 
+from tokenlane.benches.commands import bench as commands
 from tokenlane.benches.measure import cancel, recovery, sealing, traces
 from tokenlane.benches.measure.cancel import CancelTimes
 from tokenlane.benches.measure.figures import Overhead, table
 from tokenlane.benches.measure.recovery import Recovery
 from tokenlane.benches.measure.sealing import SealingCost
+from tokenlane.benches.measure.soak import report as soak
+from tokenlane.benches.measure.soak.report import Soak
 from tokenlane.benches.measure.traces import TraceCost
 from tokenlane.config import exit_codes as exits
+from tokenlane.config.exit_codes import UserError
 
 BENCH = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "bench")
 COMMAND = (*BENCH, "overhead")
 LEVELS = [1, 16, 64, 256]
+SOCKETS_AND_FILES = ("connections", "open files")
 
 
 async def test_overhead_measures_all_it_promises() -> None:
@@ -99,10 +105,33 @@ async def test_traces_measure_each_kind_of_spans() -> None:
     assert traces.table(report).count("\n| ") == 1 + len(report.pairs)
 
 
-async def bench(command: str) -> tuple[int | None, bytes]:
-    """The exit code and the JSON of a quick measurement with bars."""
+async def test_a_soak_measures_each_figure_in_each_round(tmp_path: Path) -> None:
+    """Requests are answered in spite of the faults, and `--check` fails exactly when a figure certainly grows."""
+    code, out = await bench("soak", "--minutes", "0.05", "--svg", str(tmp_path / "soak.svg"))
+    report = Soak.model_validate_json(out)
+    assert code == (0 if all(bar.held for bar in report.bars) else 1)
+    assert [(figure.process, figure.name) for figure in report.figures] == [
+        *((process, name) for process in ("worker", "agent") for name in ("memory, MB", "tasks", *SOCKETS_AND_FILES)),
+        *(("Redis server", name) for name in ("memory, MB", "keys that do not expire", *SOCKETS_AND_FILES)),
+    ]
+    assert all(len(figure.rounds) == 3 and min(figure.rounds) > 0 for figure in report.figures)
+    assert (report.warm_up, {bar.limit for bar in report.bars}) == (0, {1})
+    assert report.ended["answered"] > report.ended["cancelled"] > 0
+    assert soak.table(report).count("\n| ") == 1 + len(report.figures)
+    plot = ElementTree.parse(tmp_path / "soak.svg").getroot()
+    assert len(plot.findall(".//{*}polyline")) == len(report.figures)
+
+
+def test_a_soak_that_cannot_write_its_plot_does_not_start(tmp_path: Path) -> None:
+    """The file is opened before the measurement."""
+    with pytest.raises(UserError, match=r"soak\.svg"):
+        commands.soak(svg=tmp_path / "none" / "soak.svg")
+
+
+async def bench(command: str, *options: str) -> tuple[int | None, bytes]:
+    """The exit code and the JSON of a measurement with bars, which is quick without other options."""
     process = await asyncio.create_subprocess_exec(
-        *(*BENCH, command, "--quick", "--json", "--check"), stdout=PIPE, stderr=PIPE
+        *(*BENCH, command, *(options or ("--quick",)), "--json", "--check"), stdout=PIPE, stderr=PIPE
     )
     out, error = await process.communicate()
     assert b"Traceback" not in error, error.decode()

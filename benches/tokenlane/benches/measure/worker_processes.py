@@ -60,7 +60,7 @@ async def _process(*arguments: str, redis: str) -> AsyncIterator[Process]:
         *(sys.executable, "-m", "tokenlane.config", *arguments, "--redis", redis),
         output=PIPE,
         errors=DEVNULL if arguments[0] == "router" else sys.stderr.fileno(),
-        environment={**kept, "TOKENLANE_LOG_LEVEL": "error"},  # not a line for each request and each fault
+        environment={**kept, "TOKENLANE_LOG__LEVEL": "error"},  # not a line for each request and each fault
     )
     try:
         yield child.process

@@ -1,7 +1,7 @@
 """Runs a soak: a worker and an agent work steadily while another worker, connections and the model server fail.
 
 The soak consists of rounds with the same faults in each, so the medians of the rounds can be compared. In each round
-the other worker is restarted, all connections to Redis are cut, and the model server fails some requests.
+all connections to Redis are cut, the model server fails some requests, and the other worker is killed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NAME = "soak"
 """The name by which the server knows the connections of the soak itself."""
 _OTHER_LANE = "restarted"
 _TOKENS, _SPACING_MS = 16, 20
-_ROUND_S, _FEWEST_ROUNDS = 30.0, 6
+_ROUND_S, _FEWEST_ROUNDS = 30.0, 3
 _WARM_UP = 4
 """One of so many rounds is warm-up."""
 _SAMPLES = 30
@@ -61,7 +61,7 @@ class SoakPlan:
 
     @classmethod
     def of(cls, minutes: float) -> SoakPlan:
-        """Rounds of 30 s, or 6 shorter ones."""
+        """Rounds of 30 s, or 3 shorter ones."""
         rounds = max(_FEWEST_ROUNDS, round(60 * minutes / _ROUND_S))
         return cls(rounds, 60 * minutes / rounds)
 
@@ -79,21 +79,19 @@ class _Site:
     async def sample(self) -> _Sample:
         """Measure each figure once."""
         info = await self.redis.info()
-        processes = {
-            "worker": self.worker.process.pid,
-            "agent": self.agent.process.pid,
-            "Redis server": int(info["process_id"]),
+        keys = info["db0"]
+        counts = {
+            "worker": (self.worker.process.pid, "tasks", await self.worker.ask(int, "tasks")),
+            "agent": (self.agent.process.pid, "tasks", await self.agent.ask(int, "tasks")),
+            "Redis server": (int(info["process_id"]), "keys that do not expire", keys["keys"] - keys["expires"]),
         }
         sample: dict[tuple[str, str], float] = {}
-        for name, process in processes.items():
+        for name, (process, what, count) in counts.items():
             held = held_by(process)
             sample[name, "memory, MB"] = held.memory_mb
+            sample[name, what] = count
             sample[name, "connections"] = held.connections
             sample[name, "open files"] = held.files
-        for child, name in ((self.worker, "worker"), (self.agent, "agent")):
-            sample[name, "tasks"] = await child.ask(int, "tasks")
-        keys = info["db0"]
-        sample["Redis server", "keys that do not expire"] = keys["keys"] - keys["expires"]
         return sample
 
     async def forget_ended_requests(self) -> None:
@@ -126,7 +124,7 @@ async def measure(minutes: float, progress: Callable[[str], None] = lambda line:
         began_s = time.monotonic()
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}")
-            rounds.append(await _round(site, plan, number))
+            rounds.append(await _round(site, plan))
         round_s = (time.monotonic() - began_s) / plan.rounds
         ended = await site.agent.ask(Counter[str], "ended")
     _check(ended)
@@ -176,11 +174,11 @@ async def _site() -> AsyncIterator[_Site]:
                 yield _Site(server, redis, model_server, working, asking)
 
 
-async def _round(site: _Site, plan: SoakPlan, number: int) -> _Sample:
+async def _round(site: _Site, plan: SoakPlan) -> _Sample:
     """Measure the figures again and again during the faults of a round, and return their medians."""
     samples = []
     async with background() as tasks:
-        disturbing = tasks.create_task(_disturb(site, plan.round_s / 4, kills=number % 2 == 1))
+        disturbing = tasks.create_task(_disturb(site, plan.round_s / 4))
         while not disturbing.done():
             await asyncio.sleep(plan.round_s / _SAMPLES)
             samples.append(await site.sample())
@@ -188,12 +186,8 @@ async def _round(site: _Site, plan: SoakPlan, number: int) -> _Sample:
     return {figure: median(sample[figure] for sample in samples) for figure in samples[0]}
 
 
-async def _disturb(site: _Site, pause_s: float, *, kills: bool) -> None:
-    """Cause the faults of a round, each after a pause, and pause at the end.
-
-    Args:
-        kills: the other worker is killed, else stopped.
-    """
+async def _disturb(site: _Site, pause_s: float) -> None:
+    """Start the other worker, and cause the faults of a round, each after a pause. Pause at the end."""
     round_ends_s = asyncio.get_running_loop().time() + 4 * pause_s
     async with worker_process(site.server.url, _OTHER_LANE, site.model_server, STREAMS) as other:
         await asyncio.sleep(pause_s)
@@ -201,6 +195,5 @@ async def _disturb(site: _Site, pause_s: float, *, kills: bool) -> None:
         await asyncio.sleep(pause_s)
         site.model_server.faults.extend(_FAILURES)
         await asyncio.sleep(pause_s)
-        if kills:
-            other.kill()
+        other.kill()
     await asyncio.sleep(round_ends_s - asyncio.get_running_loop().time())

@@ -1,13 +1,13 @@
-"""Plots a soak as SVG: a panel for each figure over time, with its trend."""
+"""Plots a soak as SVG: a column for each process, with a panel for each figure over time and its trend."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from itertools import groupby
 
 from .report import Soak, SoakFigure
 
-_COLUMNS = 3
 _WIDTH, _HEIGHT, _GAP, _TOP = 290.0, 110.0, 50.0, 60.0
 _NARROWEST = 0.05
 """The least height of a panel, as a part of the figure's level, so that noise looks like noise."""
@@ -25,19 +25,24 @@ svg { background: #0d1117; color: #e6edf3 } .values { stroke: #4493f8 } .trend {
 
 
 def svg(report: Soak) -> str:
-    """Return the plot, as the text of an SVG file, for light and dark backgrounds."""
-    rows = -(-len(report.figures) // _COLUMNS)
-    width, height = _COLUMNS * (_WIDTH + _GAP) + _GAP, _TOP + rows * (_HEIGHT + _GAP) + _GAP / 2
+    """Return the plot as the text of an SVG file, for light and dark backgrounds."""
+    columns = [[*figures] for _, figures in groupby(report.figures, key=lambda figure: figure.process)]
+    width = _GAP + len(columns) * (_WIDTH + _GAP)
+    height = _TOP + max(map(len, columns)) * (_HEIGHT + _GAP)
     panels = "\n".join(
-        f'<g transform="translate({_GAP + number % _COLUMNS * (_WIDTH + _GAP):g} '
-        f'{_TOP + number // _COLUMNS * (_HEIGHT + _GAP):g})">{"".join(_panel(figure, report))}</g>'
-        for number, figure in enumerate(sorted(report.figures, key=lambda figure: figure.name))
+        f'<g transform="translate({_GAP + column * (_WIDTH + _GAP):g} {_TOP + row * (_HEIGHT + _GAP):g})">'
+        f"{''.join(_panel(figure, report))}</g>"
+        for column, figures in enumerate(columns)
+        for row, figure in enumerate(figures)
     )
-    title = f"{report.minutes:g} minutes at {report.streams} streams, with the same faults in each round"
+    title = (
+        f"{report.minutes:g} minutes at {report.streams} streams, with the same faults in each round. "
+        f"The shaded warm-up does not count. Measured at {report.measured_at}"
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">\n'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>\n"
-        f'<text x="{_GAP:g}" y="24">{escape(title)}; {escape(report.measured_at)}</text>\n{panels}\n</svg>\n'
+        f'<text x="{_GAP:g}" y="24">{escape(title)}</text>\n{panels}\n</svg>\n'
     )
 
 
