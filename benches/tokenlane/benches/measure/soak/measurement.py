@@ -116,7 +116,8 @@ async def measure(minutes: float, progress: Callable[[str], None] = lambda line:
         progress: called with a line of text before each round.
 
     Raises:
-        UserError: a process exited early or did not start; many requests failed; this system has no /proc.
+        UserError: a process exited early; many requests failed; this system has no /proc.
+        ExceptionGroup: the other worker did not start.
     """
     plan = SoakPlan.of(minutes)
     rounds: list[_Sample] = []

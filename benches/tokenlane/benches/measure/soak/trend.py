@@ -28,7 +28,7 @@ class Trend(BaseModel):
     """A line through the values of a figure, with slopes in percent of the figure's level in an hour.
 
     `level`: the median of the values. `first`, `last`: the line at the first and the last value. `at_least`, `at_most`:
-    the range that contains the slope with a confidence of 95 %, or the range of all slopes if the values are less than 4.
+    the range that contains the slope with a confidence of 95 %; for fewer than 4 values, the range of all slopes.
     """
 
     level: float
