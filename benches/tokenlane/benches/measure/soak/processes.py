@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import resource
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,24 +64,24 @@ def _target(entry: Path) -> str:
         return ""
 
 
-async def _count_tasks() -> int:
-    return len(asyncio.all_tasks())
+async def _count() -> dict[str, float]:
+    return {"objects, thousands": sys.getallocatedblocks() / 1000, "tasks": len(asyncio.all_tasks())}
 
 
 @asynccontextmanager
 async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Tasks]:
-    """Run the process of the worker that lives through all faults. Its task `tasks` counts its asyncio tasks."""
+    """Run the process of the worker that lives through all faults. Its task `count` counts its objects and tasks."""
     logging.disable(logging.WARNING)  # they are about the faults
     async with clients.worker(redis, endpoint, capacity, provider="llamacpp") as tasks:
-        yield {**tasks, "tasks": _count_tasks}
+        yield {**tasks, "count": _count}
 
 
 @asynccontextmanager
 async def agent(redis: str, streams: int) -> AsyncIterator[Tasks]:
     """Run the process of the agent, which always has so many open streams. A fraction of them it cancels.
 
-    Its task `tasks` counts its asyncio tasks. Its task `ended` returns how many requests were answered and cancelled,
-    and how many failed with each error code.
+    Its task `count` counts its objects and asyncio tasks. Its task `ended` returns how many requests were answered and
+    cancelled, and how many failed with each error code.
     """
     logging.disable(logging.WARNING)
     ended = Counter[str]()
@@ -106,4 +107,4 @@ async def agent(redis: str, streams: int) -> AsyncIterator[Tasks]:
     async with Client(redis, key=KeyRing()) as client, background() as tasks:
         for number in range(streams):
             tasks.create_task(stream(number))
-        yield {"tasks": _count_tasks, "ended": count_ended}
+        yield {"count": _count, "ended": count_ended}
