@@ -112,8 +112,8 @@ async def test_a_soak_measures_each_figure_in_each_round(tmp_path: Path) -> None
     report = Soak.model_validate_json(out)
     assert code == (0 if all(bar.held for bar in report.bars) else 1)
     names = [[figure.name for figure in group] for _, group in groupby(report.figures, lambda figure: figure.process)]
-    of_python = ["memory, MB", "objects, thousands", "tasks", *SOCKETS_AND_FILES]
-    of_redis = ["memory, MB", "memory in use, MB", "keys that do not expire", *SOCKETS_AND_FILES]
+    of_python = ["memory (MB)", "objects (thousands)", "tasks", *SOCKETS_AND_FILES]
+    of_redis = ["memory (MB)", "memory in use (MB)", "keys that do not expire", *SOCKETS_AND_FILES]
     assert names == [of_python, of_python, of_redis]
     assert all(len(figure.rounds) == 3 and min(figure.rounds) > 0 for figure in report.figures)
     assert (report.warm_up, {bar.limit for bar in report.bars}) == (0, {1})

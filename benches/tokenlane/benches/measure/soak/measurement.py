@@ -84,7 +84,7 @@ class _Site:
             "agent": (self.agent.process.pid, await self.agent.ask(dict[str, float], "count")),
             "Redis server": (
                 int(info["process_id"]),
-                {"memory in use, MB": int(info["used_memory"]) / 1e6, "keys that do not expire": keys},
+                {"memory in use (MB)": int(info["used_memory"]) / 1e6, "keys that do not expire": keys},
             ),
         }
         sample: dict[tuple[str, str], float] = {}

@@ -65,7 +65,7 @@ def _panel(figure: SoakFigure, report: Soak) -> Iterator[str]:
     yield f'<polyline class="values" points="{" ".join(at(*point) for point in enumerate(values))}"/>'
     yield f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
     yield f'<text y="-6">{escape(figure.process)}: {escape(figure.name)}</text>'
-    growth = f"{trend.at_least:.1f} to {trend.at_most:.1f} % an hour: {trend.reading}"
+    growth = f"{trend.at_least:z.1f} to {trend.at_most:z.1f} % an hour: {trend.reading}"
     yield f'<text class="small end" x="{_WIDTH:g}" y="{_HEIGHT + 14:g}">{growth}</text>'
     yield f'<text class="small end" x="-4" y="10">{high:.4g}</text>'
     yield f'<text class="small end" x="-4" y="{_HEIGHT:g}">{low:.4g}</text>'

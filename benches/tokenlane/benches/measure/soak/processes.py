@@ -65,7 +65,7 @@ def _target(entry: Path) -> str:
 
 
 async def _count() -> dict[str, float]:
-    return {"objects, thousands": sys.getallocatedblocks() / 1000, "tasks": len(asyncio.all_tasks())}
+    return {"objects (thousands)": sys.getallocatedblocks() / 1000, "tasks": len(asyncio.all_tasks())}
 
 
 @asynccontextmanager

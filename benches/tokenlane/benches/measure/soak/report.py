@@ -10,7 +10,7 @@ from tokenlane.benches.measure.figures import Bar, line_of
 
 from .trend import LIMIT_PERCENT, Trend, trend_of
 
-MEMORY = "memory, MB"
+MEMORY = "memory (MB)"
 """The resident memory, which allocators let grow for longer than a short soak lasts, though nothing is lost."""
 _SETTLED_MINUTES = 60
 
@@ -55,7 +55,7 @@ class Soak(BaseModel):
         """
         return [
             Bar(
-                name=f"certain growth of {figure.process}: {figure.name}, in percent an hour",
+                name=f"certain growth in percent an hour, {figure.process}: {figure.name}",
                 measured=max(figure.trend.at_least, 0),
                 limit=LIMIT_PERCENT,
             )
@@ -91,7 +91,7 @@ def _cells(figure: SoakFigure) -> tuple[str, ...]:
         figure.name,
         f"{trend.first:.5g}",
         f"{trend.last:.5g}",
-        f"{trend.slope:.1f}",
-        f"{trend.at_least:.1f} to {trend.at_most:.1f}",
+        f"{trend.slope:z.1f}",
+        f"{trend.at_least:z.1f} to {trend.at_most:z.1f}",
         _READINGS[trend.reading],
     )
