@@ -1,6 +1,6 @@
 """Runs a soak: a worker and an agent work steadily while another worker, connections and the model server fail.
 
-The soak consists of rounds with the same faults in each, so what remains in each round can be compared. In each round
+The soak consists of rounds with the same faults in each, so their medians can be compared. In each round
 all connections to Redis are cut, the model server fails some requests, and the other worker is killed.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 from typing import TypeAlias
 
 from redis.asyncio import Redis
@@ -176,10 +177,9 @@ async def _site() -> AsyncIterator[_Site]:
 
 
 async def _round(site: _Site, plan: SoakPlan) -> _Sample:
-    """Measure the figures again and again during the faults of a round, and return a low value of each.
-
-    What is lost stays, while what is in use comes and goes. The least values are those of lost connections.
-    """
+    """Measure the figures again and again during the faults of a round, and return their medians."""
+    for child in (site.worker, site.agent):
+        await child.ask(int, "collect")
     samples = []
     async with background() as tasks:
         disturbing = tasks.create_task(_disturb(site, plan.round_s / 4))
@@ -187,7 +187,7 @@ async def _round(site: _Site, plan: SoakPlan) -> _Sample:
             await asyncio.sleep(plan.round_s / _SAMPLES)
             samples.append(await site.sample())
             await site.forget_ended_requests()
-    return {figure: sorted(sample[figure] for sample in samples)[len(samples) // 10] for figure in samples[0]}
+    return {figure: median(sample[figure] for sample in samples) for figure in samples[0]}
 
 
 async def _disturb(site: _Site, pause_s: float) -> None:

@@ -16,7 +16,7 @@ _SETTLED_MINUTES = 60
 
 
 class SoakFigure(BaseModel):
-    """A figure of a process: a low value (the tenth percentile) in each round, and the trend after the warm-up."""
+    """A figure of a process: its median in each round, and the trend of those after the warm-up."""
 
     process: str
     name: str
