@@ -27,7 +27,8 @@ ROLES = ("planner", "coder")
 """Every other stream asks in each of these roles."""
 _QUESTION = "Count."
 _CANCELS_EVERY = 16
-_PAUSE_AFTER_FAILURE_S = 0.1
+_EVERY_S = 0.5
+"""How often each stream asks, so that the load is the same however fast the machine is at the moment."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ async def worker(redis: str, endpoint: str, capacity: int) -> AsyncIterator[Task
 
 @asynccontextmanager
 async def agent(redis: str, streams: int) -> AsyncIterator[Tasks]:
-    """Run the process of the agent, which always has so many open streams. A fraction of them it cancels.
+    """Run the process of the agent, which asks at a steady pace in each of its streams, and cancels some requests.
 
     Its tasks `collect` and `count` are those of the worker. Its task `ended` returns how many requests were answered
     and cancelled, and how many failed with each error code.
@@ -103,12 +104,14 @@ async def agent(redis: str, streams: int) -> AsyncIterator[Tasks]:
         return "answered"
 
     async def stream(number: int) -> None:
+        clock = asyncio.get_running_loop().time
         for count in itertools.count(number):
+            next_s = clock() + _EVERY_S
             try:
                 ended[await ask(ROLES[number % len(ROLES)], cancels=count % _CANCELS_EVERY == 0)] += 1
             except LlmError as error:
                 ended[error.code] += 1
-                await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
+            await asyncio.sleep(next_s - clock())
 
     async def count_ended() -> Counter[str]:
         return ended
