@@ -86,7 +86,8 @@ async def top(url: str, columns: int = 150, lines: int = 40) -> AsyncIterator[Sc
     ours, theirs = pty.openpty()
     _set_size(ours, columns, lines)
     variables = environment() | {"TERM": "xterm-256color"}
-    variables.pop("NO_COLOR")
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):  # the size is the terminal's, and pytest-xdist sets COLUMNS
+        variables.pop(name, None)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _CODE, "top", "--redis", url),
         stdin=theirs,
