@@ -224,6 +224,21 @@ async def test_requeue_gives_a_request_back(pool: Pool, state: str, due_ms: int,
     assert (await pool.survey()).lanes[0].credit_for("chat") == LANE.offer.limit_of("chat")
 
 
+async def test_a_router_decides_from_an_outdated_survey(pool: Pool) -> None:
+    """A request that was dispatched and requeued since the survey, now with other needs, is neither placed nor refused
+    by the needs that it had."""
+    request_id = await life.submit(pool)
+    surveyed = await life.head(pool, request_id)
+    asked = await life.running(pool, request_id)
+    needs = surveyed.queue.needs.model_copy(update={"avoid": (LANE.lane,)})
+    queue = replace(surveyed.queue, needs=needs)
+    assert await pool.requests.requeue(asked.id, asked.attempt, WORKER, queue=queue) == "waiting"
+    assert await pool.requests.dispatch(surveyed, LANE.lane, "m1", "token") is None
+    assert not await pool.requests.fail(request_id, surveyed.attempt, life.REFUSAL)
+    assert await audit(raw(pool)) == {request_id: "waiting"}
+    assert await life.dispatch(pool, request_id) is not None
+
+
 async def test_an_attempt_that_did_not_reach_its_model_server_is_no_start(pool: Pool) -> None:
     """Given back as none, however often, it uses up no start; sent twice, it gives back one."""
     await life.bring(pool, "requeued")

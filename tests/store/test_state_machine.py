@@ -394,8 +394,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(state=states, pick=picks)
     def refuse(self, state: str, pick: int) -> None:
-        """A router refuses what it surveyed some time ago."""
-        self.run(self.pool.requests.fail(self._some(state, pick), 0, life.REFUSAL))
+        """A router refuses what it surveyed some time ago, perhaps before an attempt of it began."""
+        request_id = self._some(state, pick)
+        newest = int(self.run(self.witness.fields()).get(request_id, {}).get("attempt", 0))
+        self.run(self.pool.requests.fail(request_id, newest if pick % 3 else 0, life.REFUSAL))
 
     # Workers.
 

@@ -161,9 +161,10 @@ def _judge_requeue(args: list[str], reply: Any, before: Fields, after: Fields) -
 
 
 def _judge_finish(args: list[str], reply: Any, before: Fields, after: Fields) -> None:
-    _, attempt, worker, ending, end, *_ = args
+    _, attempt, worker, ending, end, _, _, *refused = args
     if not worker:
-        assert not attempt or after == before or before["state"] in ("dispatched", "running")
+        assert after == before or before["attempt"] == attempt
+        assert after == before or before["state"] in (("waiting", "delayed") if refused else ("dispatched", "running"))
         assert after == before or before["state"] != "running" or int(after["crashes"]) == int(before["crashes"]) + 1
         return
     is_mine = (before.get("attempt"), before.get("worker")) == (attempt, worker)

@@ -234,17 +234,17 @@ class Requests:
         return cast("Literal['done', 'missed']", reply) if reply != "stale" else None
 
     async def fail(self, request_id: str, attempt: int, error: LlmError, *, lapsed: bool = False) -> bool:
-        """Fail a request that waits, or whose lease has lapsed. Returns False if the request is in another state, was
-        cancelled, or has passed its deadline.
+        """Fail a request that waits, or whose lease has lapsed. Returns False if the request is in another state, has a
+        newer attempt, was cancelled, or has passed its deadline.
 
         Args:
-            attempt: the request's newest attempt.
+            attempt: the request's newest attempt, as far as the caller knows; 0 if there was none.
             lapsed: whether the lease of that attempt has lapsed.
         """
         message = Failed(attempt=attempt, error=error.report()).to_wire()
         # If no lane can serve a request, the lane that tried it last is not to blame.
-        named, failed_on = (attempt, ()) if lapsed else ("", ("",))
-        args = (request_id, named, "", "failed", 0, error.code, message, *failed_on)
+        failed_on = () if lapsed else ("",)
+        args = (request_id, attempt, "", "failed", 0, error.code, message, *failed_on)
         return as_text(await self._scripts.run("finish", *args)) == "done"
 
     async def cancel(self, request_id: str, leaving: str = "") -> str:

@@ -5,7 +5,7 @@
 -- KEYS  1 the pool's prefix
 -- ARGV  1 id  2 queue  3 agent  4 lane  5 model to use
 --       6 token: a new value for each decision, by which the script recognises the same call sent twice
--- reply {'dispatched', attempt} | {'gone'}: the request no longer waits
+-- reply {'dispatched', attempt} | {'gone'}: the request no longer waits in that queue
 --       | {'expired'}: its deadline has passed, and `sweep` will end it
 --       | {'paused'}: an operator paused the request's role
 --       | {'drained'} | {'closed'} | {'reserved'} | {'full'} | {'occupied'}: the gate in gates.lua that the request does not pass
@@ -14,7 +14,7 @@ local id, queue_name, agent, lane, model, token = unpack(ARGV, 1, 6)
 begin_with_delete()
 local request = read_request(id)
 if request and request.token == token then return { 'dispatched', tonumber(request.attempt) } end
-if not request or request.state ~= 'waiting' then
+if not request or request.state ~= 'waiting' or request.queue ~= queue_name then -- another queue has other candidates
   dequeue(id, queue_name, agent)
   return { 'gone' }
 end
