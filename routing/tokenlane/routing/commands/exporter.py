@@ -62,13 +62,11 @@ class _Reader:
 
     async def read(self) -> list[Sample]:
         """The values of a new snapshot. If the pool does not answer, only `tokenlane_up`, which is 0."""
-        async with self._lock:
-            try:
-                async with asyncio.timeout(_READ_S):
-                    snapshot = await take_snapshot(self._pool)
-                return self._samples.of(snapshot)
-            except (LlmError, TimeoutError):
-                return [Sample("tokenlane_up", (), 0)]
+        try:
+            async with asyncio.timeout(_READ_S), self._lock:  # who waits for another's read gives up in time, too
+                return self._samples.of(await take_snapshot(self._pool))
+        except (LlmError, TimeoutError):
+            return [Sample("tokenlane_up", (), 0)]
 
     async def why_not_ready(self) -> str:
         """Why the pool cannot be read; empty if it answers."""

@@ -39,4 +39,7 @@ class Increases:
         # A worker that was cut off from Redis comes back with its counts, so they are kept while it is away.
         away = {key: value for key, value in (before or {}).items() if key not in present}
         self._last = dict(list(away.items())[-_MOST_AWAY:]) | present
+        # A series ends when no worker is left that counts it, or each new name of a lane would stay for ever.
+        counted = {key[1:] for key in self._last}
+        self._totals = Counter({key: total for key, total in self._totals.items() if key in counted})
         return dict(self._totals)

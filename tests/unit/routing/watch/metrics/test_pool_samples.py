@@ -9,6 +9,7 @@ import pytest
 from tokenlane.routing.contract.worker_report import AttemptsReport, Hits, WorkerReport
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.watch.metrics import increases as increases_module
 from tokenlane.routing.watch.metrics.increases import Count, Increases
 from tokenlane.routing.watch.metrics.pool_samples import PoolSamples
 from tokenlane.routing.watch.metrics.samples import Histogram, Names, Sample
@@ -131,6 +132,16 @@ def test_counters_without_workers() -> None:
     increases.add([Count("w", "n", (), 1)])
     assert increases.add([Count("w", "n", (), 3)]) == {("n", ()): 2}
     assert increases.add([]) == {("n", ()): 2}
+
+
+def test_counters_of_names_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counters of lanes that are long gone end, so that the exporter's memory and answers stay small."""
+    monkeypatch.setattr(increases_module, "_MOST_AWAY", 3)
+    increases = Increases()
+    increases.add([])
+    for number in range(10):
+        counters = increases.add([Count(f"w{number}", "n", (f"lane{number}",), 1)])
+    assert counters == {("n", (f"lane{number}",)): 1 for number in (6, 7, 8, 9)}
 
 
 def test_the_cache_s_counters() -> None:
