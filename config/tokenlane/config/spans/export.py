@@ -44,9 +44,10 @@ def export_spans(verb: str) -> None:
     """
     if not _is_wanted(os.environ):
         return
-    os.environ.setdefault(_EXPORTER, "otlp")
-    # The specification's default. The SDK's is grpc, whose exporter the extra does not install.
-    os.environ.setdefault(_PROTOCOL, "http/protobuf")
+    # The specification's defaults, also for empty variables. The SDK's protocol is grpc, for which the extra has no
+    # exporter.
+    for name, default in ((_EXPORTER, "otlp"), (_PROTOCOL, "http/protobuf")):
+        os.environ[name] = os.environ.get(name, "").strip() or default
     try:
         from opentelemetry.sdk._configuration import _OTelSDKConfigurator
     except ModuleNotFoundError:

@@ -55,6 +55,7 @@ def test_nothing_starts_without_an_exporter(monkeypatch: pytest.MonkeyPatch, var
         (ENDPOINT, ["otlp_proto_http"]),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1"}, ["otlp_proto_http"]),
         ({"OTEL_TRACES_EXPORTER": "otlp,console"}, ["otlp_proto_http", "console"]),
+        ({"OTEL_TRACES_EXPORTER": "", "OTEL_EXPORTER_OTLP_PROTOCOL": "", **ENDPOINT}, ["otlp_proto_http"]),
     ],
 )
 def test_the_sdk_reads_the_variables(
