@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 from typing import Annotated
@@ -9,14 +10,15 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from tokenlane.config.cli.log_lines import start_logging
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.host.listen_address import bind_address, host_and_port, known_as
 from tokenlane.config.host.stop_signals import stop_event
 from tokenlane.config.settings.environment import PREFIX, secret_in
-from tokenlane.config.settings.load import find_pool, pool_name
+from tokenlane.config.settings.load import find_pool, log_settings, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.dashboard.access import Access, is_loopback
+from tokenlane.producer.dashboard.access import Access, only_this_host_reaches
 from tokenlane.producer.dashboard.app import dashboard_app
 from tokenlane.producer.dashboard.feed import Feed
 from tokenlane.routing.commands.pool_session import pool_session
@@ -44,14 +46,16 @@ def dashboard(
 ) -> None:
     """Serve a live page of the pool until Ctrl-C: roles, lanes, requests and failures, with drain, pause, cancel, load.
 
-    On a loopback address everybody on this host may see the page. Acting needs a token, and so does seeing it from
-    other hosts. The token is printed at the start, unless the variable TOKENLANE_DASHBOARD_TOKEN has one.
+    On a loopback address without --allow-host everybody on this host may see the page. Acting needs a token, and so
+    does seeing it from other hosts. The token is printed at the start, unless the variable TOKENLANE_DASHBOARD_TOKEN
+    has one.
     """
     address = bind_address(listen, "--listen", _PORT, any_port=True)
     given = secret_in(_TOKEN)
     names = {socket.gethostname().lower(), known_as(address[0]).lower(), *map(str.lower, allow_host or ())}
     token = given or SecretStr(secrets.token_urlsafe(24))
-    access = Access(token, frozenset(names), viewing_is_open=is_loopback(address[0]))
+    access = Access(token, frozenset(names), viewing_is_open=only_this_host_reaches(address[0], allow_host or ()))
+    start_logging(log_settings(), logging.INFO)
     server = find_pool(redis)
 
     def open_client() -> Client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -85,9 +85,10 @@ class Access:
         return True  # a rebound name is never an address
 
 
-def is_loopback(address: str) -> bool:
-    """Whether only this host reaches the address."""
-    return ip_address(address).is_loopback
+def only_this_host_reaches(address: str, names: Collection[str]) -> bool:
+    """Whether only this host reaches the page, which listens on this address and also answers to these names: a name is
+    that of a proxy, whose visitors come from other hosts."""
+    return ip_address(address).is_loopback and not names
 
 
 def _hostname(host: str) -> str:

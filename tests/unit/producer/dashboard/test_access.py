@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from tokenlane.producer.dashboard.access import Access, Refused, is_loopback
+from tokenlane.producer.dashboard.access import Access, Refused, only_this_host_reaches
 
 TOKEN = "a-token"
 ACCESS = Access(SecretStr(TOKEN), frozenset({"gpu-hub", "ops.example"}), viewing_is_open=True)
@@ -90,9 +90,16 @@ def test_the_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "expected"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("10.0.0.1", False)],
+    ("address", "names", "expected"),
+    [
+        ("127.0.0.1", [], True),
+        ("127.9.9.9", [], True),
+        ("::1", [], True),
+        ("127.0.0.1", ["dash.example"], False),
+        ("0.0.0.0", [], False),
+        ("10.0.0.1", [], False),
+    ],
 )
-def test_loopback(address: str, expected: bool) -> None:
-    """All addresses that only this host reaches."""
-    assert is_loopback(address) == expected
+def test_only_this_host_reaches_a_loopback_address(address: str, names: list[str], expected: bool) -> None:
+    """Through a proxy, which needs a name, other hosts reach it."""
+    assert only_this_host_reaches(address, names) == expected
