@@ -138,7 +138,7 @@ def test_counters_of_names_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> 
     """The counters of lanes that are long gone end, so that the exporter's memory and answers stay small."""
     monkeypatch.setattr(increases_module, "_MOST_AWAY", 3)
     increases = Increases()
-    increases.add([])
+    counters = increases.add([])
     for number in range(10):
         counters = increases.add([Count(f"w{number}", "n", (f"lane{number}",), 1)])
     assert counters == {("n", (f"lane{number}",)): 1 for number in (6, 7, 8, 9)}
