@@ -70,6 +70,22 @@ async def test_one_answer_serves_all_connections(tmp_path: Path) -> None:
             assert fake.asked < 5
 
 
+async def test_each_answer_serves_no_later_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is opened after the Sentinels answered asks again, even before the event loop's clock moves on."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    async with valkey(tmp_path) as old, valkey(tmp_path) as new:
+        fake = FakeSentinel(old)
+        async with fake_sentinels(fake) as url, Server.of(url, QUICK).commands() as commands:
+            with monkeypatch.context() as frozen:
+                frozen.setattr(loop, "time", lambda: now)
+                await commands.ask("SET", "before", "1")
+                await commands.connections.disconnect()
+                fake.primary = new
+                await commands.ask("SET", "after", "1")
+        assert (run(old, "EXISTS", "before"), run(new, "EXISTS", "after")) == (1, 1)
+
+
 async def test_a_demoted_primary_is_left(tmp_path: Path) -> None:
     """A connection that gets READONLY asks the Sentinels again, and the write reaches the new primary."""
     async with valkey(tmp_path) as old, valkey(tmp_path) as new:

@@ -69,7 +69,7 @@ class Sentinels:
         self._shown = shown
         self._timings = timings
         self._asking = asyncio.Lock()
-        self._asked_at = 0.0
+        self._rounds = 0
         self._outcome: Address | NoPrimary | None = None
 
     def __str__(self) -> str:
@@ -87,14 +87,15 @@ class Sentinels:
         Raises:
             NoPrimary: no Sentinel answers, or none knows the service.
         """
-        clock = asyncio.get_running_loop().time
-        began = clock()
+        # Rounds are counted and not timed: the clock of uvloop stands still for a millisecond, in which a command can fail
+        # and the next one begin.
+        seen = self._rounds
         async with self._asking:
-            if self._outcome is None or self._asked_at < began:
+            if self._outcome is None or self._rounds == seen:
                 answers = await self._ask_most()
                 newest = max((it for it in answers if it.primary), key=lambda it: it.epoch, default=None)
                 self._outcome = NoPrimary(answers) if newest is None or newest.primary is None else newest.primary
-                self._asked_at = clock()
+                self._rounds += 1
             if isinstance(self._outcome, NoPrimary):
                 raise NoPrimary(self._outcome.answers)
             self.address = self._outcome
