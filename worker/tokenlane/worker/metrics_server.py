@@ -38,6 +38,8 @@ class MetricsServer:
             return "the lane is not announced yet"
         if not self.lane.heartbeat.is_registered:
             return f"lane {self.lane.name!r}: {self.lane.pool} does not answer the worker"
+        if self.lane.heartbeat.conflict is not None:
+            return f"lane {self.lane.name!r}: another worker uses its name for {self.lane.heartbeat.conflict}"
         if self.lane.availability.state is LaneState.UP:
             return ""
         why = self.lane.availability.condition.why or self.lane.availability.state

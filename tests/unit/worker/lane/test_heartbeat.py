@@ -25,8 +25,10 @@ from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
+from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs, Stopped
+from tokenlane.worker.metrics_server import MetricsServer
 
 FACTS = WorkerInfo("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), offer=chats(2))
@@ -166,6 +168,22 @@ async def test_a_conflict_at_the_first_beat_names_the_other_endpoint() -> None:
     pool.conflict = "http://elsewhere"
     with pytest.raises(LaneConflict, match=r"http://elsewhere.*http://here.*--lane"):
         await lease_of(pool, Runs()).open()
+
+
+async def test_a_worker_whose_lane_name_is_taken_is_not_ready() -> None:
+    """After a name was lost, for example as Redis was wiped, `/readyz` says to whom, until the worker has it again."""
+    pool, availability = FakePool(), Availability(LANE)
+    lease = Heartbeat(cast("Pool", pool), "worker1", availability, FACTS, Runs())
+    lane = SimpleNamespace(name="lane1", pool="pool 'main'", heartbeat=lease, availability=availability)
+    server = MetricsServer(lane=cast("Lane", lane))
+    await lease.open()
+    assert await server.why_not_ready() == ""
+    pool.conflict = "http://elsewhere"
+    await lease.beat()
+    assert "http://elsewhere" in await server.why_not_ready()
+    pool.conflict = None
+    await lease.beat()
+    assert await server.why_not_ready() == ""
 
 
 async def test_an_older_beat_does_not_undo_a_drain() -> None:

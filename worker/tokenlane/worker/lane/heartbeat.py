@@ -44,7 +44,8 @@ class Heartbeat:
         self._listeners: list[Callable[[], None]] = []
         self._pause_s = 0.0
         self._failing = False
-        self._conflict: str | None = None
+        self.conflict: str | None = None
+        """The endpoint whose worker uses the lane's name, so that this worker gets no work; None if there is none."""
         self._wake = asyncio.Event()
         self._beat_lock = asyncio.Lock()
 
@@ -117,10 +118,10 @@ class Heartbeat:
                 )
             self._failing = True
             return
-        if beat.conflict not in (None, self._conflict):
+        if beat.conflict not in (None, self.conflict):
             lane = self._availability.announcement.lane
             logger.error("lane %r gets no work: another worker uses its name for %s", lane, beat.conflict)
-        self._conflict = beat.conflict
+        self.conflict = beat.conflict
 
     async def _renew(self) -> RenewReply:
         # Beats must not overlap: an older one could undo the announcement that the lane drains.
