@@ -20,7 +20,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.sentinel_errors import address_text
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-from tokenlane.routing.watch.pool_health import find_problems
+from tokenlane.routing.watch.pool_health import MAX_WAIT_S, find_problems
 from tokenlane.routing.watch.redis_health import examine_memory, examine_sentinels
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 from tokenlane.routing.watch.unused_pool import examine_use, is_unused, other_pools
@@ -49,7 +49,7 @@ def status(
     ] = False,
     max_wait: Annotated[
         float, typer.Option(help="How many seconds a role's oldest request may wait before --check reports it.", min=0)
-    ] = 60.0,
+    ] = MAX_WAIT_S,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:

@@ -21,6 +21,10 @@ from .candidates import is_same_model
 from .interruptions import final
 from .policy import Policy, RolePolicy
 
+FREE_RETRIES, RETRY_MS = 10, 1_000
+"""The retry budget, of which lua/shared/retry_budget.lua takes: how many retries are free of delay, besides as many as
+the failed lane runs at once; and how long the budget takes to pay for one."""
+
 _BASE_MS = 200
 _CAP_MS = 30_000
 _LONGEST_PAUSE_MS = 3_600_000

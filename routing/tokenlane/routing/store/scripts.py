@@ -8,6 +8,7 @@ from importlib import resources
 
 from tokenlane.routing.contract.kinds import KINDS, queue_suffix
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.recovery import FREE_RETRIES, RETRY_MS
 from tokenlane.routing.telemetry.commands import is_recorded, recorded
 
 from .keys import Keys
@@ -61,7 +62,8 @@ def _source(name: str, database: int) -> str:
 
 
 def _tables(database: int) -> str:
-    """Lua definitions of the database number, the policy's defaults and the kinds of work, for lua/shared/base.lua."""
+    """Lua definitions of the database number, the policy's defaults, the kinds of work and the retry budget, for the
+    parts in lua/shared/."""
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
     names = ", ".join(f"'{name}'" for name in KINDS)
@@ -70,4 +72,5 @@ def _tables(database: int) -> str:
     return (
         f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
         f"local KINDS, SUFFIXES, IS_LONG = {{ {names} }}, {{ {suffixes} }}, {{ {long} }}\n"
+        f"local FREE_RETRIES, RETRY_MS = {FREE_RETRIES}, {RETRY_MS}\n"
     )

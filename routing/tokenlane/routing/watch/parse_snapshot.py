@@ -24,6 +24,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState, LaneWorkers, lane_state
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.decide.recovery import RETRY_MS
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies.lane import parse_lane
 
@@ -45,8 +46,6 @@ from .snapshot import (
 )
 from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
 
-_RETRY_MS = 1_000
-"""By how much a retry moves the time when all retries are paid for, as in lua/shared/retry_budget.lua."""
 _ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _RATES = {field.name for field in fields(Rates)}
@@ -96,7 +95,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         lagging=tuple(name for name, revision in revisions if revision not in (None, reply.revision)),
         policy=policy,
         unknown=tuple(_unknown(reply, views)),
-        unpaid_retries=max(0, reply.retries_paid_at - reply.now) / _RETRY_MS,
+        unpaid_retries=max(0, reply.retries_paid_at - reply.now) / RETRY_MS,
         memory=memory,
     )
 

@@ -18,6 +18,8 @@ from .finding import Code, Finding, Severity
 from .queue_health import examine_queues, examine_waits
 from .snapshot import LaneStatus, Snapshot
 
+MAX_WAIT_S = 60.0
+"""For how many seconds the oldest request of a role may wait, unless `status --max-wait` says otherwise."""
 _FAILURES_IN_A_ROW = 3
 """From how many failures in a row a lane counts as failing."""
 _FAILURES_FADE_MS = 5 * 60_000
@@ -26,7 +28,7 @@ _FAILURES_FADE_MS = 5 * 60_000
 HAND_OVER_KEYS = "restart it with the keys that `tokenlane key show --reveal` prints on a host that has them"
 
 
-def find_problems(snapshot: Snapshot, max_wait_s: float) -> tuple[Finding, ...]:
+def find_problems(snapshot: Snapshot, max_wait_s: float = MAX_WAIT_S) -> tuple[Finding, ...]:
     """Run every check and return the failures and warnings.
 
     Args:

@@ -95,6 +95,7 @@ def log_attempt(event: AttemptEnded) -> None:
     if not event.why and not logger.isEnabledFor(logging.INFO):
         return
     envelope, usage, ends = event.envelope, event.usage, event.request_outcome in _ENDINGS
+    facts = _facts(event)
     if event.why:
         logger.warning(
             "lane %r: attempt %d of request %s (%s, role %r) failed with %s%s after %.0f ms; "
@@ -102,7 +103,7 @@ def log_attempt(event: AttemptEnded) -> None:
             *(event.lane, event.attempt, envelope.id, envelope.kind, envelope.role, event.code),
             "" if event.http_status is None else f" (HTTP {event.http_status})",
             *(usage.total_ms, event.request_outcome, event.why),
-            extra={"facts": _facts(event)},
+            extra={"facts": facts},
         )
     if ends or not event.why:
         first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
@@ -113,7 +114,7 @@ def log_attempt(event: AttemptEnded) -> None:
             f" ({event.code})" if event.code else "",
             *(envelope.kind, envelope.role, event.lane, event.model, event.starts, event.waited_ms, first),
             *(usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
-            extra={"facts": {**_facts(event), "event": "request" if ends else "attempt"}},
+            extra={"facts": {**facts, "event": "request" if ends else "attempt"}},
         )
 
 

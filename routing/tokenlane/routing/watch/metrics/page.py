@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 from aiohttp import web
 from prometheus_client import ProcessCollector
@@ -12,9 +12,13 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from .samples import Histogram, Sample
-from .table import METRICS
+from .table import METRICS, Metric, Type
 
-_FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+_FAMILIES: Mapping[Type, type[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 def add_metrics(app: web.Application, pool: str, read: Callable[[], Awaitable[Iterable[Sample]]]) -> None:
@@ -43,15 +47,14 @@ class _Values(Collector):
         for sample in self._samples:
             by_name.setdefault(sample.name, []).append(sample)
         for metric in METRICS:
-            samples = by_name.get(metric.name, ())
-            labels = ("pool", *metric.labels)
-            histograms = HistogramMetricFamily(metric.name, metric.meaning, labels=labels)
-            numbers = _FAMILIES.get(metric.type, GaugeMetricFamily)(metric.name, metric.meaning, labels=labels)
-            for _, values, value in samples:
-                if isinstance(value, Histogram):
-                    histograms.add_metric((self._pool, *values), value.buckets(), value.sum)
-                else:
-                    numbers.add_metric((self._pool, *values), value)
-            if samples:
-                yield histograms if metric.type == "histogram" else numbers
+            if samples := by_name.get(metric.name):
+                yield _family(metric, self._pool, samples)
         yield from ProcessCollector(registry=None).collect()
+
+
+def _family(metric: Metric, pool: str, samples: Iterable[Sample]) -> Family:
+    family = _FAMILIES[metric.type](metric.name, metric.meaning, labels=("pool", *metric.labels))
+    for _, labels, value in samples:
+        values = (value.buckets(), value.sum) if isinstance(value, Histogram) else (value,)
+        family.add_metric((pool, *labels), *values)
+    return family

@@ -9,6 +9,7 @@ from typing import get_args
 
 from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.lanes.state import LaneState
+from tokenlane.routing.decide.recovery import FREE_RETRIES
 from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot, WorkerStatus
 
@@ -16,11 +17,7 @@ from .increases import Count, Increases
 from .samples import Names, Sample
 from .table import MOST_NAMES
 
-_MAX_WAIT_S = 60.0
-"""How long a role's oldest request may wait before it is a problem, as in `status --check`."""
 _OLDEST = "tokenlane_oldest_request_seconds"
-_FREE_RETRIES = 10
-"""As in lua/shared/retry_budget.lua."""
 
 
 class PoolSamples:
@@ -78,15 +75,20 @@ class PoolSamples:
             yield "tokenlane_workers", (name, worker_state), workers
 
     def _counts(self, lane: LaneStatus, worker: WorkerStatus) -> Iterator[Count]:
-        report, name = worker.report, self._lanes.of(lane.name)
+        report, label = worker.report, self._lanes.of(lane.name)
+
+        def count(metric: str, value: int, *names: str) -> Count:
+            return Count(worker.name, metric, (lane.name, *names), (label, *names), value)
+
         for ended, attempts in report.attempts.ended.items():
             kind, _, outcome = ended.partition(":")
-            yield Count(worker.name, "tokenlane_attempts_total", (name, kind, outcome), attempts)
+            yield count("tokenlane_attempts_total", attempts, kind, outcome)
         for code, attempts in report.attempts.errors.items():
-            yield Count(worker.name, "tokenlane_attempt_errors_total", (name, self._codes.of(code)), attempts)
-        yield Count(worker.name, "tokenlane_tokens_total", (name, "input"), report.attempts.prompt_tokens)
-        yield Count(worker.name, "tokenlane_tokens_total", (name, "output"), report.attempts.completion_tokens)
-        for metric, count in {
+            reported = label, self._codes.of(code)
+            yield Count(worker.name, "tokenlane_attempt_errors_total", (lane.name, code), reported, attempts)
+        yield count("tokenlane_tokens_total", report.attempts.prompt_tokens, "input")
+        yield count("tokenlane_tokens_total", report.attempts.completion_tokens, "output")
+        for metric, value in {
             "tokenlane_wasted_tokens_total": report.attempts.wasted_deltas,
             "tokenlane_continued_answers_total": report.attempts.continued,
             "tokenlane_resends_total": report.delivery.replays,
@@ -94,7 +96,7 @@ class PoolSamples:
             "tokenlane_cache_hits_total": report.cache.found,
             "tokenlane_internal_errors_total": report.internal_errors,
         }.items():
-            yield Count(worker.name, metric, (name,), count)
+            yield count(metric, value)
 
 
 def _pool(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
@@ -107,9 +109,9 @@ def _pool(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
     yield "tokenlane_clients", ("silent",), snapshot.clients.silent
     yield "tokenlane_retries_unpaid", (), snapshot.unpaid_retries
     limits = (lane.chats.limit for lane in snapshot.lanes)
-    yield "tokenlane_retries_allowed", (), _FREE_RETRIES + max(limits, default=0)
+    yield "tokenlane_retries_allowed", (), FREE_RETRIES + max(limits, default=0)
     if snapshot.memory is not None:
         yield "tokenlane_redis_memory_bytes", (), snapshot.memory.used
         yield "tokenlane_redis_memory_limit_bytes", (), snapshot.memory.limit
-    for problem in find_problems(snapshot, _MAX_WAIT_S):
+    for problem in find_problems(snapshot):
         yield "tokenlane_problems", (problem.code, problem.severity), 1

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenlane.routing.decide.recovery import FREE_RETRIES
+
 MOST_NAMES = 100
 """How many roles, lanes, models or error codes a process reports by name."""
 OTHER = "other"
@@ -280,7 +282,7 @@ METRICS = (
         "tokenlane_retries_allowed",
         "requests",
         (),
-        "how many unpaid retries delay no request: 10, and the limit for chats of the largest lane",
+        f"how many unpaid retries delay no request: {FREE_RETRIES}, and the limit for chats of the largest lane",
         _BUDGET,
     ),
     _gauge("tokenlane_redis_memory_bytes", "bytes", (), "memory that the Redis server uses", _MEMORY),

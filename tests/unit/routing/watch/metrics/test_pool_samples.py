@@ -126,12 +126,40 @@ def test_counters_over_workers_that_come_and_go() -> None:
     assert tokens(140, 9) == 49, "a worker that was cut off comes back with its count"
 
 
+def count(value: int, worker: str = "w", counted: str = "a", label: str = "a") -> Count:
+    """A worker's count of `counted`, which is reported as `label`."""
+    return Count(worker, "n", (counted,), (label,), value)
+
+
 def test_counters_without_workers() -> None:
     """A lane whose workers are gone keeps its counters."""
     increases = Increases()
-    increases.add([Count("w", "n", (), 1)])
-    assert increases.add([Count("w", "n", (), 3)]) == {("n", ()): 2}
-    assert increases.add([]) == {("n", ()): 2}
+    increases.add([count(1)])
+    assert increases.add([count(3)]) == {("n", ("a",)): 2}
+    assert increases.add([]) == {("n", ("a",)): 2}
+
+
+def test_a_name_that_moves_to_a_label_of_its_own() -> None:
+    """What it was counted as `other` stays there, and is not counted again under its own label."""
+    increases = Increases()
+    increases.add([count(5, label="other"), count(2, counted="b", label="other")])
+    assert increases.add([count(8, label="other"), count(2, counted="b", label="other")]) == {("n", ("other",)): 3}
+    moved = increases.add([count(9), count(4, counted="b", label="other")])
+    assert moved == {("n", ("other",)): 5, ("n", ("a",)): 1}
+
+
+def test_error_codes_that_share_a_label() -> None:
+    """The counts of all omitted codes are added up, of each worker too."""
+    pool = PoolSamples(most_names=1)
+
+    def errors(**codes: int) -> dict[tuple[str, ...], float]:
+        report = WorkerReport(attempts=AttemptsReport(errors=codes))
+        return values(pool.of(snapshot(lanes=(lane(worker(report=report)),))))
+
+    errors(a=1, b=1, c=1)
+    found = errors(a=2, b=4, c=6)
+    assert found["tokenlane_attempt_errors_total", "gpu0", "a"] == 1
+    assert found["tokenlane_attempt_errors_total", "gpu0", "other"] == 8
 
 
 def test_counters_of_names_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +168,7 @@ def test_counters_of_names_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> 
     increases = Increases()
     counters = increases.add([])
     for number in range(10):
-        counters = increases.add([Count(f"w{number}", "n", (f"lane{number}",), 1)])
+        counters = increases.add([count(1, f"w{number}", f"lane{number}", f"lane{number}")])
     assert counters == {("n", (f"lane{number}",)): 1 for number in (6, 7, 8, 9)}
 
 

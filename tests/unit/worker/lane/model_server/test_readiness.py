@@ -267,7 +267,7 @@ async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_mor
     for _ in range(3):
         assert not await ward.readiness.record_failure(loading)
         assert ward.said.condition.state == "loading"
-        pauses.append(ward.readiness._pause_s())
+        pauses.append(ward.readiness._until_check_s())
         now += 2
         await ward.readiness._check_when_due()
         assert ward.said.condition == UP
@@ -275,7 +275,7 @@ async def test_a_chat_that_says_loading_is_believed_and_tried_again_more_and_mor
     assert pauses[-1] > pauses[0]
     ward.answer()
     assert not await ward.readiness.record_failure(loading)
-    assert ward.readiness._pause_s() == pauses[0]
+    assert ward.readiness._until_check_s() == pauses[0]
 
 
 def test_a_hosted_model_is_asked_less_often() -> None:
@@ -283,7 +283,9 @@ def test_a_hosted_model_is_asked_less_often() -> None:
 
     async def pause_s(endpoint: str) -> float:
         provider = FakeProvider(endpoint=endpoint)
-        return Readiness(provider, Availability(LANE), cast("Heartbeat", None), Runs(), nothing, Timings())._pause_s()
+        return Readiness(
+            provider, Availability(LANE), cast("Heartbeat", None), Runs(), nothing, Timings()
+        )._until_check_s()
 
     async def nothing() -> None:
         """Has nothing new to say."""

@@ -103,7 +103,7 @@ class Readiness:
             self._wake.clear()
             self._look_at_long_answers()
             self._open_or_close()
-            due_at = self._confirmed_at + self._pause_s()
+            due_at = self._confirmed_at + self._until_check_s()
             if self._is_up:  # a server that is not up cannot list its models: they are listed when it is up again
                 due_at = min(due_at, self._described_at + self._describe_s)
             if self._check_requested or self._clock() >= due_at:
@@ -204,7 +204,7 @@ class Readiness:
             else:
                 await self._check(describes=describes)
 
-    def _pause_s(self) -> float:
+    def _until_check_s(self) -> float:
         if self._is_up:
             return self._check_s
         unavailable_s = self._clock() - (self._unavailable_since or 0.0)

@@ -3,10 +3,10 @@
 --
 -- The hash `retries` has one field, `paid_at`: when all retries so far are paid for, if no request completes until then.
 -- Every retry moves this time 1 s later, and every completed request moves it 0.1 s earlier. If it has passed, the hash is gone.
+-- The loader defines FREE_RETRIES and RETRY_MS as decide/recovery.py has them.
 -- uses lanes
 
-local RETRY_MS, COMPLETED_MS = 1000, 100
-local FREE_RETRIES = 10
+local COMPLETED_MS = 100
 
 local function set_paid_at(paid_at)
   redis.call('HSET', P .. 'retries', 'paid_at', decimal(paid_at))
