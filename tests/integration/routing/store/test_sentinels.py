@@ -71,7 +71,7 @@ async def test_one_answer_serves_all_connections(tmp_path: Path) -> None:
 
 
 async def test_each_answer_serves_no_later_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is opened after the Sentinels answered asks again, even before the event loop's clock moves on."""
+    """A connection that is opened after the Sentinels answered asks again, even before the loop's clock moves on."""
     loop = asyncio.get_running_loop()
     now = loop.time()
     async with valkey(tmp_path) as old, valkey(tmp_path) as new:

@@ -87,8 +87,8 @@ class Sentinels:
         Raises:
             NoPrimary: no Sentinel answers, or none knows the service.
         """
-        # Rounds are counted and not timed: the clock of uvloop stands still for a millisecond, in which a command can fail
-        # and the next one begin.
+        # Rounds are counted and not timed: the clock of uvloop stands still for a millisecond, in which a command can
+        # fail and the next one begin.
         seen = self._rounds
         async with self._asking:
             if self._outcome is None or self._rounds == seen:
