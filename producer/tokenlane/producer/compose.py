@@ -82,7 +82,10 @@ def compose(
         input=_input_class(prompt),
         can=tuple(_abilities(request)),
     )
-    return _envelope(request, needs, agent, client), payload
+    envelope = _envelope(request, needs, agent, client)
+    if request.conversation is not None:
+        envelope = envelope.model_copy(update={"conversation": request.conversation})
+    return envelope, payload
 
 
 def compose_embed(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:

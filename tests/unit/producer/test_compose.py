@@ -153,6 +153,16 @@ def test_a_model_that_cannot_be_one_is_refused(model: object) -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_the_conversation_is_named_to_routers() -> None:
+    """The envelope and the payload have its id; those of other requests have no field for it."""
+    envelope, request = composed("hi", conversation="c-7")
+    assert envelope.conversation == request.conversation == "c-7"
+    envelope, request = composed("hi")
+    assert b"conversation" not in envelope.to_wire() + request.to_wire()
+    with pytest.raises(BadRequest):
+        composed("hi", conversation="two words")
+
+
 def test_the_size_limit_names_both_sizes() -> None:
     """A request over the limit is refused, and says how large it is and may be."""
     composed("x" * (PAYLOAD_LIMIT_BYTES - 200))

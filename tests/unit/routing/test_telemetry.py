@@ -42,6 +42,21 @@ def by_name(spans: Sequence[ReadableSpan]) -> dict[str, ReadableSpan]:
     return {span.name: span for span in spans}
 
 
+def test_the_conversation_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spans of the request and of its attempts name it, so that a backend can show a conversation as a whole."""
+    spans = recorded_spans(monkeypatch)
+    with sending(envelope(conversation="c-7")) as (sent, span):
+        pass
+    begun(sent, Waited())
+    span.end(COMPLETE)
+    found = by_name(spans.get_finished_spans())
+    assert {name: attributes(ended).get(names.CONVERSATION) for name, ended in found.items()} == {
+        "llm.request": "c-7",
+        "llm.attempt": "c-7",
+        "llm.queue": None,
+    }
+
+
 async def test_nothing_is_created_without_a_provider() -> None:
     """Neither spans nor copies of the envelope, and requests carry no context."""
     of = envelope()

@@ -48,5 +48,7 @@ class Envelope(Versioned):
     key_id: str | None = None
     idempotency: str | None = Field(default=None, pattern=r"^[0-9a-f]{32,64}$")
     """The agent's idempotency key, as a keyed hash."""
+    conversation: Name | None = None
+    """The id of the conversation to which a chat belongs."""
     trace: dict[str, str] = Field(default_factory=dict)
     """The W3C trace context: `traceparent`, and `tracestate` if the sender set it."""

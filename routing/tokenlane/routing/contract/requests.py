@@ -86,6 +86,7 @@ class ChatOptions(CommonOptions, total=False):
     reasoning_effort: str | None
     continue_final: bool | None
     on_interrupt: Literal["error", "restart"]
+    conversation: str | None
     extra: dict[str, JsonValue] | None
 
 
@@ -115,8 +116,8 @@ class ChatRequest(InferenceRequest):
 
     `extra` is merged into the model server's request body unchanged. With `continue_final` the model continues the last
     message, and the answer contains only the continuation. `on_interrupt`: what happens to an answer that broke off and
-    that no lane can continue: it ends as `Interrupted`, or begins anew. A request has one answer: OpenAI's `n` is not
-    supported.
+    that no lane can continue: it ends as `Interrupted`, or begins anew. `conversation`: the id of the conversation to
+    which the request belongs; routers and traces see it. A request has one answer: OpenAI's `n` is not supported.
     """
 
     messages: list[Message] = Field(min_length=1, repr=False)
@@ -140,6 +141,7 @@ class ChatRequest(InferenceRequest):
     reasoning_effort: str | None = None
     continue_final: bool | None = None
     on_interrupt: Literal["error", "restart"] = "error"
+    conversation: Name | None = None
     extra: JsonObject | None = Field(default=None, repr=False)
 
     @property

@@ -100,6 +100,8 @@ class _Attempt:
         }
         if worker:
             attributes[names.WORKER] = worker
+        if self.envelope.conversation is not None:
+            attributes[names.CONVERSATION] = self.envelope.conversation
         return tracer().start_span(
             "llm.attempt", self.parent, SpanKind.CONSUMER, attributes, links, start_time=self._ago(since_ms)
         )

@@ -60,6 +60,9 @@ PROVIDER = _attribute(
 REQUEST_MODEL = _attribute(
     "gen_ai.request.model", f"{_REQUEST}, {_ATTEMPT}, {_CALL}", "the model that the agent or the route asks for"
 )
+CONVERSATION = _attribute(
+    "gen_ai.conversation.id", f"{_REQUEST}, {_ATTEMPT}", "the conversation, if the agent named one"
+)
 STREAM = _attribute("gen_ai.request.stream", _CALL, "`true` for a chat")
 STREAM_CURSOR = _attribute(
     "gen_ai.request.stream_cursor", _FETCH, "the position after which the client reads; absent for the whole answer"

@@ -133,6 +133,8 @@ def sending(envelope: Envelope) -> Iterator[tuple[Envelope, RequestSpan]]:
         attributes[names.PRIORITY] = envelope.priority
     if envelope.needs.model is not None:
         attributes[names.REQUEST_MODEL] = envelope.needs.model
+    if envelope.conversation is not None:
+        attributes[names.CONVERSATION] = envelope.conversation
     span = tracer().start_span("llm.request", kind=SpanKind.PRODUCER, attributes=attributes)
     with _current(span, RequestSpan(span)) as request:
         yield envelope.model_copy(update={"trace": carry(span)}), request
