@@ -23,6 +23,9 @@ from tokenlane.routing.store.pool import Pool
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
+
+
 class City(BaseModel):
     name: str
 
@@ -86,6 +89,11 @@ async def entry_deleted(site: Site) -> None:
         await stream.answer()
 
 
+async def images_not_accepted(site: Site) -> None:
+    await site.lane(api="llamacpp")
+    await site.client.complete([{"role": "user", "content": [PICTURE]}], role="planner")
+
+
 async def lane_conflict(site: Site) -> None:
     await site.lane()
     await site.lane()
@@ -138,6 +146,7 @@ PROVOCATIONS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "digest_mismatch": digest_mismatch,
     "duplicate": duplicate,
     "entry_deleted": entry_deleted,
+    "images_not_accepted": images_not_accepted,
     "interrupted": lambda site: site.ask_lane(Fault(cut_after=3)),
     "lane_conflict": lane_conflict,
     "model_not_found": lambda site: site.ask_lane(model="nosuch"),

@@ -113,6 +113,15 @@ class ContextTooLong(BadRequest):
     code = "context_too_long"
 
 
+class ImagesNotAccepted(BadRequest):
+    """The model does not accept images: send only text, or route this role to a model that does.
+
+    `model` names it. A conversation (docs/conversations.md) leaves out the images of earlier turns by itself.
+    """
+
+    code = "images_not_accepted"
+
+
 class Unauthorized(LlmError):
     """The model server refused the credentials: check the lane's API key.
 

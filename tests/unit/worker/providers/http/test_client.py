@@ -26,6 +26,7 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
+    ImagesNotAccepted,
     LlmError,
     ModelNotFound,
     ProviderDown,
@@ -206,6 +207,21 @@ def test_a_model_without_tools(status: int, words: bytes) -> None:
     assert type(error) is BadRequest
     assert not error.retryable
     assert "tools" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (500, b'{"error":{"code":500,"message":"image input is not supported - hint: mmproj","type":"server_error"}}'),
+        (400, b'{"error":"\\"phi\\" does not support image input"}'),
+        (400, b'{"error":{"message":"Model \\"phi\\" does not support images."}}'),
+        (400, b'{"error":{"message":"phi is not a multimodal model"}}'),
+        (400, b'{"error":{"message":"At most 0 image(s) may be provided in one prompt."}}'),
+    ],
+)
+def test_a_model_without_images(status: int, words: bytes) -> None:
+    """llama.cpp, Ollama, LM Studio and vLLM each say it in their own way."""
+    assert type(refusal(status, words)) is ImagesNotAccepted
 
 
 def test_a_text_too_long_to_embed() -> None:

@@ -13,6 +13,7 @@ import pydantic_core
 
 from tokenlane.routing.contract.errors import (
     BadRequest,
+    ImagesNotAccepted,
     LlmError,
     ModelNotFound,
     ProviderDown,
@@ -38,8 +39,14 @@ _BUSY = (b"server busy", b"Model is overloaded")
 """Errors of Ollama and TGI, which also send them with other statuses."""
 _LOADING = (b"loading model", b"model is loading", b"is currently loading", b"still loading")
 """Errors of llama.cpp and similar servers, in lower case."""
-_NO_IMAGES = (b"image input is not supported", b"missing data required for image input", b"is not a multimodal model")
-"""Errors of llama.cpp and Ollama, with status 500, and of vLLM."""
+_NO_IMAGES = (
+    b"image input is not supported",
+    b"missing data required for image input",
+    b"does not support image",
+    b"is not a multimodal model",
+    b"At most 0 image(s)",
+)
+"""Errors of llama.cpp and Ollama, with status 500, of Ollama and LM Studio, and of vLLM."""
 _NO_TOOLS = (b"does not support tools", b"requires --enable-auto-tool-choice", b"requires --jinja")
 """Errors of Ollama, of vLLM, and of llama.cpp with status 500."""
 _TOO_LARGE = b"tokens) is too large to process. increase the physical batch size"
@@ -181,9 +188,7 @@ def _by_error_text(status: int, body: bytes) -> LlmError | None:
     """The error for a known error text; None if the body has none. The body may quote a prompt, so a text counts only
     with the status with which servers send it."""
     if status in (400, 500) and _contains(body, _NO_IMAGES):
-        return BadRequest(
-            "The model server's model does not accept images: send only text, or route this role to a model that does."
-        )
+        return ImagesNotAccepted()
     if status in (400, 500) and _contains(body, _NO_TOOLS):
         return BadRequest(
             "The server's model does not support tools, or its server was started without them: send no tools, or "

@@ -14,7 +14,14 @@ from pydantic_core import from_json
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import TokenDelta
-from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.errors import (
+    BadRequest,
+    ContextTooLong,
+    ImagesNotAccepted,
+    LlmError,
+    ModelNotFound,
+    ProviderDown,
+)
 from tokenlane.routing.contract.prompt_size import estimated_tokens, most_tokens
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
@@ -159,7 +166,7 @@ class OllamaProvider(OllamaModels):
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> tuple[bytes, OllamaAnswerReader]:
         if any(image_urls(request)) and not await self._accepts_images(model):
-            raise BadRequest(
+            raise ImagesNotAccepted(
                 "This model does not accept images, and Ollama would silently ignore them: send only text, or name "
                 "another model."
             )

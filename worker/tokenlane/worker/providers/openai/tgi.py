@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue
 
-from tokenlane.routing.contract.errors import BadRequest, LlmError
+from tokenlane.routing.contract.errors import BadRequest, ImagesNotAccepted, LlmError
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.worker.providers.answers.reader import wrong_model
@@ -94,7 +94,7 @@ class TgiProvider(HubModels, OpenAiChatProvider):
         if serves != model:
             raise wrong_model(str(serves))
         if self._info.get("model_pipeline_tag") != _VISION_TAG and any(image_urls(request)):
-            raise BadRequest(
+            raise ImagesNotAccepted(
                 "This model does not accept images, and TGI would put their URLs into the prompt: send only text, or "
                 "route this role to a model that accepts images."
             )
