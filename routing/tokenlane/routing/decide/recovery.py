@@ -80,8 +80,9 @@ class History:
 
     `lane`: the lane of the failed attempt. `model`: the model that wrote the latest part of the answer. `starts`: how
     often the request was started, including this attempt. `crashes`: how many workers died while they ran earlier
-    attempts. `delivered`: how many deltas the agent may have received. `obstacle`: why no lane can continue them.
-    `restarts`: whether the agent allows that the answer begins anew. `left_ms`: the time until the request's deadline.
+    attempts. `delivered`: how many deltas of the answer the agent may have received. `obstacle`: why no lane can
+    continue them. `restarts`: whether the agent allows that the answer begins anew. `begun_anew`: whether it has, so
+    that the deltas of earlier attempts do not count as delivered. `left_ms`: the time until the request's deadline.
     """
 
     needs: Needs = field(default_factory=Needs)
@@ -92,7 +93,13 @@ class History:
     delivered: int = 0
     obstacle: Obstacle = ""
     restarts: bool = False
+    begun_anew: bool = False
     left_ms: float = math.inf
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the agent may have part of an answer, even if that part is void."""
+        return self.delivered > 0 or self.begun_anew
 
     @property
     def can_continue(self) -> bool:
@@ -228,18 +235,18 @@ def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End
 
     An attempt that the model server refused with a 429 did no work, so it costs no start, and the pause of the lane
     limits how often the server is asked. Other retries are taken from the pool's retry budget, unless the agent has
-    part of the answer: the next attempt then produces only the rest, and a broken answer is never lost to the budget.
+    part of an answer: a broken answer is never lost to the budget.
     """
     error = failed.error
     is_refused = isinstance(error, RateLimited) and failed.lane_pauses and not failed.delivered
     if not is_refused and (history.starts >= policy.max_starts or history.left_ms <= 0):
-        return End(final(error) if history.delivered > 0 else error)
+        return End(final(error) if history.has_part else error)
     pause_ms = random.uniform(0, min(_CAP_MS, _BASE_MS * 2**history.starts))
     asked_ms = 0 if failed.lane_pauses else 1000 * (error.retry_after_s or 0)
     due_ms = int(min(max(pause_ms, asked_ms), history.left_ms / 2, _LONGEST_PAUSE_MS))
     if is_refused:
         return TryAgain(_elsewhere(history), due_ms, counts=False)
-    longest_delay_ms = None if history.delivered > 0 else int(min(_LONGEST_BUDGET_DELAY_MS, history.left_ms / 2))
+    longest_delay_ms = None if history.has_part else int(min(_LONGEST_BUDGET_DELAY_MS, history.left_ms / 2))
     return TryAgain(_elsewhere(history), due_ms, longest_delay_ms=longest_delay_ms)
 
 

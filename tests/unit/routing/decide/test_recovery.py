@@ -166,6 +166,7 @@ HISTORIES = st.builds(
     delivered=st.integers(0, 3),
     obstacle=OBSTACLES,
     restarts=st.booleans(),
+    begun_anew=st.booleans(),
     left_ms=st.integers(0, 600_000) | st.just(math.inf),
 )
 PAUSES = st.none() | st.floats(0, 1000) | st.just(math.inf)
@@ -230,7 +231,7 @@ def test_the_next_attempt_continues_exactly_what_was_delivered(cause: Cause, fac
         assert decision.counts == (facts.starts == 1 and facts.delivered > 0)
     else:
         assert decision.counts == (not isinstance(cause, AttemptFailed) or (cause.reached and not is_refused(cause)))
-    is_budgeted = facts.delivered == 0 and isinstance(cause, AttemptFailed) and decision.counts
+    is_budgeted = not facts.has_part and isinstance(cause, AttemptFailed) and decision.counts
     assert (decision.longest_delay_ms is not None) == is_budgeted
     assert 0 <= decision.due_ms <= facts.left_ms / 2
     if isinstance(cause, AttemptFailed) and cause.reached:
@@ -290,10 +291,13 @@ def test_a_retry_is_taken_from_the_budget_and_waits_for_it_only_so_long() -> Non
         assert decision.longest_delay_ms is None
 
 
-@pytest.mark.parametrize("delivered", [True, False])
-def test_a_broken_answer_is_never_lost_to_the_budget(delivered: bool) -> None:
-    """Its retries take nothing from the budget, even if the attempt that continued it failed before its first delta."""
-    decision = decide(AttemptFailed(DOWN, delivered=delivered), history(**CUT), POLICY)
+@pytest.mark.parametrize(
+    ("delivered", "facts"), [(True, CUT), (False, CUT), (False, {"restarts": True, "begun_anew": True})]
+)
+def test_a_broken_answer_is_never_lost_to_the_budget(delivered: bool, facts: dict[str, Any]) -> None:
+    """Its retries take nothing from the budget, even if the attempt that continued it or began it anew failed before
+    its first delta."""
+    decision = decide(AttemptFailed(DOWN, delivered=delivered), history(**facts), POLICY)
     assert isinstance(decision, TryAgain)
     assert decision.longest_delay_ms is None
 
@@ -336,9 +340,10 @@ def test_the_message_of_a_third_party_gets_its_full_stop() -> None:
 def test_an_interruption_of_the_last_start_is_final() -> None:
     """An agent that has part of the answer gets an interruption that is not retryable, and names its place."""
     error = Interrupted("the stream ended", retryable=True, lane="lane1", detail="why")
-    decision = decide(AttemptFailed(error), history(**CUT, starts=8), POLICY)
-    assert isinstance(decision, End)
-    assert decision.error.report() == Interrupted("the stream ended", lane="lane1", detail="why").report()
+    for facts in (CUT, {"restarts": True, "begun_anew": True}):
+        decision = decide(AttemptFailed(error), history(**facts, starts=8), POLICY)
+        assert isinstance(decision, End)
+        assert decision.error.report() == Interrupted("the stream ended", lane="lane1", detail="why").report()
 
 
 def test_an_answer_that_no_lane_can_continue_says_where_it_broke_off() -> None:

@@ -482,3 +482,24 @@ async def test_a_broken_answer_outlives_a_spent_retry_budget() -> None:
     await bench.run_again(**PART)
     assert bench.pool.endings == []
     assert bench.requeued_needs.continues == "m1"
+
+
+async def test_an_answer_begun_anew_outlives_a_spent_retry_budget() -> None:
+    """The agent still has the part that the new answer replaces, even if the attempt fails before its first delta."""
+    bench = Bench(FakeProvider(error=ProviderDown("HTTP 500")))
+    bench.pool.spent = True
+    bench.ask(on_interrupt="restart")
+    await bench.run_again(**{**PART, "obstacle": "tool_call"})
+    assert bench.pool.endings == []
+    assert (bench.requeued_needs.continues, bench.requeued_needs.avoid) == (None, ("lane1",))
+
+
+async def test_an_answer_begun_anew_that_breaks_off_at_last_is_not_retryable() -> None:
+    """The agent has part of an answer, so it gets the interruption of the last start as one that is final."""
+    bench = Bench(FakeProvider(error=Interrupted("it broke off", retryable=True)))
+    bench.pool.starts = bench.pool.rules.max_starts
+    bench.ask(on_interrupt="restart")
+    await bench.run_again(**{**PART, "obstacle": "tool_call"})
+    message = bench.ending[3]
+    assert isinstance(message, Failed)
+    assert (message.error.code, message.error.retryable) == (Interrupted.code, False)

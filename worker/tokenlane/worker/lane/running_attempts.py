@@ -155,6 +155,7 @@ class Run:
             delivered=delivered,
             obstacle=self.outlet.obstacle or ("schema" if self.has_schema else ""),
             restarts=self.restarts,
+            begun_anew=self.outlet.begun_by > 0,
             left_ms=self.left_ms,
         )
 
