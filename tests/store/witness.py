@@ -120,7 +120,7 @@ class Witness:
 def _judge_dispatch(args: list[str], reply: Any, before: Fields, after: Fields) -> None:
     if reply[0] != b"dispatched":
         assert (after.get("state"), after.get("attempt")) == (before.get("state"), before.get("attempt"))
-        assert reply[0] != b"gone" or before.get("state") != "waiting"
+        assert reply[0] != b"gone" or (before.get("state"), before.get("queue")) != ("waiting", args[1])
     elif before["state"] == "waiting":
         assert (after["lane"], after["model"], int(after["attempt"])) == (args[3], args[4], reply[1])
     else:
