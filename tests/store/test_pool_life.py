@@ -279,6 +279,16 @@ async def test_start_reports_the_wait_and_the_attempt_before(pool: Pool) -> None
     assert (last.waited.before.attempt, last.waited.before.span) == (second.attempt, "")
 
 
+async def test_a_worker_that_gives_back_a_lost_request_learns_that(pool: Pool) -> None:
+    """Its next beat would otherwise restore the request, although no worker runs it any more. Routers and agents learn
+    from the sweep alone what has lapsed."""
+    asked = await life.running(pool)
+    await raw(pool).flushall()
+    assert await pool.requests.requeue(asked.id, asked.attempt, WORKER) == "lost"
+    assert await pool.requests.requeue(asked.id, asked.attempt, "") == "stale"
+    assert await pool.requests.forget(asked.id, asked.attempt, WORKER) == "forgotten"
+
+
 @pytest.mark.parametrize("flag", ["cancelled", "expired"])
 async def test_requeue_ends_a_flagged_request(pool: Pool, flag: str) -> None:
     """A request that was cancelled, or whose deadline has passed, does not wait again."""

@@ -148,7 +148,10 @@ def _judge_requeue(args: list[str], reply: Any, before: Fields, after: Fields) -
     is_mine = before.get("attempt") == attempt and has_attempt
     if worker and before.get("state") == "running":
         is_mine = is_mine and before["worker"] == worker
-    if not is_mine:
+    if not before:
+        assert not after
+        assert reply == (b"lost" if worker else b"stale")
+    elif not is_mine:
         assert after == before
         assert reply == b"stale" or (before["requeued"], before["state"].encode()) == (attempt, reply)
     elif worker:

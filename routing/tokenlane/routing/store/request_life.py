@@ -181,7 +181,7 @@ class Requests:
         Returns:
             The request's new state; `stale` if the worker no longer runs the attempt or, without a worker, if the lease
             has not lapsed; `spent` if the retry budget allows no retry in time: the attempt has then not ended; `lost`
-            if the server has lost the payload.
+            if the server has lost the payload or, with a worker, the request: the worker must then forget it.
         """
         name = "" if queue is None else queue.name
         budget = "" if longest_delay_ms is None else longest_delay_ms

@@ -212,7 +212,7 @@ async def _requeue(
 
 
 async def _forget(lane: Lane, run: Run) -> RequestOutcome:
-    """Delete a request that the server cannot run again, and leave it to its agent, which submits it again."""
+    """Have the pool forget a request that it cannot run again, and leave it to its agent, which submits it again."""
     run.renews_lease = False
     await lane.heartbeat.beat()  # waits for the beat under way, which would restore the request if it came later
     state = await _retry_until_recorded(lane, run, lambda: lane.pool.requests.forget(run.id, run.attempt, lane.worker))

@@ -14,7 +14,8 @@
 --       10 optional: the trace context of the attempt's span, to which the next attempt links its own
 -- reply the request's new state | 'stale': the worker no longer runs the attempt, or the lease has not lapsed
 --       | 'spent': the retry budget allows no retry within that time; the request is unchanged
---       | 'lost': the server has lost the payload, so the request cannot run again
+--       | 'lost': the server has lost the request or its payload, so the request cannot run again. A beat of its worker would
+--       restore a lost request, so the worker calls `forget`.
 
 local MOST_KEPT = 16
 
@@ -33,7 +34,8 @@ local id, attempt, worker, queue, due_ms = unpack(ARGV, 1, 5)
 local is_over_budget = false
 begin_with_delete()
 local request = read_request(id)
-if not request or request.attempt ~= attempt then return 'stale' end
+if not request then return worker == '' and 'stale' or 'lost' end
+if request.attempt ~= attempt then return 'stale' end
 if request.requeued == attempt then return request.state end
 local key, now, ending = P .. 'request:' .. id, now_ms(), due_ending(request)
 local is_allowed = request.state == 'dispatched' or (request.state == 'running' and request.worker == worker)
