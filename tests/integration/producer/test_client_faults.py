@@ -30,6 +30,7 @@ from tokenlane.producer import (
     RequestLost,
     Unauthorized,
 )
+from tokenlane.producer.link.redis.heartbeat import ClientHeartbeat
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import Deltas, Handover, Resume
@@ -169,6 +170,35 @@ async def test_leaving_a_stream_cancels_the_attempt_that_continues_it(client: Cl
         run = await worker.next_run()
     async with asyncio.timeout(10):
         await run.cancelled.wait()
+
+
+async def test_a_lost_answer_that_its_agent_leaves_while_it_is_sent_again_is_cancelled(
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the pool gets the cancelling first, which changes nothing for a request that has ended. No beat is needed
+    for that."""
+    submit, cancel, leaving, outcomes = Requests.submit, Requests.cancel, asyncio.Event(), list[str]()
+
+    async def late(self: Requests, *args: Any) -> str:
+        leaving.set()
+        await until(lambda: bool(outcomes))
+        return await submit(self, *args)
+
+    async def recorded(self: Requests, *args: Any) -> str:
+        outcomes.append(await cancel(self, *args))
+        return outcomes[-1]
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(ClientHeartbeat, "_cancel_unknown", nothing)
+    monkeypatch.setattr(Requests, "cancel", recorded)
+    async with client.chat("hello", role="planner"):
+        await lose_end(worker, "a")
+        monkeypatch.setattr(Requests, "submit", late)
+        await leaving.wait()
+    assert outcomes[0] == "ended"
+    await until(lambda: outcomes[-1] in ("cancelled", "flagged"))
 
 
 async def test_a_lost_end_mark_completes(client: Client, worker: StandIn) -> None:

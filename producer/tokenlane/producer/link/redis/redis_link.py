@@ -295,19 +295,23 @@ class RedisLink:
         return request.id
 
     async def _cancel_in_pool(self, request: RedisRequest) -> None:
+        """Cancel the request until the pool has done so. A submission under way may arrive after the cancelling, so the
+        request is then cancelled again after it."""
         while True:
+            is_being_sent = request.is_being_sent
             if not request.cancels_for_all and (readers := self._requests.get(request.id)):
                 readers[-1].owned = True  # another reader attached while this one was leaving
                 return
             try:
                 await self._pool.requests.cancel(request.id, "" if request.cancels_for_all else self.client)
-                return
+                if not is_being_sent:
+                    return
             except Exception as error:
                 if not isinstance(error, LlmError):
                     self.internal_errors.record("cancelling a request", error)
-                if request.deadline is not None and self._clock() > request.deadline:
-                    return  # the pool has expired the request
-                await asyncio.sleep(self._timings.retry_every_s)
+            if request.deadline is not None and self._clock() > request.deadline:
+                return  # the pool has expired the request
+            await asyncio.sleep(self._timings.retry_every_s)
 
     # Messages from the pool.
 

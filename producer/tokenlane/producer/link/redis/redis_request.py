@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import inf
 from typing import assert_never, get_args
 
 from tokenlane.producer.link.delta_buffer import MessageToWorker
@@ -52,8 +51,8 @@ class RedisRequest(OpenRequest):
         cancels_for_all: whether to cancel the request for readers in other processes, too.
         deadline: when the link gives up; None until the client has attached to the request.
         check_at: when the heartbeat checks the request, even if messages still arrive.
-        left: set once the reader has left.
-        left_at: when the reader left.
+        left, left_at: set once the reader has left, and when that was.
+        is_being_sent: whether a call that submits or attaches to the request is under way.
         replays: asks a worker for missing messages.
 
     Args:
@@ -79,27 +78,27 @@ class RedisRequest(OpenRequest):
         self.owned = True
         self.cancels_for_all = False
         self.deadline = deadline
-        self.check_at = inf
+        self.check_at = math.inf
         self.left = asyncio.Event()
-        self.left_at = -inf
+        self.left_at = -math.inf
         self._client = client
         self._timings = timings
         self._clock = clock
         self._copy = copy
         self._since = self._opened_at = self._heard_at = clock()
-        self._is_being_sent = self._may_be_in_pool = self._may_miss_messages = False
+        self.is_being_sent = self._may_be_in_pool = self._may_miss_messages = False
         self.replays = Replays(clock)
         self._rest_wanted_from = -1
 
     @property
     def must_be_cancelled(self) -> bool:
         """Whether the pool may still have the request, and this reader must cancel it."""
-        over = self._buffer.ended_by_pool and not self._is_being_sent
+        over = self._buffer.ended_by_pool and not self.is_being_sent
         return self._may_be_in_pool and not over and (self.cancels_for_all or self.owned)
 
     def is_silent(self, for_s: float) -> bool:
         """Whether the pool has the request, and no message has arrived for this long."""
-        if self._is_being_sent or not self._may_be_in_pool or self.state is RequestState.ENDED:
+        if self.is_being_sent or not self._may_be_in_pool or self.state is RequestState.ENDED:
             return False
         is_queued = self.state is RequestState.QUEUED  # then the pool says why
         return self._heard_at <= self._clock() - (0 if is_queued else for_s)
@@ -109,14 +108,14 @@ class RedisRequest(OpenRequest):
     @contextmanager
     def sending(self) -> Iterator[None]:
         """A block that sends the request. Until it ends, the status of the request in the pool is outdated."""
-        was_in_pool, self._may_be_in_pool, self._is_being_sent = self._may_be_in_pool, True, True
+        was_in_pool, self._may_be_in_pool, self.is_being_sent = self._may_be_in_pool, True, True
         try:
             yield
         except (QueueFull, RequestCancelled, DeadlineExceeded):  # the pool did not accept it
             self._may_be_in_pool = was_in_pool
             raise
         finally:
-            self._is_being_sent = False
+            self.is_being_sent = False
 
     def submission(self) -> tuple[Envelope, bytes, int]:
         """The envelope with the remaining time to live, the payload, and the newest known attempt.
@@ -183,7 +182,7 @@ class RedisRequest(OpenRequest):
         buffer.outage = ""
         before = (buffer.attempt, buffer.position)
         handover = buffer.receive(message)
-        self._heard_at, self.check_at = self._clock(), inf
+        self._heard_at, self.check_at = self._clock(), math.inf
         progress = message if isinstance(message, Progressed) else None
         self._why_waiting = f"lane {progress.lane!r}: {progress.progress.step}" if progress else None
         if before != (buffer.attempt, buffer.position):
@@ -194,14 +193,14 @@ class RedisRequest(OpenRequest):
             self.replays.want(buffer.worker, buffer.attempt, timings.replay_every_s)
             # Once the worker has sent the end again, it no longer has what is missing.
             is_over = isinstance(message, Completed | Failed) and self.replays.have_waited(timings.ended_patience_s)
-            if is_over and not (buffer.lacks_part and self._wait_for_rest(buffer.attempt)):
+            if is_over and not (buffer.lacks_part and self._prepare_to_resubmit(buffer.attempt)):
                 self.give_up(answer_lost("part"))
         self._changed.set()
         return handover if self.owned else []
 
     def report_gap(self) -> None:
         """Note that messages may be missing."""
-        self._heard_at = -inf
+        self._heard_at = -math.inf
         self._may_miss_messages = True
         self.replays.want(self._buffer.worker, self._buffer.attempt, self._timings.possible_gap_replay_every_s)
 
@@ -218,7 +217,7 @@ class RedisRequest(OpenRequest):
 
     def report_outage(self, why: str) -> None:
         """Note that the pool does not answer, and why."""
-        self.check_at = inf
+        self.check_at = math.inf
         self._buffer.outage = why
         if self._why_waiting is not None:
             self.wait(why, self._buffer.attempt)
@@ -232,8 +231,8 @@ class RedisRequest(OpenRequest):
         Returns:
             The steps for the link to carry out.
         """
-        self.check_at, self._buffer.outage = inf, ""
-        if self._is_being_sent or self.state is RequestState.ENDED or self._heard_at > asked_at:
+        self.check_at, self._buffer.outage = math.inf, ""
+        if self.is_being_sent or self.state is RequestState.ENDED or self._heard_at > asked_at:
             return []
         if status.lapses_ms is not None:
             self.check_at = self._clock() + status.lapses_ms / 1000 + _LAPSED_S
@@ -298,7 +297,7 @@ class RedisRequest(OpenRequest):
         if not self._has_been_for(pool.all_heard_s):
             return []  # a worker that runs the request registers it again with its next beat
         may_submit = may_submit_again(self._copy is not None, has_ended=self._buffer.ended_by_pool)
-        if may_submit or (self._buffer.lacks_part and self._wait_for_rest(self._buffer.attempt)):
+        if may_submit or (self._buffer.lacks_part and self._prepare_to_resubmit(self._buffer.attempt)):
             return ["resubmit"]
         self.give_up(RequestLost())
         return []
@@ -330,15 +329,16 @@ class RedisRequest(OpenRequest):
             self.replays.want(status.worker, status.attempt, self._timings.replay_every_s)
         if over:
             self._buffer.ignore_attempts_before(status.attempt)
-            if state == "completed" and status.end != self._buffer.position and self._wait_for_rest(status.attempt):
+            lacks_rest = state == "completed" and status.end != self._buffer.position
+            if lacks_rest and self._prepare_to_resubmit(status.attempt):
                 return ["resubmit"]
             self._buffer.end_as(state, status.end, status.code)
             self._enter(RequestState.ENDED)
         return []
 
-    def _wait_for_rest(self, attempt: int) -> bool:
-        """Wait for another attempt to continue the answer, because this attempt has completed it and no worker keeps
-        the end. Return False if the request may not be submitted again for that."""
+    def _prepare_to_resubmit(self, attempt: int) -> bool:
+        """Prepare to submit the request again, so that another attempt continues the answer: this one has completed it,
+        and no worker keeps the end. Return False if the request may not be submitted again for that."""
         has_copy, position = self._copy is not None and self.owned, self._buffer.position
         if not may_submit_again(has_copy, has_ended=True, has_progressed=position > self._rest_wanted_from):
             return False
