@@ -43,6 +43,10 @@ from tokenlane.routing.contract.requests import ChatOptions, Message
 from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .client import Client
+from .conversation.answer_stream import ConversationStream
+from .conversation.conversation import Conversation
+from .conversation.one_at_a_time import ConversationBusy
+from .conversation.options import ConversationOptions
 from .embeddings import Embeddings, EmbedOptions
 from .stream import ChatStream
 
@@ -53,6 +57,10 @@ __all__ = [
     "ChatStream",
     "Client",
     "ContextTooLong",
+    "Conversation",
+    "ConversationBusy",
+    "ConversationOptions",
+    "ConversationStream",
     "DeadlineExceeded",
     "DigestMismatch",
     "Duplicate",

@@ -22,13 +22,15 @@ from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.contract.wire import new_id
 
-from .compose import Messages, compose, refuse_unknown
+from .compose import Messages, refuse_unknown
+from .conversation.conversation import Conversation, open_conversation
+from .conversation.options import ConversationOptions
 from .embeddings import Embeddings, EmbedOptions, embed
 from .link.link import Link, OpenLink
 from .link.redis.connect import redis_link
 from .models import Models
 from .response_format import ResponseFormat, to_openai_format
-from .stream import ChatStream
+from .stream import ChatStream, open_chat
 
 PoolKeys: TypeAlias = str | Sequence[str] | KeyRing | None
 """A pool's key, or several keys, the newest first; an empty sequence for a pool without a key; None: look for it."""
@@ -120,10 +122,23 @@ class Client:
         who, shape = self._name_of(agent), to_openai_format(response_format)
         model = response_format if isinstance(response_format, type) else None
         link, request_id = self.link, new_id()
-        composed = partial(compose, request_id, messages, role, options, shape, agent=who, client=link.client)
-        may_restart = options.get("on_interrupt") == "restart"
-        submit = partial(link.open, composed, options.get("idempotency_key"), may_restart=may_restart)
+        submit = partial(open_chat, link, request_id, messages, options=options, shape=shape, role=role, agent=who)
         return ChatStream(request_id, link, submit, model, options.get("metadata"))
+
+    def conversation(
+        self, *, role: str, agent: str | None = None, **options: Unpack[ConversationOptions]
+    ) -> Conversation:
+        """Return a conversation, which asks each question with everything that was said before.
+
+        Args:
+            role, agent: as in `chat`.
+            options: see `ConversationOptions`.
+
+        Raises:
+            TypeError: an option does not exist.
+            ValueError: an option has a wrong value, or `agent` is not a valid name.
+        """
+        return open_conversation(self.link, options, role=role, agent=self._name_of(agent))
 
     def attach(
         self, request_id: str, *, after: int | None = None, on_interrupt: Literal["error", "restart"] = "error"

@@ -6,16 +6,36 @@ import asyncio
 import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, cast
 
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
+from tokenlane.routing.contract.requests import ChatOptions
 
+from .compose import Messages, compose
 from .link.link import Link
 from .link.open_request import OpenRequest
 from .response_format import parse_answer
+
+
+async def open_chat(
+    link: Link,
+    request_id: str,
+    messages: Messages,
+    *,
+    options: ChatOptions,
+    shape: dict[str, JsonValue] | None,
+    role: str,
+    agent: str,
+) -> OpenRequest:
+    """Submit a chat request. Raises the errors of entering a `ChatStream`."""
+    composed = partial(compose, request_id, messages, role, options, shape, agent=agent, client=link.client)
+    return await link.open(
+        composed, options.get("idempotency_key"), may_restart=options.get("on_interrupt") == "restart"
+    )
 
 
 class ChatStream(Generic[Parsed]):

@@ -8,11 +8,14 @@ from functools import wraps
 from typing import Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
-from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.requests import ChatOptions, Message
 from tokenlane.routing.contract.results import Progress
 
 from . import client, stream
 from .compose import Messages
+from .conversation import conversation
+from .conversation.history import Question
+from .conversation.options import ConversationOptions
 from .loop_thread import LoopThread
 from .response_format import ResponseFormat
 
@@ -60,6 +63,13 @@ class Client(LoopThread[client.Client]):
         self._running()
         inner = self._manager.chat(messages, role=role, agent=agent, response_format=response_format, **options)
         return ChatStream(self, inner)
+
+    def conversation(
+        self, *, role: str, agent: str | None = None, **options: Unpack[ConversationOptions]
+    ) -> Conversation:
+        """Return a conversation, which asks each question with everything that was said before."""
+        self._running()
+        return Conversation(self, self._manager.conversation(role=role, agent=agent, **options))
 
     complete = _blocking(client.Client.complete)
     embed = _blocking(client.Client.embed)
@@ -138,3 +148,57 @@ class ChatStream(Generic[Parsed]):
         if not self._entered:
             raise RuntimeError("the stream is not entered: use `with client.chat(...) as stream`")
         return self._owner
+
+
+class Conversation:
+    """A blocking `tokenlane.producer.Conversation`, with the same attributes and methods."""
+
+    id: str
+    messages: list[Message]
+    left_out: int
+    open_calls: list[str]
+
+    def __init__(self, owner: Client, inner: conversation.Conversation) -> None:
+        self._owner, self._inner = owner, inner
+        self.add_tool_result, self.save = inner.add_tool_result, inner.save
+
+    def __getattr__(self, name: str) -> object:
+        if name not in self.__annotations__:
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def ask(
+        self,
+        question: Question | None = None,
+        *,
+        response_format: ResponseFormat[Parsed] = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatStream[Parsed]:
+        """Return a stream of the answer. Entering the stream sends the question, as soon as it is its turn."""
+        return ChatStream(self._owner, self._inner.ask(question, response_format=response_format, **options))
+
+    def complete(
+        self,
+        question: Question | None = None,
+        *,
+        response_format: ResponseFormat[Parsed] = None,
+        **options: Unpack[ChatOptions],
+    ) -> Answer[Parsed]:
+        """Ask a question and return the complete answer."""
+        return self._owner._call(lambda: self._inner.complete(question, response_format=response_format, **options))
+
+    def fork(self, id: str | None = None) -> Conversation:
+        """Return a new conversation with the same messages."""
+        return Conversation(self._owner, self._owner._call(lambda: self._inner.fork(id)))
+
+    def load(self, saved: str | bytes) -> None:
+        """Replace all messages by those of a saved conversation."""
+        self._owner._call(lambda: self._inner.load(saved))
+
+    def clear(self) -> None:
+        """Remove all messages but those of the system."""
+        self._owner._call(self._inner.clear)
+
+    def refresh(self) -> None:
+        """Read the conversation from its file."""
+        self._owner._call(self._inner.refresh)

@@ -70,6 +70,12 @@ async def context_too_long(site: Site) -> None:
     await site.client.complete("hello " * 100, role="planner")
 
 
+async def conversation_busy(site: Site) -> None:
+    conversation = site.client.conversation(role="planner", on_busy="reject")
+    async with conversation.ask("hello"):
+        await conversation.complete("hello")
+
+
 async def digest_mismatch(site: Site) -> None:
     await site.lane(api="ollama", digests={"qwen3:8b": f"sha256:{'0' * 64}"})
     async for _ in site.client.pull("qwen3:8b"):
@@ -142,6 +148,7 @@ PROVOCATIONS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "bad_request": lambda site: site.ask(top_p=2.0),
     "cancelled": cancelled,
     "context_too_long": context_too_long,
+    "conversation_busy": conversation_busy,
     "deadline_exceeded": lambda site: site.ask_lane(Fault(hold_after=0), time_to_live_ms=500),
     "digest_mismatch": digest_mismatch,
     "duplicate": duplicate,

@@ -21,7 +21,10 @@ from tokenlane.worker.providers import default_registry
 
 RUN_ELSEWHERE = {
     "agents": ("Answers that another lane continues", "One process, many agents"),
-    "conversations": ("Conversations", "Continue an answer", "Pictures", "Tools", "Structured answers"),
+    "conversations": (
+        *("Conversations", "Two questions at once", "Keep a conversation", "Without a conversation"),
+        *("Continue an answer", "Pictures", "Tools", "Structured answers"),
+    ),
     "errors": ("Send again",),
     "failures": ("A whole agent",),
     "testing": ("Test an agent", "Handlers", "Embeddings"),

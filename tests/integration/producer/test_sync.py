@@ -71,6 +71,32 @@ async def test_every_method(redis_url: str, worker: StandIn, pool: Pool) -> None
     assert await raw(pool).zcard(f"{PREFIX}clients") == 0
 
 
+async def test_a_conversation(redis_url: str, worker: StandIn) -> None:
+    """It is asked, copied and emptied as the asynchronous one is."""
+
+    def agent() -> list[str]:
+        with Client(redis_url) as client:
+            conversation = client.conversation(role="planner", id="c-7", system="s")
+            with conversation.ask("one") as stream:
+                assert "".join(delta.text for delta in stream) == "1"
+            fork = conversation.fork()
+            assert fork.complete("two").text == "2"
+            with pytest.raises(ValueError):
+                fork.add_tool_result("c", "r")
+            conversation.load(fork.save())
+            texts = [str(message.content) for message in conversation.messages]
+            fork.clear()
+            fork.refresh()
+            assert (conversation.id, conversation.left_out, conversation.open_calls) == ("c-7", 0, [])
+            assert len(fork.messages) == 1
+            return texts
+
+    working = asyncio.create_task(asyncio.to_thread(agent))
+    for text in "12":
+        await (await worker.next_run()).complete(text)
+    assert await working == ["s", "one", "1", "two", "2"]
+
+
 async def test_many_threads_share_a_client(redis_url: str, worker: StandIn) -> None:
     """Threads that use one client at the same time each get their own answer."""
 

@@ -21,6 +21,7 @@ from tokenlane.producer import (
     LlmError,
     PoolUnavailable,
     QueueFull,
+    RequestCancelled,
     TokenDelta,
     ToolCallDelta,
 )
@@ -31,11 +32,33 @@ QUESTION = {"role": "user", "content": "Primes?"}
 TOOLS = [{"type": "function", "function": {"name": "weather"}}]
 
 
-async def test_the_conversation_goes_on() -> None:
+@pytest.mark.parametrize(
+    ("heading", "system"), [("Conversations", ["Answer briefly."]), ("Without a conversation", [])]
+)
+async def test_the_conversation_goes_on(heading: str, system: list[str]) -> None:
     """The second question is asked with the first answer before it."""
     async with MockPool(lambda request: "7") as pool, pool.client() as client:
-        await run_example(examples_of("conversations")["Conversations"][0], client=client)
-        assert [message.content for message in pool.requests[1].messages] == ["Name a prime.", "7", "A larger one."]
+        await run_example(examples_of("conversations")[heading][0], client=client)
+        sent = [message.content for message in pool.requests[1].messages]
+        assert sent == [*system, "Name a prime.", "7", "A larger one."]
+
+
+async def test_a_question_interrupts_another() -> None:
+    """The first answer is cancelled, and its question is taken back."""
+    async with MockPool(lambda request: "7") as pool, pool.client() as client:
+        (code,) = examples_of("conversations")["Two questions at once"]
+        names = await run_example(code, client=client, asyncio=asyncio)
+    assert isinstance(names["cancelled"], RequestCancelled)
+    assert [message.content for message in names["chat"].messages] == ["Only their definition.", "7"]
+
+
+async def test_a_conversation_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on from the file, and its copy has all of it."""
+    monkeypatch.chdir(tmp_path)
+    async with MockPool(lambda request: "Ada.") as pool, pool.client() as client:
+        names = await run_example(examples_of("conversations")["Keep a conversation"][0], client=client)
+    assert names["copy"].messages == names["later"].messages
+    assert len(names["copy"].messages) == 4
 
 
 async def test_a_begun_answer_is_continued() -> None:

@@ -7,6 +7,7 @@ from inspect import cleandoc
 from tests.documents import GeneratedPart
 from tests.repository import ROOT
 
+from tokenlane.producer import ConversationBusy
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide import policy
 
@@ -18,9 +19,9 @@ def tree(root: type[LlmError]) -> list[type[LlmError]]:
     return [found for child in root.__subclasses__() if "code" in vars(child) for found in (child, *tree(child))]
 
 
-def test_the_policy_s_errors_are_among_them() -> None:
-    """They are defined with the policy, and are of the same tree."""
-    assert {policy.PolicyChanged, policy.PolicyUnreadable} <= set(tree(LlmError))
+def test_errors_from_elsewhere_are_among_them() -> None:
+    """They are defined with the policy and with conversations, and are of the same tree."""
+    assert {policy.PolicyChanged, policy.PolicyUnreadable, ConversationBusy} <= set(tree(LlmError))
 
 
 def generated() -> str:
