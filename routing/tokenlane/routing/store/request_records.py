@@ -120,12 +120,12 @@ class RequestRecords:
         """Read all requests that have not ended, the oldest first. Requests that end meanwhile may be included.
 
         Args:
-            at_most: read only so many requests, those whose deadlines come first, and as many that run.
+            at_most: read only so many requests, those whose deadlines come first.
         """
-        ids = set[str]()
+        ids = set[str]()  # requests that run past their deadline have only a lease
         for key in (self._keys.deadlines, self._keys.leases):
             ids.update(map(as_text, as_list(await self._scripts.ask("ZRANGE", key, 0, (at_most or 0) - 1))))
-        records = await self.read(sorted(ids))
+        records = sorted(await self.read(sorted(ids)), key=lambda record: (record.left_ms, record.id))[:at_most]
         return tuple(sorted(records, key=lambda record: (-record.age_ms, record.id)))
 
     async def read(self, request_ids: Sequence[str]) -> tuple[RequestRecord, ...]:

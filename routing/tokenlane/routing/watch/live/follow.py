@@ -17,19 +17,21 @@ from tokenlane.routing.watch.snapshot import Snapshot
 from .trends import Trends
 from .view import LiveView, live_view
 
-EVERY_S = 1.0
-
-
-REQUESTS_SHOWN = 100
-FAILED_SHOWN = 20
+_EVERY_S = 1.0
+_REQUESTS_SHOWN = 100
+_FAILED_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Some requests of a pool: those that have not ended, the oldest first, and those that failed, the newest first."""
+    """Some requests of a pool: those that have not ended, the oldest first, and those that failed, the newest first.
 
-    live: tuple[RequestReport, ...] = ()
-    failed: tuple[RequestRecord, ...] = ()
+    `is_complete`: whether no more requests live than `live` has. Otherwise it has those with the nearest deadlines.
+    """
+
+    live: tuple[RequestReport, ...]
+    failed: tuple[RequestRecord, ...]
+    is_complete: bool
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,8 @@ class Look:
     outage: str = ""
 
 
-async def follow(
-    pool: Pool, every_s: float = EVERY_S, with_requests: Callable[[], bool] = lambda: False
-) -> AsyncGenerator[Look, None]:
-    """Look at the pool once every so many seconds, for as long as the caller asks.
+async def follow(pool: Pool, with_requests: Callable[[], bool] = lambda: False) -> AsyncGenerator[Look, None]:
+    """Look at the pool once a second, for as long as the caller asks.
 
     Args:
         with_requests: called before each look; whether to read requests too.
@@ -64,11 +64,12 @@ async def follow(
             trends.add(snapshot)
             look, answered_at = Look(live_view(snapshot, trends), requests), clock()
             yield look
-        await asyncio.sleep(max(0.0, began + every_s - clock()))
+        await asyncio.sleep(max(0.0, began + _EVERY_S - clock()))
 
 
 async def _requests(pool: Pool, snapshot: Snapshot) -> Requests:
-    live = await pool.records.live(REQUESTS_SHOWN)
-    failed = await pool.records.newest_failed(FAILED_SHOWN)
+    live = await pool.records.live(_REQUESTS_SHOWN)
+    failed = await pool.records.newest_failed(_FAILED_SHOWN)
     waiting_or_running = (record for record in live if record.ended_ms is None)
-    return Requests(tuple(report(snapshot, record) for record in waiting_or_running), failed)
+    reports = tuple(report(snapshot, record) for record in waiting_or_running)
+    return Requests(reports, failed, is_complete=len(live) < _REQUESTS_SHOWN)

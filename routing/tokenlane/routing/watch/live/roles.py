@@ -46,7 +46,7 @@ class LiveRole:
 
     Args:
         oldest_ms: for how long its oldest request has waited; None if none waits.
-        accepted, ended, refused: requests per second over the last minute. `ended`: completed or failed.
+        accepted, ended: requests per second over the last minute. `ended`: completed or failed.
         failures: the failed requests of the last minute, the most frequent failure first.
         waits_for: what the oldest request waits for, in a few words. `why`: the same explained, as part of a sentence.
         sentence: how the role stands, without a full stop; empty if nothing waits or fails.
@@ -60,7 +60,6 @@ class LiveRole:
     running: int
     accepted: float
     ended: float
-    refused: float
     failures: tuple[Failures, ...]
     waits_for: str
     why: str
@@ -97,7 +96,6 @@ def _live_role(snapshot: Snapshot, name: str, parts: Sequence[RoleStatus], sampl
         running=sum(part.running for part in parts),
         accepted=sum(part.rates.accepted for part in parts),
         ended=sum(ended_per_s(part.rates) for part in parts),
-        refused=sum(part.rates.refused for part in parts),
         failures=failures,
         waits_for=cause.brief if cause else "",
         why=cause.explanation if cause else "",

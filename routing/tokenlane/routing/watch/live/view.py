@@ -31,7 +31,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class LiveLane:
-    """A lane. `running`, `queued` and `limit`: of the kind of work that fills it most. `workers`: how many are alive.
+    """A lane. `running`, `queued` and `limit`: of the kind of work that fills it most.
     `tokens_per_s`: None if it is not known yet. `error`: the code of its newest error, or ''."""
 
     name: str
@@ -39,18 +39,11 @@ class LiveLane:
     running: int
     queued: int
     limit: int
-    provider: str
     models: tuple[str, ...]
-    workers: int
     tokens_per_s: float | None
     why: str
     error: str
     is_drained: bool
-
-    @property
-    def is_ill(self) -> bool:
-        """Whether it should accept work and does not, or not with all its workers."""
-        return self.state in ("down", "gone", "loading", "paused", "degraded")
 
 
 @dataclass(frozen=True)
@@ -112,9 +105,7 @@ def _live_lane(lane: LaneStatus, trends: Trends) -> LiveLane:
         running=slots.running,
         queued=slots.queued,
         limit=slots.limit,
-        provider=lane.provider,
         models=lane.models,
-        workers=sum(worker.is_alive for worker in lane.workers),
         tokens_per_s=trends.tokens_per_s(lane),
         why=lane.why,
         error=lane.error.code if lane.error else "",
