@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import socket
 from typing import Annotated
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from tokenlane.config.cli.log_lines import start_logging
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
+from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.listen_address import bind_address, host_and_port, known_as
 from tokenlane.config.host.stop_signals import stop_event
 from tokenlane.config.settings.environment import PREFIX, secret_in
@@ -22,7 +24,7 @@ from tokenlane.producer.dashboard.access import Access, only_this_host_reaches
 from tokenlane.producer.dashboard.app import dashboard_app
 from tokenlane.producer.dashboard.feed import Feed
 from tokenlane.routing.commands.pool_session import pool_session
-from tokenlane.routing.http_server import add_health, serve_http
+from tokenlane.routing.http_server import serve_http
 from tokenlane.routing.store.pool import Pool
 
 _PORT = 9466
@@ -51,7 +53,7 @@ def dashboard(
     has one.
     """
     address = bind_address(listen, "--listen", _PORT, any_port=True)
-    given = secret_in(_TOKEN)
+    given = _given_token()
     names = {socket.gethostname().lower(), known_as(address[0]).lower(), *map(str.lower, allow_host or ())}
     token = given or SecretStr(secrets.token_urlsafe(24))
     access = Access(token, frozenset(names), viewing_is_open=only_this_host_reaches(address[0], allow_host or ()))
@@ -62,13 +64,7 @@ def dashboard(
         return Client(server.url, pool=pool_name(pool), key=server.keys)
 
     async def serve(opened: Pool) -> None:
-        feed = Feed(opened)
-        app = dashboard_app(feed, open_client, access)
-
-        async def outage() -> str:
-            return feed.newest.outage
-
-        add_health(app, outage)
+        app = dashboard_app(Feed(opened), open_client, access)
         with stop_event() as stopping:
             async with serve_http(app, address, option="--listen", errors=opened.internal_errors) as url:
                 port = int(url.rpartition(":")[2])
@@ -76,6 +72,18 @@ def dashboard(
                 await stopping.wait()
 
     pool_session(redis, pool, serve)
+
+
+def _given_token() -> SecretStr | None:
+    """The token that the operator chose, if any.
+
+    Raises:
+        ConfigError: no browser can send it.
+    """
+    token = secret_in(_TOKEN)
+    if token is not None and not re.fullmatch("[!-~]+", token.get_secret_value()):
+        raise ConfigError(f"{_TOKEN} has spaces or characters beyond ASCII, which browsers cannot send.")
+    return token
 
 
 def _announce(page: str, access: Access, given: SecretStr | None) -> None:

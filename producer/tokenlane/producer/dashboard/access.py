@@ -35,11 +35,14 @@ class Access:
     names: frozenset[str]
     viewing_is_open: bool
 
-    def check_site(self, headers: Mapping[str, str]) -> None:
+    def check_site(self, headers: Mapping[str, str], *, links_allowed: bool) -> None:
         """Refuse a request that another web site makes in an operator's browser.
 
         A site whose own name points to this address (DNS rebinding) sends that name as Host. A site that asks this
         address directly sends its own Origin, and browsers say so in Sec-Fetch-Site too.
+
+        Args:
+            links_allowed: whether other sites may link here, as to the page itself.
 
         Raises:
             Refused: another web site made the request, or the Host is not known.
@@ -49,8 +52,8 @@ class Access:
             raise Refused(421, f"The dashboard does not know the name {_hostname(host)!r}: allow it with --allow-host.")
         origin = headers.get("Origin")
         is_foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
-        is_page = headers.get("Sec-Fetch-Mode") == "navigate"  # a link to the page may be anywhere
-        if is_foreign or (headers.get("Sec-Fetch-Site", "") not in _OWN_SITE and not is_page):
+        is_link = links_allowed and headers.get("Sec-Fetch-Mode") == "navigate"
+        if is_foreign or (headers.get("Sec-Fetch-Site", "") not in _OWN_SITE and not is_link):
             raise Refused(403, "Another web site made this request.")
 
     def check_viewer(self, headers: Mapping[str, str]) -> None:

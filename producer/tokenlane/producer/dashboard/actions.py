@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from tokenlane.config.settings.values import is_name
 from tokenlane.producer.client import Client
-from tokenlane.routing.contract.errors import BadRequest
+from tokenlane.routing.contract.errors import BadRequest, LlmError
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
@@ -35,7 +35,7 @@ class LaneAction(_Action):
 class RoleAction(_Action):
     """Let a role's requests wait, or let them start again."""
 
-    action: Literal["pause", "continue"]
+    action: Literal["pause", "resume"]
     role: _Name
 
 
@@ -50,24 +50,35 @@ class ModelAction(_Action):
     """Load a model into a lane's memory, or unload it."""
 
     action: Literal["load", "unload"]
-    lane: _Name
     model: _Name
+    lane: _Name
 
 
-Action: TypeAlias = Annotated[LaneAction | RoleAction | CancelAction | ModelAction, Field(discriminator="action")]
+Action: TypeAlias = LaneAction | RoleAction | CancelAction | ModelAction
 adapter: TypeAdapter[Action] = TypeAdapter(Action)
 
 
 async def act(pool: Pool, open_client: OpenClient, action: Action) -> str:
-    """Do this, and return what was done, as a sentence.
+    """Do this, and return what was done, as a sentence. The log says what is asked for, and how it ends.
 
     Raises:
         BadRequest: there is no such lane, role or request.
         LlmError: the pool does not answer, or the lane failed.
     """
-    done = await _do(pool, open_client, action)
+    logger.info("an operator on the dashboard asks: %s", _described(action))
+    try:
+        done = await _do(pool, open_client, action)
+    except LlmError as error:
+        logger.warning("an operator on the dashboard asked: %s; it failed: %s", _described(action), error.code)
+        raise
     logger.info("an operator on the dashboard: %s", done)
     return done
+
+
+def _described(action: Action) -> str:
+    """The action in a few words, such as `load model 'qwen3:8b' lane 'gpu0'`. Quoted names cannot forge a log line."""
+    names = action.model_dump(exclude={"action"})
+    return " ".join([action.action, *(f"{kind} {name!r}" for kind, name in names.items())])
 
 
 async def _do(pool: Pool, open_client: OpenClient, action: Action) -> str:

@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from importlib.resources import files
+from typing import TypeAlias
 
 from aiohttp import web
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
+from tokenlane.routing.http_server import add_health
 from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .access import Access, Refused
 from .actions import OpenClient, act, adapter
 from .feed import MOST_VIEWERS, Feed
 
+_Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _WRITE_S = 10.0
 """How long a viewer may take for one event. A slower one is dropped; its page connects again."""
 _TYPES = {".svg": "image/svg+xml", ".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -30,18 +33,25 @@ _HEADERS = {
 
 
 def dashboard_app(feed: Feed, open_client: OpenClient, access: Access) -> web.Application:
-    """The application, with paths relative to where it is mounted: `./`, `./events` and `./actions`.
+    """The application, with paths relative to where it is mounted: `./`, `./events`, `./actions`, and those of health.
+
+    Orchestrators ask for health by any name and without the token, and learn no more than whether the pool answers.
 
     Args:
         open_client: opens a client of the pool, for commands to lanes.
     """
-    app = web.Application(middlewares=[_checks(access)])
+
+    async def why_not_ready() -> str:
+        return "" if feed.is_ready else "not ready"
+
+    app = web.Application()
     app.cleanup_ctx.append(_following(feed))
     app.on_response_prepare.append(_add_headers)
     for name, kind, content in _page():
-        app.router.add_get(f"/{name}", _file(kind, content))
-    app.router.add_get("/events", _events(feed, access))
-    app.router.add_post("/actions", _actions(feed, open_client, access))
+        app.router.add_get(f"/{name}", _checked(access, _file(kind, content), links_allowed=not name))
+    app.router.add_get("/events", _checked(access, _events(feed, access)))
+    app.router.add_post("/actions", _checked(access, _actions(feed, open_client, access)))
+    add_health(app, why_not_ready)
     return app
 
 
@@ -53,14 +63,14 @@ def _page() -> list[tuple[str, str, bytes]]:
     return [("" if name == "index.html" else name, _TYPES[suffix], file.read_bytes()) for name, suffix, file in found]
 
 
-def _file(kind: str, content: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _file(kind: str, content: bytes) -> _Handler:
     async def send(_: web.Request) -> web.StreamResponse:
         return web.Response(body=content, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
 
     return send
 
 
-def _events(feed: Feed, access: Access) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _events(feed: Feed, access: Access) -> _Handler:
     async def send(request: web.Request) -> web.StreamResponse:
         access.check_viewer(request.headers)
         if feed.viewers >= MOST_VIEWERS:
@@ -81,31 +91,27 @@ def _events(feed: Feed, access: Access) -> Callable[[web.Request], Awaitable[web
     return send
 
 
-def _actions(
-    feed: Feed, open_client: OpenClient, access: Access
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _actions(feed: Feed, open_client: OpenClient, access: Access) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         access.check_operator(request.headers)
         if request.content_type != "application/json":
             raise Refused(415, "An action is JSON.")
         try:
             action = adapter.validate_json(await request.read())
-            return web.Response(text=f"{await act(feed.pool, open_client, action)}\n")
         except ValidationError:
             raise Refused(400, "This is no action of the dashboard.") from None
+        try:
+            return web.Response(text=f"{await act(feed.pool, open_client, action)}\n")
         except LlmError as error:
             raise Refused(503 if isinstance(error, PoolUnavailable) else 409, error.message) from None
 
     return handle
 
 
-def _checks(access: Access) -> Callable[..., Awaitable[web.StreamResponse]]:
-    @web.middleware
-    async def check(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+def _checked(access: Access, handler: _Handler, *, links_allowed: bool = False) -> _Handler:
+    async def check(request: web.Request) -> web.StreamResponse:
         try:
-            access.check_site(request.headers)
+            access.check_site(request.headers, links_allowed=links_allowed)
             return await handler(request)
         except Refused as refused:
             headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else None

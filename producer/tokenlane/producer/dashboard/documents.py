@@ -1,4 +1,4 @@
-"""What the page shows, as JSON. It has names, numbers, and texts of tokenlane, but no prompts and no answers."""
+"""What the page reads, as JSON. It has names, numbers, and texts of tokenlane, but no prompts and no answers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def look_document(look: Look) -> dict[str, Any]:
         "outage": look.outage,
         "view": _view(look.view) if look.view is not None else None,
         "requests": None if requests is None else [_request(each) for each in requests.live],
+        "more_requests": requests is not None and not requests.is_complete,
         "failed": None if requests is None else [_failed(record) for record in requests.failed],
     }
 
@@ -40,8 +41,6 @@ def _view(view: LiveView) -> dict[str, Any]:
         "waiting": view.waiting,
         "running": view.running,
         "delayed": view.delayed,
-        "routers": view.routers,
-        "clients": view.clients,
         "roles": [_role(role) for role in view.roles],
         "lanes": [_lane(lane) for lane in view.lanes],
         "problems": [_problem(finding) for finding in view.problems],
@@ -49,18 +48,17 @@ def _view(view: LiveView) -> dict[str, Any]:
 
 
 def _role(role: LiveRole) -> dict[str, Any]:
-    fields = ("name", "waiting", "oldest_ms", "running", "accepted", "ended", "waits_for", "advice", "sentence")
+    fields = ("name", "waiting", "oldest_ms", "running", "accepted", "ended", "waits_for", "is_paused")
     return {
         **{name: getattr(role, name) for name in fields},
         "standing": role.standing.name.lower(),
         "severity": role.standing.severity,
-        "is_paused": role.is_paused,
         "failures": [asdict(failure) for failure in role.failures],
     }
 
 
 def _lane(lane: LiveLane) -> dict[str, Any]:
-    return {**asdict(lane), "accepts_work": lane.state.accepts_work, "is_away": lane.state.is_away}
+    return {**asdict(lane), "accepts_work": lane.state.accepts_work}
 
 
 def _problem(finding: Finding) -> dict[str, Any]:
@@ -69,10 +67,9 @@ def _problem(finding: Finding) -> dict[str, Any]:
 
 def _request(each: RequestReport) -> dict[str, Any]:
     record, place = each.record, each.place
+    fields = ("id", "role", "state", "age_ms", "lane", "model", "starts")
     return {
-        **{
-            name: getattr(record, name) for name in ("id", "role", "kind", "state", "age_ms", "lane", "model", "starts")
-        },
+        **{name: getattr(record, name) for name in fields},
         "priority": each.priority,
         "waits_for": each.cause.brief if each.cause else "",
         "why": each.cause.explanation if each.cause else "",
@@ -84,4 +81,4 @@ def _request(each: RequestReport) -> dict[str, Any]:
 
 
 def _failed(record: RequestRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in ("id", "role", "lane", "model", "code", "starts", "ended_ms")}
+    return {name: getattr(record, name) for name in ("id", "role", "lane", "code", "ended_ms")}

@@ -18,23 +18,27 @@ MOST_VIEWERS = 64
 class Feed:
     """The newest look at a pool. Start `run()` as a background task.
 
-    `viewers`: how many viewers follow now. Without any, requests are not read from the pool.
+    `viewers`: how many viewers follow now. Without any, requests are not read from the pool, and nothing is encoded.
     """
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.viewers = 0
         self.newest = Look()
-        self._event = b""
+        self._event: bytes | None = None
         self._count = 0
         self._changed = asyncio.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the pool answered when it was looked at last."""
+        return self.newest.view is not None and not self.newest.outage
 
     async def run(self) -> None:
         """Follow the pool until cancelled."""
         async with aclosing(follow(self.pool, with_requests=lambda: self.viewers > 0)) as looks:
             async for look in looks:
-                self.newest, self._count = look, self._count + 1
-                self._event = _event("look", look_document(look))
+                self.newest, self._event, self._count = look, None, self._count + 1
                 self._changed.set()
                 self._changed = asyncio.Event()
 
@@ -58,7 +62,13 @@ class Feed:
             while seen == self._count:
                 await self._changed.wait()
             seen = self._count
-            yield self._event
+            yield self._newest_event()
+
+    def _newest_event(self) -> bytes:
+        """The newest look as an event, which is encoded once for all viewers."""
+        if self._event is None:
+            self._event = _event("look", look_document(self.newest))
+        return self._event
 
 
 def _event(kind: str, document: object) -> bytes:

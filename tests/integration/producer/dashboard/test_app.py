@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,35 +12,41 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from pydantic import SecretStr
 from tests.integration import life
 from tests.integration.life import LANE, WORKER
+from tests.integration.producer.dashboard.served import TOKEN, served
 
-from tokenlane.producer import Client
 from tokenlane.producer.dashboard import feed as feeds
-from tokenlane.producer.dashboard.access import Access
-from tokenlane.producer.dashboard.app import dashboard_app
+from tokenlane.producer.dashboard.actions import adapter
 from tokenlane.producer.dashboard.feed import Feed
-from tokenlane.routing.http_server import serve_http
+from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.support.tasks import InternalErrors
+from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.live import follow
+from tokenlane.routing.watch.live.follow import Look
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.snapshot import Snapshot
 
-TOKEN = "a-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 FILES = ("", "dashboard.js", "dashboard.css", "uPlot.iife.min.js", "uPlot.min.css", "icon.svg")
 
 
 @asynccontextmanager
-async def dashboard(pool: Pool, *, is_open: bool = True) -> AsyncIterator[tuple[Feed, aiohttp.ClientSession]]:
-    """The application mounted below a path, and a session with that base."""
-    feed, errors, root = Feed(pool), InternalErrors(), web.Application()
-    access = Access(SecretStr(TOKEN), frozenset(), viewing_is_open=is_open)
-    root.add_subapp("/live", dashboard_app(feed, lambda: Client(pool.server.url), access))
-    async with serve_http(root, ("127.0.0.1", 0), option="--listen", errors=errors) as url:
-        async with aiohttp.ClientSession(f"{url}/live/") as session:
-            yield feed, session
-    assert errors.count == pool.internal_errors.count == 0
+async def dashboard(
+    pool: Pool, *, is_open: bool = True, internal_errors: int = 0
+) -> AsyncIterator[tuple[Feed, aiohttp.ClientSession]]:
+    """The application, and a session with its address."""
+    async with (
+        served(pool, viewing_is_open=is_open, internal_errors=internal_errors) as (feed, url),
+        aiohttp.ClientSession(url) as session,
+    ):
+        yield feed, session
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed looks every 10 ms."""
+    monkeypatch.setattr(follow, "_EVERY_S", 0.01)
 
 
 async def read_event(answer: aiohttp.ClientResponse, kind: str) -> Any:
@@ -97,7 +104,78 @@ async def test_events(pool: Pool) -> None:
         assert (request["id"], request["position"], request["in_queue"]) == (waiting, 1, 1)
         assert "operator" in request["why"]
         assert "messages" not in json.dumps(look)
+        assert look["more_requests"] is False
         assert feed.viewers == 1
+
+
+def fields(document: object) -> set[str]:
+    """The names of all fields of a document."""
+    if isinstance(document, list):
+        return set().union(*map(fields, document))
+    return set(document).union(*map(fields, document.values())) if isinstance(document, dict) else set()
+
+
+async def test_the_page_reads_every_field(pool: Pool) -> None:
+    """The server sends nothing that no line of the page mentions."""
+    await life.bring(pool, "failed")
+    await life.running(pool)
+    await life.submit(pool)
+    async with dashboard(pool) as (_, session):
+        code = ""
+        for name in ("dashboard.js", "tables.js", "charts.js"):
+            async with session.get(name) as answer:
+                code += await answer.text()
+        async with session.get("events") as answer:
+            look = await read_event(answer, "look")
+            while not look["requests"]:
+                look = await read_event(answer, "look")
+    assert look["failed"]
+    assert look["view"]["problems"]
+    assert fields(look) - set(re.findall(r"\w+", code)) == set()
+
+
+async def test_no_more_requests_than_the_page_says(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with the nearest deadlines, whether they wait or run; the page learns that there are more."""
+    monkeypatch.setattr(follow, "_REQUESTS_SHOWN", 2)
+    for _ in range(2):
+        await life.running(pool)
+    nearest = {await life.submit(pool, life.envelope(time_to_live_ms=60_000)) for _ in range(2)}
+    await life.submit(pool)
+    async with dashboard(pool) as (_, session), session.get("events") as answer:
+        look = await read_event(answer, "look")
+        while look["requests"] is None:
+            look = await read_event(answer, "look")
+        assert {each["id"] for each in look["requests"]} == nearest
+        assert look["more_requests"] is True
+
+
+async def test_health(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orchestrators ask by any name and without the token. They learn whether the pool answers, and not where it is."""
+    first_look, outages = asyncio.Event(), iter((True, False))
+
+    async def take(pool: Pool) -> Snapshot:
+        await first_look.wait()
+        if next(outages, False):
+            raise PoolUnavailable("Redis at 10.1.2.3 does not answer.")
+        return await take_snapshot(pool)
+
+    monkeypatch.setattr(follow, "take_snapshot", take)
+    async with dashboard(pool, is_open=False) as (feed, session):
+
+        async def ask(path: str) -> tuple[int, str]:
+            async with session.get(path, headers={"Host": "dashboard:9466"}) as answer:
+                return answer.status, (await answer.text()).strip()
+
+        assert await ask("healthz") == (200, "ok")
+        assert await ask("readyz") == (503, "not ready")
+        first_look.set()
+        await another_look(feed)
+        assert feed.newest.outage
+        assert await ask("readyz") == (503, "not ready")
+        async with asyncio.timeout(20):
+            while await ask("readyz") != (200, "ok"):
+                await asyncio.sleep(0.01)
+        assert (await ask("events"))[0] == 421
 
 
 async def test_viewing_without_a_token(pool: Pool) -> None:
@@ -136,25 +214,33 @@ async def test_too_many_viewers(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> 
                 await asyncio.sleep(0.01)
 
 
-async def test_a_slow_viewer_misses_looks(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has not taken yet is replaced by what is newer: nothing piles up for it."""
-    looks = iter(range(1_000))
-    monkeypatch.setattr(feeds, "look_document", lambda _: next(looks))
-    monkeypatch.setattr("tokenlane.routing.watch.live.follow.EVERY_S", 0)
+async def test_slow_viewers_miss_looks(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get the newest look, so nothing piles up for them. It is encoded once for all, and the missed ones never."""
+    encoded: list[Look] = []
+    monkeypatch.setattr(feeds, "look_document", encoded.append)
+    monkeypatch.setattr(follow, "_EVERY_S", 0)
     feed = Feed(pool)
-    running = asyncio.create_task(feed.run())
-    try:
-        events = feed.events()
-        await anext(events)
-        first = int((await anext(events)).split()[-1])
-        async with asyncio.timeout(20):
-            while int(feed._event.split()[-1]) < first + 3:
-                await asyncio.sleep(0.01)
-        newest = int(feed._event.split()[-1])
-        assert int((await anext(events)).split()[-1]) >= newest
-        await events.aclose()
-    finally:
-        running.cancel()
+    async with background() as tasks:
+        tasks.create_task(feed.run())
+        viewers = feed.events(), feed.events()
+        for viewer in viewers:
+            await anext(viewer)
+            await anext(viewer)
+        known = len(encoded)
+        for _ in range(3):
+            await another_look(feed)
+        assert len(encoded) == known
+        for viewer in viewers:
+            await anext(viewer)
+        assert encoded[known:] == [feed.newest]
+
+
+async def another_look(feed: Feed) -> None:
+    """Wait for the feed's next look."""
+    seen = feed.newest
+    async with asyncio.timeout(20):
+        while feed.newest is seen:
+            await asyncio.sleep(0.001)
 
 
 async def act(session: aiohttp.ClientSession, **action: str) -> tuple[int, str]:
@@ -162,8 +248,10 @@ async def act(session: aiohttp.ClientSession, **action: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_actions(pool: Pool) -> None:
-    """Lanes are drained and resumed, roles paused and continued, requests cancelled, in the pool itself."""
+async def test_actions(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    """Lanes are drained and resumed, roles paused and resumed, requests cancelled, in the pool itself. The log has each
+    action before it is done, and how it ended."""
+    caplog.set_level(logging.INFO, "tokenlane.producer.dashboard")
     running = await life.running(pool)
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     waiting = await life.submit(pool)
@@ -173,12 +261,27 @@ async def test_actions(pool: Pool) -> None:
         assert (await act(session, action="resume", lane=LANE.lane))[0] == 200
         assert (await act(session, action="pause", role="planner"))[0] == 200
         assert await life.dispatch(pool, waiting) is None
-        assert (await act(session, action="continue", role="planner"))[0] == 200
+        assert (await act(session, action="resume", role="planner"))[0] == 200
         assert (await act(session, action="cancel", request=waiting))[0] == 200
         assert await life.state_of(pool, waiting) == "cancelled"
         assert (await act(session, action="cancel", request=running.id))[0] == 200
         assert (await act(session, action="cancel", request="f" * 32))[0] == 409
         assert (await act(session, action="drain", lane="unknown"))[0] == 409
+    lines = [record.getMessage() for record in caplog.records]
+    assert "drain lane 'lane1'" in lines[0]
+    assert len(lines) == 16
+    assert (caplog.records[-1].levelname, "bad_request" in lines[-1]) == ("WARNING", True)
+
+
+async def test_an_invalid_reply_is_no_bad_action(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what the operator sent can be no action. Whatever else fails is an internal error, and counts as such."""
+
+    async def fail(*_: object) -> str:
+        return str(adapter.validate_python({}))
+
+    monkeypatch.setattr("tokenlane.producer.dashboard.app.act", fail)
+    async with dashboard(pool, internal_errors=1) as (_, session):
+        assert (await act(session, action="pause", role="planner"))[0] == 500
 
 
 @pytest.mark.parametrize(

@@ -7,45 +7,81 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 from tests.chromium import BINARY, Page, chromium
 from tests.integration import life
-from tests.integration.farm import Child, Server, farm
+from tests.integration.farm import Server, farm
 from tests.integration.lanes import lane_of
 from tests.integration.life import LANE, WORKER
+from tests.integration.producer.dashboard.served import TOKEN, served
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client, LlmError
+from tokenlane.producer.dashboard.actions import OpenClient
+from tokenlane.producer.dashboard.documents import look_document
+from tokenlane.producer.dashboard.feed import Feed
+from tokenlane.routing.contract.errors import PoolUnavailable, ProviderDown
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.support.tasks import background
+from tokenlane.routing.watch.live import follow
+from tokenlane.routing.watch.live.follow import Look
+from tokenlane.routing.watch.snapshot import Snapshot
 from tokenlane.worker.lane.timings import Timings
 
-pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium is installed: `apt-get install chromium`")
+pytestmark = [
+    pytest.mark.skipif(BINARY is None, reason="no Chromium is installed: `apt-get install chromium`"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
-TOKEN = "a-token"
 NAMES_OF_ALL = "[...document.querySelectorAll('{}')].map((it) => it.innerText.trim())"
+WITH_TOKEN = f"#token={TOKEN}"
+DIALOG = "(document.querySelector('dialog[open]') !== null)"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Page]:
+    """One browser for all tests."""
+    async with chromium(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Page) -> AsyncIterator[Page]:
+    """An empty page. By its end, no error may be in its console."""
+    browser.errors.clear()
+    yield browser
+    assert browser.errors == []
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dashboards in this process look ten times a second, and do not wait for their viewers when they end."""
+    monkeypatch.setattr(follow, "_EVERY_S", 0.1)
+    monkeypatch.setattr("tokenlane.routing.http_server._SHUTDOWN_S", 0.05)
 
 
 @asynccontextmanager
-async def opened(directory: Path, url: str, *, token: bool = True, listen: str = "127.0.0.1:0") -> AsyncIterator[Page]:
-    """The page of the command `tokenlane dashboard` in a browser, with the token in its address."""
-    async with AsyncExitStack() as stack:
-        site = await stack.enter_async_context(farm(directory, url))
-        page = await stack.enter_async_context(chromium(directory / "browser"))
-        child = await site.tokenlane("dashboard", "--listen", listen, TOKENLANE_DASHBOARD_TOKEN=TOKEN)
-        await page.open(await address(child) + (f"#token={TOKEN}" if token else ""))
-        yield page
-        assert page.errors == []
+async def shown(
+    page: Page, pool: Pool, fragment: str = "", open_client: OpenClient | None = None
+) -> AsyncIterator[tuple[Feed, str]]:
+    """The dashboard of the pool in the browser, until the end of the block: its feed and its address."""
+    async with served(pool, open_client=open_client) as (feed, url):
+        await page.open(url + fragment)
+        try:
+            yield feed, url
+        finally:
+            await page.open("about:blank")
 
 
-async def address(child: Child) -> str:
-    """The address that the command prints."""
-    await child.says("token ")
-    (line,) = [line for line in child.out.splitlines() if line.startswith("page ")]
-    assert TOKEN not in child.out
-    return line.split()[1]
+@pytest_asyncio.fixture(loop_scope="module")
+async def pool(redis_url: str) -> AsyncIterator[Pool]:
+    """A pool that holds nothing."""
+    async with connect(redis_url) as pool:
+        yield pool
 
 
 @asynccontextmanager
@@ -67,31 +103,39 @@ async def agents(url: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def lane(url: str, name: str, simulator: Simulator, *, provider: str = "openai") -> AsyncIterator[None]:
+async def lane(url: str, name: str, simulator: Simulator) -> AsyncIterator[None]:
     """A lane of that model server, which notices within a moment that it is down."""
-    settings = LaneSettings(name, provider, simulator.url, capacity=3)
+    settings = LaneSettings(name, "ollama", simulator.url, capacity=3)
     async with lane_of(url, settings, Timings(check_s=0.2)):
         yield
 
 
-async def test_a_pool_at_work_and_in_trouble(tmp_path: Path) -> None:
-    """The first sentence says what is wrong: two dead model servers, then Redis. Figures and charts follow the pool."""
+async def test_a_pool_at_work_and_in_trouble(page: Page, tmp_path: Path) -> None:
+    """The first sentence says what is wrong: two dead model servers, then Redis. Figures follow, and actions work."""
     server = Server(tmp_path)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(server)
-        simulators = [await stack.enter_async_context(Simulator(itl_ms=20, tokens=300)) for _ in range(2)]
+        pool = await stack.enter_async_context(connect(server.url))
+        simulators = [
+            await stack.enter_async_context(Simulator(api="ollama", models=["m1", "m2"], itl_ms=20, tokens=300))
+            for _ in range(2)
+        ]
         for number, simulator in enumerate(simulators):
             await stack.enter_async_context(lane(server.url, f"gpu{number}", simulator))
         await stack.enter_async_context(agents(server.url))
-        page = await stack.enter_async_context(opened(tmp_path, server.url))
+        await stack.enter_async_context(shown(page, pool, WITH_TOKEN))
 
         await page.until("document.querySelectorAll('#requests tbody tr').length === 13")
+        assert await page.run("location.hash + location.search") == ""
         assert await page.run(NAMES_OF_ALL.format("#roles tbody th .name")) != []
         assert set(await page.run(NAMES_OF_ALL.format("#lanes tbody th .name"))) == {"gpu0", "gpu1"}
         await page.shows("3 of 3", "#lanes")
-        await page.until("Number(document.querySelector('#lanes td.number').innerText) > 20")
         await page.until("document.querySelectorAll('#roles canvas').length === 6")
         await page.shows("Every role keeps up", "#sentence")
+        places = "[...document.querySelectorAll('#requests td[data-label=Place]')].map((it) => it.innerText)"
+        await page.until(f"{places}.some((text) => /^1 of \\d+, starts in about \\d+ s$/.test(text))")
+        await steer_lanes(page)
+        await page.until("Number(document.querySelector('#lanes td.number').innerText) > 20")
         assert "SECRET" not in await page.run("document.documentElement.outerHTML")
 
         for simulator in simulators:
@@ -109,6 +153,18 @@ async def test_a_pool_at_work_and_in_trouble(tmp_path: Path) -> None:
         await page.shows("is stuck", "#sentence")
         await server.start()
         await page.until("document.querySelector('#outage').hidden")
+
+
+async def steer_lanes(page: Page) -> None:
+    """Load and unload reach the model server through the pool; a drained lane says so."""
+    for verb in ("Load", "Unload"):
+        await choose(page, f"{verb} model m2:latest on lane gpu0")
+        await page.shows(f"has {verb.lower()}ed model m2:latest", "#done")
+    await choose(page, "Drain lane gpu0")
+    drained = "[...document.querySelectorAll('#lanes tr')].some((it) => it.innerText.includes('draining'))"
+    await page.until(drained)
+    await choose(page, "Resume lane gpu0")
+    await page.until(f"!{drained}")
 
 
 async def check_sizes_and_colours(page: Page) -> None:
@@ -132,7 +188,7 @@ async def check_sizes_and_colours(page: Page) -> None:
 
 async def choose(page: Page, label: str) -> None:
     """Press the button with this label, and confirm. Rows move while the pool changes, so no mouse does it."""
-    await page.until("!document.querySelector('dialog').open")
+    await page.until(f"!{DIALOG}")
     found = f"document.querySelector('button[aria-label=\"{label}\"]')"
     await page.until(f"{found} !== null && ({found}.focus(), document.activeElement === {found})")
     await page.press("Enter")
@@ -142,11 +198,11 @@ async def choose(page: Page, label: str) -> None:
     await page.press("Enter")
 
 
-async def test_acting_with_the_keyboard(pool: Pool, tmp_path: Path) -> None:
+async def test_acting_with_the_keyboard(pool: Pool, page: Page) -> None:
     """Tab reaches the button, Escape leaves, Enter confirms; without the right token nothing is done."""
     waiting = await life.bring(pool, "waiting")
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
-    async with opened(tmp_path, pool.server.url, token=False) as page:
+    async with shown(page, pool):
         await page.until("document.querySelector('#roles button') !== null")
         button = "Pause role planner"
         for _ in range(10):
@@ -180,63 +236,147 @@ async def test_acting_with_the_keyboard(pool: Pool, tmp_path: Path) -> None:
         assert await life.state_of(pool, waiting.id) == "cancelled"
 
 
-async def test_models_and_lanes(redis_url: str, tmp_path: Path) -> None:
-    """Load and unload reach the model server through the pool; a drained lane says so. The token leaves the address."""
-    async with AsyncExitStack() as stack:
-        simulator = await stack.enter_async_context(Simulator(api="ollama", models=["m1", "m2"]))
-        await stack.enter_async_context(lane(redis_url, "gpu0", simulator, provider="ollama"))
-        page = await stack.enter_async_context(opened(tmp_path, redis_url))
-        await page.until("document.querySelectorAll('#lanes .models li').length === 2")
-        assert await page.run("location.hash + location.search") == ""
-        for verb in ("Load", "Unload"):
-            await choose(page, f"{verb} model m2:latest on lane gpu0")
-            await page.shows(f"has {verb.lower()}ed model m2:latest", "#done")
-        await choose(page, "Drain lane gpu0")
-        await page.until("document.querySelector('#lanes .badge').innerText === 'draining'")
-        await choose(page, "Resume lane gpu0")
-        await page.until("document.querySelector('#lanes .badge').innerText === 'up'")
-
-
-async def test_names_are_text(pool: Pool, tmp_path: Path) -> None:
+async def test_names_are_text(pool: Pool, page: Page) -> None:
     """Markup in names from the pool is shown as it is written, and does nothing."""
     hostile = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
     await pool.beats.renew(WORKER, replace(LANE, models=(hostile,), provider="<b>sim</b>"), [], accepts_new_work=True)
     await pool.beats.register(WORKER, LANE.lane, life.FACTS)
     await life.submit(pool, life.envelope(model=hostile))
-    async with opened(tmp_path, pool.server.url) as page:
+    async with shown(page, pool):
         await page.shows(hostile, "#lanes .models")
         await page.until("document.querySelectorAll('#requests tbody tr').length === 1")
         assert await page.run("document.querySelectorAll('img, main script').length") == 0
         assert "tokenlane" in await page.run("document.title")
 
 
-async def test_seeing_from_other_hosts(pool: Pool, tmp_path: Path) -> None:
-    """On an address that others reach, the page shows nothing before it has the right token."""
+async def test_filtering_requests(pool: Pool, page: Page) -> None:
+    """Where none matches, the page does not say that there are none."""
+    waiting = await life.bring(pool, "waiting")
+    async with shown(page, pool):
+        await page.until("document.querySelectorAll('#requests tbody tr').length === 1")
+        await page.run("document.querySelector('#filter').focus()")
+        await page.write("nobody")
+        await page.until("document.querySelector('#requests').hidden")
+        assert "filter" in await page.text("#no-requests")
+        await page.run("document.querySelector('#filter').select()")
+        await page.write("planner wait")
+        await page.until("!document.querySelector('#requests').hidden")
+        assert await pool.requests.cancel(waiting.id) == "cancelled"
+        await page.until("document.querySelector('#requests').hidden")
+        assert "filter" not in await page.text("#no-requests")
+
+
+async def test_the_first_look_fails(pool: Pool, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page says so, and does not speak of figures that it does not show."""
+
+    async def fail(_: Pool) -> Snapshot:
+        raise PoolUnavailable("Redis does not answer.")
+
+    monkeypatch.setattr(follow, "take_snapshot", fail)
+    async with shown(page, pool):
+        await page.shows("has not answered for", "#outage")
+        assert "below" not in await page.text("#outage")
+        assert await page.run("document.querySelector('#link').dataset.state") == "outage"
+
+
+async def test_closing_the_dialog_while_a_model_loads(pool: Pool, page: Page) -> None:
+    """The load goes on, and says how it ended; meanwhile another action is asked for and done."""
     await life.bring(pool, "waiting")
-    async with opened(tmp_path, pool.server.url, token=False, listen="0.0.0.0:0") as page:
+    await pool.beats.register(WORKER, LANE.lane, life.FACTS)
+    loading, loaded = asyncio.Event(), asyncio.Event()
+
+    class SlowClient(Client):
+        async def load(self, model: str, *, lane: str | None = None) -> None:
+            loading.set()
+            await loaded.wait()
+            raise ProviderDown("The model server has no memory left.")
+
+    async with shown(page, pool, WITH_TOKEN, lambda: SlowClient(pool.server.url)):
+        await choose(page, "Load model m1 on lane lane1")
+        await loading.wait()
+        assert await page.run("document.querySelector('#confirm-yes').disabled")
+        await page.press("Escape")
+        await choose(page, "Pause role planner")
+        await page.shows("Role planner is paused", "#done")
+        await page.until(f"!{DIALOG}")
+        await page.click("[aria-label='Resume role planner']")
+        await page.until(DIALOG)
+        loaded.set()
+        await page.shows("no memory left", "#done")
+        assert await page.run(DIALOG)
+        assert await page.text("#confirm-error") == ""
+        await page.press("Escape")
+        await page.until(f"!{DIALOG}")
+        page.errors.clear()  # an action that fails is one
+
+
+async def test_a_bug_of_the_page(pool: Pool, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no loss of the connection: the page says what it is, once in the console, and goes on with newer looks."""
+    await life.bring(pool, "waiting")
+    broken = []
+
+    def break_it(look: Look) -> dict[str, object]:
+        document = look_document(look)
+        broken.append(document)
+        return document | {"view": (document["view"] or {}) | {"lanes": None}}
+
+    async with shown(page, pool) as (feed, _):
+        await page.shows("planner", "#roles")
+        with monkeypatch.context() as patch:
+            patch.setattr("tokenlane.producer.dashboard.feed.look_document", break_it)
+            await page.shows("has a bug", "#bug")
+            seen = len(broken)
+            async with asyncio.timeout(20):
+                while len(broken) < seen + 2:
+                    await asyncio.sleep(0.01)
+        await page.until("document.querySelector('#bug').hidden")
+        assert await page.run("document.querySelector('#link').dataset.state") == "live"
+        assert await page.run("performance.getEntriesByName(new URL('events', location).href).length") <= 1
+        assert feed.viewers == 1
+        assert len(page.errors) == 1
+        assert "TypeError" in page.errors[0]
+        page.errors.clear()
+
+
+async def test_seeing_from_other_hosts(pool: Pool, page: Page, tmp_path: Path) -> None:
+    """On an address that others reach, the page shows nothing before it has the right token, and asks until then."""
+    await life.bring(pool, "waiting")
+    async with farm(tmp_path, pool.server.url) as site:
+        child = await site.tokenlane("dashboard", "--listen", "0.0.0.0:0", TOKENLANE_DASHBOARD_TOKEN=TOKEN)
+        await child.says("token ")
+        (line,) = [line for line in child.out.splitlines() if line.startswith("page ")]
+        assert TOKEN not in child.out
+        url = line.split()[1]
+        await page.open(url)
         await page.until("document.activeElement?.id === 'token'")
+        for _ in range(3):
+            await page.press("Escape")
         assert await page.run("document.querySelectorAll('#roles tbody tr').length") == 0
-        for given in ("wrong", TOKEN):
-            await page.until("document.querySelector('dialog').open")
+        for given in ("wrong", f" {TOKEN}\u200b "):
+            await page.until(DIALOG)
+            assert await page.run("document.querySelector('#confirm-no').hidden")
             await page.write(given)
             await page.press("Enter")
         await page.shows("planner", "#roles")
+
+        await page.run("sessionStorage.clear()")
+        await page.open("about:blank")
+        await page.open(url)
+        await page.until(DIALOG)
+        await page.run(f"location.hash = '#token={TOKEN}%20'")
+        await page.shows("planner", "#roles")
+        await page.until(f"!{DIALOG}")
+        assert await page.run("location.hash") == ""
         page.errors.clear()  # a refused request is one
 
 
-async def test_the_dashboard_goes_and_comes_back(tmp_path: Path) -> None:
+async def test_the_dashboard_goes_and_comes_back(pool: Pool, page: Page) -> None:
     """The page says that the dashboard does not answer, and follows it again as soon as it does."""
-    server = Server(tmp_path)
-    async with server, connect(server.url) as pool, chromium(tmp_path / "browser") as page:
-        await life.bring(pool, "waiting")
-        async with farm(tmp_path, server.url) as site:
-            first = await site.tokenlane("dashboard", "--listen", "127.0.0.1:0", TOKENLANE_DASHBOARD_TOKEN=TOKEN)
-            url = await address(first)
-            await page.open(url)
-            await page.shows("planner", "#roles")
-            assert (await first.end()).code == 0
-            await page.shows("Trying again", "#link")
-            port = url.rstrip("/").rpartition(":")[2]
-            again = await site.tokenlane("dashboard", "--listen", f"127.0.0.1:{port}", TOKENLANE_DASHBOARD_TOKEN=TOKEN)
-            await again.says("page ")
-            await page.until("document.querySelector('#link').dataset.state === 'live'")
+    await life.bring(pool, "waiting")
+    async with served(pool) as (_, url):
+        await page.open(url)
+        await page.shows("planner", "#roles")
+    await page.shows("Trying again", "#link")
+    async with served(pool, port=urlsplit(url).port or 0):
+        await page.until("document.querySelector('#link').dataset.state === 'live'")
+    page.errors.clear()  # a lost connection is one

@@ -12,10 +12,11 @@ ACCESS = Access(SecretStr(TOKEN), frozenset({"gpu-hub", "ops.example"}), viewing
 CLOSED = Access(SecretStr(TOKEN), frozenset(), viewing_is_open=False)
 
 
-def refused_site(**headers: str) -> int | None:
+def refused_site(links_allowed: bool = True, **headers: str) -> int | None:
     """The status with which a request with these headers is refused."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        ACCESS.check_site({name.replace("_", "-"): value for name, value in headers.items()})
+        ACCESS.check_site(named, links_allowed=links_allowed)
     except Refused as refused:
         return refused.status
     return None
@@ -52,10 +53,12 @@ def test_the_own_origin() -> None:
 
 
 def test_what_browsers_say_of_other_sites() -> None:
-    """A request from another site is refused, also without an Origin; a link to the page works."""
+    """A request from another site is refused, also without an Origin; a link to the page works, but to nothing else."""
     assert refused_site(Host="localhost", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
     assert refused_site(Host="localhost", Sec_Fetch_Site="same-site", Sec_Fetch_Mode="cors") == 403
     assert refused_site(Host="localhost", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate") is None
+    assert refused_site(False, Host="localhost", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate") == 403
+    assert refused_site(False, Host="localhost", Sec_Fetch_Site="none", Sec_Fetch_Mode="navigate") is None
     assert refused_site(Host="localhost", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors") is None
 
 

@@ -4,8 +4,10 @@ import { byId, setText } from "./dom.js";
 
 const STORED = "tokenlane token";
 const dialog = byId("confirm");
+const form = dialog.querySelector("form");
 let token = tokenFromUrl() ?? sessionStorage.getItem(STORED) ?? "";
-let submit = () => {};
+/** What the dialog asks: `work` follows a "yes"; a question with `mustBeAnswered` stays until its work succeeded. */
+let question = null;
 
 /** The headers that carry the token, if there is one. */
 export function headers() {
@@ -14,59 +16,86 @@ export function headers() {
 
 /** Ask whether to do this, and do it. `action` is what the server gets; `verb` is on the button. */
 export function confirmAction(title, text, verb, action) {
-  open(title, text, verb, async () => {
-    const response = await fetch("actions", {
-      method: "POST",
-      headers: { ...headers(), "Content-Type": "application/json" },
-      body: JSON.stringify(action),
-    });
-    const answer = (await response.text()).trim();
-    if (!response.ok) throw Object.assign(new Error(answer), { status: response.status });
-    say(answer);
-  });
+  open(title, text, verb, { asksForToken: !token, mustBeAnswered: false, work: () => send(action) });
 }
 
 /** Ask for the token with which the pool may be seen. Resolves once there is one. */
 export function askForToken(reason) {
   return new Promise((resolve) => {
-    open("Token", reason, "View the pool", async () => resolve(), true);
+    open("Token", reason, "View the pool", { asksForToken: true, mustBeAnswered: true, work: async () => resolve() });
   });
 }
 
-function open(title, text, verb, work, asksForToken = !token) {
+function open(title, text, verb, { asksForToken, ...asked }) {
+  question = asked;
   setText(byId("confirm-title"), title);
   setText(byId("confirm-text"), text);
   setText(byId("confirm-yes"), verb);
+  setText(byId("confirm-no"), "Leave it");
+  byId("confirm-no").hidden = asked.mustBeAnswered;
+  byId("confirm-yes").disabled = false;
   byId("token-field").hidden = !asksForToken;
   byId("token").value = "";
   showError("");
-  submit = work;
   if (!dialog.open) dialog.showModal();
   (asksForToken ? byId("token") : byId("confirm-no")).focus();
 }
 
-dialog.querySelector("form").addEventListener("submit", async (event) => {
+async function send(action) {
+  const response = await fetch("actions", {
+    method: "POST",
+    headers: { ...headers(), "Content-Type": "application/json" },
+    body: JSON.stringify(action),
+  });
+  const answer = (await response.text()).trim();
+  if (!response.ok) throw Object.assign(new Error(answer), { status: response.status });
+  say(answer);
+}
+
+form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const yes = byId("confirm-yes");
-  const given = byId("token").value.trim();
-  if (given) token = given;
-  yes.disabled = true;
+  const asked = question;
+  const isShown = () => dialog.open && question === asked; // a load takes minutes: the dialog may be closed meanwhile
+  token = cleaned(byId("token").value) || token;
+  byId("confirm-yes").disabled = true;
+  setText(byId("confirm-no"), "Close"); // the work goes on without the dialog
   showError("");
   try {
-    await submit();
+    await asked.work();
     if (token) sessionStorage.setItem(STORED, token);
-    dialog.close();
+    if (isShown()) close();
   } catch (error) {
-    showError(error.status === undefined ? "The dashboard does not answer." : error.message);
+    const text = error.status === undefined ? "The dashboard does not answer." : error.message;
+    if (!isShown()) return say(text);
+    showError(text);
+    byId("confirm-yes").disabled = false;
+    setText(byId("confirm-no"), "Leave it");
     if (error.status === 401) {
       byId("token-field").hidden = false;
       byId("token").focus();
     }
-  } finally {
-    yes.disabled = false;
   }
 });
-byId("confirm-no").addEventListener("click", () => dialog.close());
+byId("confirm-no").addEventListener("click", close);
+dialog.addEventListener("close", () => {
+  if (question?.mustBeAnswered && !dialog.open) dialog.showModal(); // Escape closes any dialog, at least the second time
+});
+
+function close() {
+  question = null;
+  dialog.close();
+}
+
+// An address with a token that is pasted into an open tab loads nothing anew.
+window.addEventListener("hashchange", () => {
+  const found = tokenFromUrl();
+  if (found === null) return;
+  token = found;
+  byId("token").value = "";
+  byId("token-field").hidden = true;
+  showError("");
+  if (question?.mustBeAnswered) form.requestSubmit();
+});
 
 function showError(text) {
   byId("confirm-error").hidden = !text;
@@ -82,9 +111,15 @@ function say(text) {
 
 /** The token in the URL's fragment, which browsers do not send. It is removed from the URL, and so from the history. */
 function tokenFromUrl() {
-  const found = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (found === null) return null;
+  const given = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B")).get("token");
+  if (given === null) return null;
   history.replaceState(null, "", location.pathname + location.search);
-  sessionStorage.setItem(STORED, found);
-  return found;
+  const found = cleaned(given);
+  if (found) sessionStorage.setItem(STORED, found);
+  return found || null;
+}
+
+/** Without the spaces and invisible characters that come along when a token is copied. */
+function cleaned(text) {
+  return text.replace(/[^!-~]/g, "");
 }

@@ -8,12 +8,13 @@ import { renderFailures, renderLanes, renderProblems, renderRequests, renderRole
 
 let newest = null;
 let announced = "";
+let bug = "";
 
 function render() {
   if (newest === null) return;
-  const { view, outage, requests, failed } = newest;
+  const { view, outage, requests, failed, more_requests: areMore } = newest;
   byId("outage").hidden = !outage;
-  setText(byId("outage"), outage ? `${outage} The figures below are older than that.` : "");
+  setText(byId("outage"), outage && view !== null ? `${outage} The figures below are older than that.` : outage);
   byId("main").classList.toggle("stale", Boolean(outage));
   if (view === null) return;
   renderHeadline(view);
@@ -21,7 +22,7 @@ function render() {
   renderLanes(view.lanes);
   if (failed !== null) renderFailures(failuresOf(view, failed));
   renderProblems(view.problems);
-  if (requests !== null) renderRequestsOf(view, requests);
+  if (requests !== null) renderRequestsOf(view, requests, areMore);
   for (const [id, isEmpty] of [
     ["roles", view.roles.length === 0],
     ["lanes", view.lanes.length === 0],
@@ -31,12 +32,15 @@ function render() {
     byId(id).hidden = isEmpty;
     byId(`no-${id}`).hidden = !isEmpty;
   }
+  byId("bug").hidden = true;
 }
 
-function renderRequestsOf(view, requests) {
+function renderRequestsOf(view, requests, areMore) {
   renderRequests(requests.filter(matches(byId("filter").value)));
+  const none = requests.length ? `None of the ${requests.length} requests matches the filter.` : "No request waits or runs.";
+  setText(byId("no-requests"), none);
   const all = view.waiting + view.running + view.delayed;
-  byId("more-requests").hidden = all <= requests.length;
+  byId("more-requests").hidden = !areMore || all <= requests.length;
   setText(byId("more-requests"), `${requests.length} of ${all} requests, those with the nearest deadlines.`);
 }
 
@@ -94,13 +98,23 @@ byId("numbers").addEventListener("click", ({ currentTarget }) => {
 window.addEventListener("resize", render);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
 
+// An error of the page itself, such as one in `render`. The console gets it once: each look may repeat it.
+window.addEventListener("error", (event) => {
+  if (event.message === bug) event.preventDefault();
+  bug = event.message;
+  setText(byId("bug-error"), bug);
+  byId("bug").hidden = false;
+  byId("main").classList.add("stale");
+  setLink("lost", "this page failed");
+});
+
 followEvents(headers, {
   history: setHistory,
   look(look) {
     newest = look;
     if (look.view !== null) addSample(look.view);
-    setLink(look.outage ? "outage" : "live", look.outage ? "pool away" : "live");
     render();
+    setLink(look.outage ? "outage" : "live", look.outage ? "the pool does not answer" : "live");
   },
   lost(reason) {
     setLink("lost", `${reason} Trying again.`);

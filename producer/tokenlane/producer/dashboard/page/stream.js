@@ -4,7 +4,8 @@ const SILENT_MS = 30_000;
 const PAUSES_MS = [500, 1000, 2000, 5000];
 
 /**
- * Follow the events for as long as the page lives, and connect again whenever the connection breaks.
+ * Follow the events for as long as the page lives, and connect again whenever the connection breaks. An error that
+ * `history` or `look` throws is a bug of the page, and is reported as such: the connection goes on.
  *
  * `headers()` gives the headers of a connection. `on` has `history(document)`, `look(document)`, `lost(reason)`, and
  * `refused(reason)`, which returns a promise that resolves once there is a token to try.
@@ -20,15 +21,30 @@ export async function followEvents(headers, on) {
       }
       if (!response.ok) throw new Error((await response.text()).trim());
       for await (const { kind, text } of eventsOf(response.body)) {
+        const document = JSON.parse(text);
         failures = -1;
-        on[kind]?.(JSON.parse(text));
+        deliver(document, on[kind]);
       }
       on.lost("The dashboard ended the connection.");
     } catch (error) {
-      on.lost(error instanceof TypeError ? "The dashboard does not answer." : error.message);
+      on.lost(reasonOf(error));
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSES_MS[Math.min(Math.max(failures, 0), PAUSES_MS.length - 1)]));
   }
+}
+
+function deliver(document, take) {
+  try {
+    take?.(document);
+  } catch (error) {
+    reportError(error);
+  }
+}
+
+function reasonOf(error) {
+  if (error instanceof TypeError) return "The dashboard does not answer."; // as `fetch` says it
+  if (error instanceof SyntaxError) return "What came is not from the dashboard.";
+  return error.message;
 }
 
 async function* eventsOf(body) {

@@ -34,7 +34,7 @@ export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
   const rates = element("span", { class: "rates" });
   const act = button("", () => {
     if (role.is_paused) {
-      confirmAction(`Resume role ${role.name}?`, "Its requests start again.", "Resume", { action: "continue", role: role.name });
+      confirmAction(`Resume role ${role.name}?`, "Its requests start again.", "Resume", { action: "resume", role: role.name });
     } else {
       const text = "Its requests wait until it is resumed. The pool still accepts them, and requests that run go on.";
       confirmAction(`Pause role ${role.name}?`, text, "Pause", { action: "pause", role: role.name });
