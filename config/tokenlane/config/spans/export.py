@@ -13,7 +13,6 @@ from functools import wraps
 
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.extras import install_advice
-from tokenlane.config.settings.load import telemetry_settings
 
 from .redis_commands import RECORDED
 
@@ -64,6 +63,9 @@ def export_spans(verb: str) -> None:
         configurator.configure(resource_attributes=_service(verb, os.environ))  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"OpenTelemetry cannot be configured: {error}. Check the OTEL_ variables.") from None
+    # Imports pydantic, for which `tokenlane --help` need not wait.
+    from tokenlane.config.settings.load import telemetry_settings
+
     RECORDED.set(telemetry_settings().redis)
 
 

@@ -62,6 +62,15 @@ def test_version() -> None:
     assert (result.returncode, result.stdout.strip()) == (exits.OK, f"tokenlane {version('tokenlane')}")
 
 
+def test_the_root_is_light() -> None:
+    """The help, the version and a wrong verb wait for no library but typer."""
+    code = "import sys, tokenlane.config.cli.root; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(result.stdout.split())
+    assert "typer" in imported
+    assert not imported & {"pydantic", "redis", "asyncio", "opentelemetry", "cryptography", "rich"}
+
+
 @pytest.mark.parametrize("arguments", [("nosuchverb",), ("--nosuchoption",), ()])
 def test_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
     """An unknown verb or option, or none, is a usage error."""
