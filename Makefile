@@ -27,10 +27,10 @@ PACKAGES := config routing producer worker benches
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-faults test-redis test-live check lint types borders format lock sbom
+.PHONY: help install run test test-faults test-deployed test-redis test-live check lint types borders format lock sbom
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## create .venv and install everything, in the tested versions
 
@@ -40,11 +40,14 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 # A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml. Three processes keep
 # two cores busy: many tests wait for other processes.
 test: $(READY) ## run all tests that need no real server and kill none, in three processes
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/pytest -m "not kills and not deployed" -n 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 # SEEDS=A-B runs only these seeds of random faults, and prints each. A single seed prints its whole history.
 test-faults: $(READY) ## run the tests that kill, freeze and cut off real processes, in two processes
-	$(BIN)/pytest $(if $(SEEDS),-s --seeds $(SEEDS) tests/faults/test_scenarios.py,-n 2 --dist loadgroup --no-loadscope-reorder tests/faults)
+	$(BIN)/pytest $(if $(SEEDS),-s --seeds $(SEEDS) tests/faults/test_scenarios.py,-n 2 --dist loadgroup --no-loadscope-reorder -m kills tests/faults tests/live tests/integration)
+
+test-deployed: $(READY) ## run the tests of what people deploy, as processes: compose, Kubernetes, systemd, Prometheus, an agent's install
+	$(BIN)/pytest -m deployed -n 2 --dist loadfile --no-loadscope-reorder tests/integration
 
 # `make test` runs them with redis-py 5 on asyncio.
 test-redis: $(READY) $(AGENT_READY) ## run an agent's tests with the newest redis-py and with redis-py 5, on asyncio and on uvloop

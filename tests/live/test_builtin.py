@@ -281,6 +281,7 @@ async def test_a_server_that_cannot_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the child in /proc")
+@pytest.mark.kills
 async def test_a_killed_server_is_started_again(model_path: Path) -> None:
     """At the same port; one that dies again at once is given up."""
 
@@ -342,6 +343,7 @@ def children() -> set[int]:
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.kills
 async def test_the_server_dies_with_its_parent(model_path: Path, blow: signal.Signals) -> None:
     """However its parent dies, the server is gone soon after."""
     parent = await asyncio.create_subprocess_exec(

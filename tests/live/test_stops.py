@@ -110,6 +110,7 @@ def test_stopped_while_the_model_is_loaded(stop: signal.Signals, home: Path) -> 
 
 
 @pytest.mark.parametrize("verb", ["up", "demo", "worker"])
+@pytest.mark.kills
 def test_killed_while_the_model_is_fetched(verb: str, home: Path, index: StuckIndex, redis_url: str) -> None:
     """The download ends with who wanted it, and leaves no file."""
     (home / "models" / model.FILE_NAME).unlink()

@@ -39,6 +39,7 @@ def test_demo_answers_two_roles_and_leaves_nothing(home: Path) -> None:
         assert not left_running(home)
 
 
+@pytest.mark.kills
 def test_demo_kills_a_worker_in_mid_answer(home: Path) -> None:
     """The other worker continues the answer; the demo names both lanes, the pause and the lease, and leaves nothing."""
     with running("demo", "--kill", home=home) as demo:
@@ -52,6 +53,7 @@ def test_demo_kills_a_worker_in_mid_answer(home: Path) -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.kills
 def test_demo_kill_in_a_terminal_colors_the_lanes(home: Path) -> None:
     """On a terminal each lane's part of the answer has a color of its own."""
     text = _on_a_terminal(home, "demo", "--kill")
@@ -104,6 +106,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+@pytest.mark.kills
 def test_a_killed_demo_leaves_nothing(home: Path) -> None:
     """Whatever the demo has started ends with it, even if it is killed in the middle."""
     with running("demo", home=home) as demo:
@@ -152,6 +155,7 @@ def test_up_serves_chat_until_it_is_interrupted(home: Path) -> None:
     assert chat(home, "hello").returncode == 2
 
 
+@pytest.mark.kills
 def test_up_starts_a_killed_worker_again(home: Path) -> None:
     """A worker that is killed under `up` is replaced, on the same lane, and requests go on being answered."""
     with running("up", "--json", home=home) as up:
@@ -165,6 +169,7 @@ def test_up_starts_a_killed_worker_again(home: Path) -> None:
         assert up.ends() == 0, up.output
 
 
+@pytest.mark.kills
 def test_up_starts_a_killed_model_server_again(home: Path) -> None:
     """A model server that is killed under `up` is replaced, and requests go on being answered."""
     with running("up", home=home, TOKENLANE_PROVIDER="builtin") as up:
@@ -187,6 +192,7 @@ def _serves_model(process: Path, home: Path) -> bool:
         return False
 
 
+@pytest.mark.kills
 def test_a_killed_up_leaves_nothing(home: Path) -> None:
     """Server, model and worker end when `up` is killed."""
     with running("up", home=home) as up:

@@ -140,7 +140,7 @@ async def bench(command: str, *options: str) -> tuple[int | None, bytes]:
     return process.returncode, out
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.kills)])
 async def test_a_measurement_is_broken_off(stop: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C, and whatever else ends it, ends all it started, without a traceback, and leaves no file behind."""
     process = await asyncio.create_subprocess_exec(

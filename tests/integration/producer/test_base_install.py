@@ -98,6 +98,7 @@ async def _pip(*arguments: str) -> None:
     assert pip.returncode == 0, complaint
 
 
+@pytest.mark.deployed
 @pytest.mark.timeout(180)
 async def test_an_agent_in_the_base_install(base: str, tmp_path: Path) -> None:
     """Stream, answer, model, attach, idempotency key, cancel, mock pool and the synchronous client work, and nothing is

@@ -231,6 +231,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.kills
 async def test_a_killed_agent(tmp_path: Path) -> None:
     """What an agent holds that was killed is cancelled in every state it is in, after the orphan timeout."""
     async with Server(tmp_path) as server, Simulator() as backend, farm(tmp_path, server.url) as opened:

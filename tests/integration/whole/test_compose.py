@@ -43,6 +43,7 @@ async def carry_out(command: str, project: Containers) -> None:
             pytest.fail(f"nothing is known of `{command}`")
 
 
+@pytest.mark.deployed
 @pytest.mark.timeout(120)
 async def test_the_commands_of_the_page_work() -> None:
     """All commands of docs/deploy.md, in their order; every process ends with 0 when it is stopped."""

@@ -12,6 +12,7 @@ from tokenlane.benches.simulator import Simulator
 from .containers import containers
 
 
+@pytest.mark.deployed
 @pytest.mark.timeout(120)
 async def test_the_containers_of_the_manifests_work() -> None:
     """All become ready on Valkey with its users, an agent's question is answered, and all end with 0."""

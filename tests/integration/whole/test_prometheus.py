@@ -29,7 +29,10 @@ CONFIG = ROOT / "config"
 CHOSEN = {"$pool": "main", "$role": ".*", "$lane": ".*", "$__rate_interval": "1m"}
 """What Grafana puts in the place of its variables."""
 
-pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
+pytestmark = [
+    pytest.mark.deployed,
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus"),
+]
 
 
 class Query(NamedTuple):

@@ -215,6 +215,7 @@ async def persist(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.kills
 async def test_nothing_said_is_at_rest(tmp_path: Path, backend: Simulator, sealed: bool) -> None:
     """With requests waiting, running and ended, rewritten or not, before and after kills, no key, value, file or log of
     the server holds what was said; nor do the payloads of failed requests that the pool keeps. Without a key the same

@@ -148,6 +148,7 @@ async def test_a_closed_terminal(site: Farm, backend: Simulator, pool: Pool) -> 
         await up.wait()
 
 
+@pytest.mark.kills
 async def test_an_output_nobody_reads(site: Farm, backend: Simulator, pool: Pool) -> None:
     """`up` goes on, and starts a new worker for one that died, though it can say nothing of it."""
 

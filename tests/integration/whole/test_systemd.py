@@ -120,6 +120,7 @@ class Host:
         return re.sub(r"^/(opt|etc|var)/", rf"{self._root}/\1/", text)
 
 
+@pytest.mark.deployed
 @pytest.mark.timeout(120)
 async def test_the_commands_of_the_page_work(tmp_path: Path, redis_url: str) -> None:
     """All commands of docs/deploy-systemd.md; the worker that they start answers, and every service ends with 0."""

@@ -46,6 +46,7 @@ async def serve(opened: Farm, lane: str, backend: Simulator, version: str) -> Ch
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("older", ["worker", "router"])
+@pytest.mark.kills
 async def test_the_previous_version_works_with_this_one(opened: Farm, older: str, previous: str) -> None:
     """Chats and embeddings are served, a cancel ends a run, and another worker continues the answer of one that died.
     Agents of both versions are served."""

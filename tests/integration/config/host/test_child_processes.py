@@ -27,6 +27,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.kills
 async def test_a_command_ends_with_its_killed_parent(frozen: bool) -> None:
     """A parent killed by SIGKILL leaves no command behind, not even a frozen one."""
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTER, stdout=PIPE)

@@ -201,6 +201,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.kills
 async def test_it_dies_with_its_owner(temporary: Path, how: signal.Signals) -> None:
     """However its owner ends, the server ends too, and its temporary directory is gone."""
     owner = await asyncio.create_subprocess_exec(
@@ -250,6 +251,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.kills
 async def test_what_writes_until_its_end_leaves_nothing(temporary: Path) -> None:
     """A child that does not obey, and makes files until it is killed, goes with its owner; so does its folder."""
     folder = temporary / "left"
@@ -283,6 +285,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.kills
 async def test_a_child_s_own_children_go_too() -> None:
     """What a child has started in its turn ends with its owner, though the child does nothing about it."""
     owner = await asyncio.create_subprocess_exec(sys.executable, "-c", OWNER_OF_A_PARENT, stdout=subprocess.PIPE)

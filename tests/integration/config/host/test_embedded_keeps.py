@@ -34,6 +34,7 @@ async def unwritten(pool: Pool) -> int:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "revive"])
+@pytest.mark.kills
 async def test_accepted_requests_survive(tmp_path: Path, how: str) -> None:
     """What a pool accepted is there after the server was stopped or killed, sealed with the same key."""
     server = EmbeddedServer(tmp_path / "redis", keeps=True)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import aiohttp
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.integration.farm import Child, Server, eventually, farm
 
@@ -28,6 +29,7 @@ def url_of(exporter: Child) -> str:
     return match[0]
 
 
+@pytest.mark.kills
 async def test_while_redis_comes_and_goes(tmp_path: Path) -> None:
     """The exporter outlives the server: it is not ready then, and says that the pool is away."""
     async with Server(tmp_path) as server, farm(tmp_path, server.url) as opened:

@@ -192,6 +192,7 @@ async def test_a_worker_without_the_new_key_takes_no_work(server: EmbeddedServer
         assert answer.lane == "gpu1"
 
 
+@pytest.mark.kills
 async def test_what_is_sealed_with_a_dropped_key_fails(server: EmbeddedServer, opened: Farm) -> None:
     """A worker that has the pool's key ends such requests, waiting or given back, and goes on with all others."""
     options: dict[str, JsonValue] = {"simulate": FaultScript(pieces=WORDS, hold_after=0).model_dump(mode="json")}

@@ -159,6 +159,7 @@ async def test_signals_end_it(pool: Pool, number: signal.Signals) -> None:
             assert await screen.process.wait() == exits.OK
 
 
+@pytest.mark.kills
 async def test_an_outage(tmp_path: Path) -> None:
     """A line says that the pool does not answer, above the last figures; then the figures are new again."""
     server = Server(tmp_path)

@@ -90,6 +90,7 @@ async def test_a_burst_is_accepted(
     assert [record.getMessage() for record in caplog.records] == []
 
 
+@pytest.mark.kills
 async def test_a_burst_into_silence_ends_as_one(tmp_path: Path) -> None:
     """When the server stops answering, all that wait for their turn are told with the first, not one after another."""
     where = narrow(f"unix://{tmp_path}/redis.sock", replace(TIMINGS, silence_s=0.1, pubsub_connect_s=0.2))

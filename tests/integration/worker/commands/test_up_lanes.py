@@ -59,6 +59,7 @@ async def test_up_serves_every_lane_and_gives_a_new_pool_its_policy(site: Farm, 
         await eventually(no_lane_accepts_work)
 
 
+@pytest.mark.kills
 async def test_what_a_killed_worker_ran_goes_on_at_once(site: Farm, pool: Pool) -> None:
     """`up` sees its worker die, and no lease has to lapse before what that ran is run again."""
     await pool.policies.write(Policy(lease_ms=600_000))

@@ -51,6 +51,7 @@ async def pid_of(home: Path) -> int:
         return int((await redis.info("server"))["process_id"])
 
 
+@pytest.mark.kills
 async def test_what_waits_outlives_up(home: Path, backend: Simulator) -> None:
     """A request that waits when all of `up` is killed, or its server alone, is answered when there is one again."""
 

@@ -275,6 +275,7 @@ async def _waits(pool: Pool) -> bool:
     return [queue.kind for queue in (await take_snapshot(pool)).queues] == ["embed"]
 
 
+@pytest.mark.kills
 async def test_a_killed_worker_costs_no_embeddings(redis_url: str, pool: Pool, tmp_path: Path) -> None:
     """Of two worker processes the one that embeds is killed: what it had is embedded by the other."""
     await pool.policies.write(Policy(lease_ms=900))

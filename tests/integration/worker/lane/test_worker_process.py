@@ -153,6 +153,7 @@ async def test_a_supervised_worker_ends_with_its_supervisor(redis_url: str) -> N
 
 
 @pytest.mark.parametrize("delivered", [0, 2])
+@pytest.mark.kills
 async def test_a_killed_workers_request(delivered: int, redis_url: str, pool: Pool, hub: Hub) -> None:
     """A request whose worker is killed is run by another, which continues what was delivered."""
     await pool.policies.write(Policy(lease_ms=LEASE_MS))

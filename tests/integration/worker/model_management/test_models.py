@@ -380,6 +380,7 @@ async def worker(opened: Farm, url: str) -> Child:
     return child
 
 
+@pytest.mark.kills
 async def test_a_pull_outlives_its_worker(redis_url: str, pool: Pool, tmp_path: Path) -> None:
     """Where the worker that pulls is killed, another of the lane begins anew, and who asked hears of nothing else."""
     await pool.policies.write(Policy(lease_ms=1000))
