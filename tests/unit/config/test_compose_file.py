@@ -21,7 +21,7 @@ SECRETS = {name for name in example_settings() if name.endswith(("_KEY", "_PASSW
 BIN = Path(sys.executable).parent
 FOR_ONE_COMMAND = {"agent", "ops"}
 """Services that `docker compose run` starts for one command."""
-WITHOUT_A_PROGRAM = {"collector", "jaeger"}
+WITHOUT_A_PROGRAM = {"collector"}
 """Services whose images contain no program that could check the service."""
 
 
