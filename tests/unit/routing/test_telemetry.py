@@ -134,6 +134,17 @@ def test_attempts_and_waits_are_children_of_the_request(monkeypatch: pytest.Monk
     assert [(event.name, event.timestamp - wait.start_time) for event in wait.events] == [("dispatched", 800_000_000)]
 
 
+def test_a_request_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its agent sent none, or nonsense, the spans of an attempt are a trace with the wait as its root."""
+    for carrier in ({}, {"traceparent": "nonsense"}):
+        spans = recorded_spans(monkeypatch)
+        begun(envelope(trace=carrier), Waited(1000, 200, EarlierAttempt(8, "gpu0", "m", 3000, WORKER_LOST, "")))
+        wait, *others = sorted(spans.get_finished_spans(), key=lambda span: span.name != "llm.queue")
+        assert (wait.name, wait.parent) == ("llm.queue", None)
+        assert wait.context is not None
+        assert [span.parent and span.parent.span_id for span in others] == [wait.context.span_id] * 2
+
+
 @pytest.mark.parametrize(
     ("before", "linked", "recorded"),
     [

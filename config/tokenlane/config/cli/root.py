@@ -73,7 +73,7 @@ VERBS = {
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),
     "doctor": Verb("Check a pool's server, clock, keys, lanes and versions, and suggest repairs.", "cli"),
-    "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli", traced=True),
+    "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli"),
     "exporter": Verb("Serve the pool's metrics to Prometheus.", "metrics"),
     "simulate": Verb("Simulate a model server, for tests and measurements.", "bench", configured=False),
     "bench": Verb("Measure the overhead of tokenlane on this machine.", "bench", configured=False),

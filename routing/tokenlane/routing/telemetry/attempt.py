@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -65,12 +65,15 @@ def processing(
 ) -> AbstractContextManager[Span]:
     """A span around one attempt on a lane: a child of the request's span, and linked to the attempt before.
 
-    The wait before the attempt becomes a span, too. So does an attempt whose worker was lost and with it its span.
+    The wait before the attempt becomes a span, too. So does an attempt whose worker was lost and with it its span. If
+    the agent sent no trace context, the span of the wait is the parent of the others.
     """
     if not envelope.trace and is_off():
         return nullcontext(trace.INVALID_SPAN)
     begun = _Attempt(envelope, carried(envelope.trace), time.time_ns())
-    begun.record_wait(lane, attempt, waited)
+    wait = begun.record_wait(lane, attempt, waited)
+    if not span_context(envelope.trace).is_valid:
+        begun = replace(begun, parent=trace.set_span_in_context(wait))
     links = [] if waited.before is None else begun.links_to(waited.before, ended_ms=waited.queued_ms)
     span = begun.start(lane, attempt, model, links, worker=worker)
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
@@ -78,7 +81,7 @@ def processing(
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Creates the spans with which an attempt begins at `now_ns`. `parent`: the context of the request's span."""
+    """Creates the spans with which an attempt begins at `now_ns`. `parent`: the context of their parent."""
 
     envelope: Envelope
     parent: Context
@@ -106,7 +109,7 @@ class _Attempt:
             "llm.attempt", self.parent, SpanKind.CONSUMER, attributes, links, start_time=self._ago(since_ms)
         )
 
-    def record_wait(self, lane: str, attempt: int, waited: Waited) -> None:
+    def record_wait(self, lane: str, attempt: int, waited: Waited) -> Span:
         """Record how long the request waited, and when it was given to the lane."""
         attributes: dict[str, AttributeValue] = {names.LANE: lane, names.ATTEMPT: attempt}
         span = tracer().start_span(
@@ -114,6 +117,7 @@ class _Attempt:
         )
         span.add_event("dispatched", timestamp=self._ago(min(waited.dispatched_ms, waited.queued_ms)))
         span.end(self.now_ns)
+        return span
 
     def links_to(self, before: EarlierAttempt, *, ended_ms: int) -> list[Link]:
         """The link to the attempt before, if it started. If its worker was lost, its span is recorded here instead."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from base64 import b64decode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given, settings
@@ -101,10 +102,12 @@ async def test_a_model_server_that_is_away_does_not_keep_the_cache_from_answerin
     provider = Mapper()
     async with embedding(provider, tmp_path_factory) as embedder:
         request = EmbedRequest(role="r", inputs=["a"])
-        first, is_computed = await embedder.embed(request, "one")
-        assert is_computed
+        calls = MagicMock(wraps=nullcontext)
+        first, is_computed = await embedder.embed(request, "one", calling=calls)
+        assert (is_computed, calls.call_count) == (True, 1)
         provider.down = True
-        assert await embedder.embed(request, "one") == (first, False)
+        assert await embedder.embed(request, "one", calling=calls) == (first, False)
+        assert calls.call_count == 1, "the cache's answer is no call of the model server"
         embedder._digests_read_at = float("-inf")
         assert await embedder.embed(request, "one") == (first, False)
         assert provider.listed == 2

@@ -31,9 +31,11 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             return await _chat(lane, run, request)
         case EmbedRequest():
             lane.embedder.check_fallback(request)
-            with _calling(lane, run), _reporting_errors(lane, run):
+            with _reporting_errors(lane, run):
                 alone = run.claim.starts > 1
-                result, is_computed = await lane.embedder.embed(request, run.claim.model, alone=alone)
+                result, is_computed = await lane.embedder.embed(
+                    request, run.claim.model, alone=alone, calling=lambda: _calling(lane, run)
+                )
             if is_computed:
                 lane.readiness.record_answer(run)
         case ModelCommand():

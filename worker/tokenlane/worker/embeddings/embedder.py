@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TypeAlias
 
 from tokenlane.routing.contract.errors import BadRequest, ContextTooLong, LlmError, ProviderDown
 from tokenlane.routing.contract.requests import EmbedRequest
@@ -24,6 +25,9 @@ MAX_VECTOR_BYTES = 16 * 1024 * 1024
 """The limit for the vectors of one request, which travel in one message."""
 _DIGESTS_MAX_AGE_S = 60.0
 _FLOAT_BYTES = 4
+
+Calling: TypeAlias = Callable[[], AbstractContextManager[object]]
+_Compute: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[bytes]]]
 
 
 class Embedder:
@@ -67,21 +71,31 @@ class Embedder:
                 retryable=False,
             )
 
-    async def embed(self, request: EmbedRequest, model: str, *, alone: bool = False) -> tuple[Vectors, bool]:
+    async def embed(
+        self, request: EmbedRequest, model: str, *, alone: bool = False, calling: Calling = nullcontext
+    ) -> tuple[Vectors, bool]:
         """Return the vectors of the request's texts, in their order, and whether the model server computed any of them.
 
         Args:
             alone: share no call with other requests, because this request may have made an earlier call fail.
+            calling: the context of a call of the model server, if one is needed.
 
         Raises:
             BadRequest: the provider cannot embed, the model does not support the requested dimensions, or the vectors
                 are too many for one message.
             LlmError: the provider failed.
         """
+
+        async def compute(texts: Sequence[str]) -> Sequence[bytes]:
+            if not texts:
+                return ()
+            with calling():
+                return await self._compute(texts, request, model, alone)
+
         if self._cache is None:
-            vectors, computed = await self._compute(request.inputs, request, model, alone), len(request.inputs)
+            vectors, computed = await compute(request.inputs), len(request.inputs)
         else:
-            vectors, computed = await self._look_up_or_compute(self._cache, request, model, alone)
+            vectors, computed = await self._look_up_or_compute(self._cache, request, model, compute)
         dimensions = len(vectors[0]) // _FLOAT_BYTES
         if sum(map(len, vectors)) > MAX_VECTOR_BYTES:
             limit = MAX_VECTOR_BYTES // (_FLOAT_BYTES * dimensions)
@@ -91,7 +105,7 @@ class Embedder:
         return Vectors(dimensions=dimensions, data=b64encode(b"".join(vectors)).decode()), computed > 0
 
     async def _look_up_or_compute(
-        self, cache: VectorCache, request: EmbedRequest, model: str, alone: bool
+        self, cache: VectorCache, request: EmbedRequest, model: str, compute: _Compute
     ) -> tuple[Sequence[bytes], int]:
         """The vectors of the texts, and how many of them the model server computed."""
         texts = request.inputs
@@ -99,12 +113,12 @@ class Embedder:
         origin = Origin(self._provider_name, model, await self._model_build(model), parameters)
         known = await cache.get(origin, texts)
         missing = list(dict.fromkeys(text for text, vector in zip(texts, known, strict=True) if vector is None))
-        fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
+        fresh = dict(zip(missing, await compute(missing), strict=True))
         vectors = [vector or fresh[text] for text, vector in zip(texts, known, strict=True)]
         if len({len(vector) for vector in vectors}) > 1:
             # The name now stands for another model, though no new digest was reported: the cached vectors are useless.
             missing = list(dict.fromkeys(texts))
-            fresh = dict(zip(missing, await self._compute(missing, request, model, alone), strict=True))
+            fresh = dict(zip(missing, await compute(missing), strict=True))
             vectors = [fresh[text] for text in texts]
         cache.put(origin, missing, [fresh[text] for text in missing])
         return vectors, len(missing)
