@@ -30,7 +30,7 @@ class AttemptsReport(Value):
     `errors`: the number of failed attempts for each error code; `failing`: the number of attempts that the model server
     failed since the newest completed attempt, for each error code. `failing_code`: the error code of the newest of
     these; `failing_ms`: how many ms before the beat that attempt ended. `continued`: the number of attempts that
-    continued an answer; `wasted_deltas`: the number of deltas of requests that were then cancelled or expired.
+    continued an answer; `wasted_deltas`: the number of deltas of cancelled or expired requests that no agent received.
     """
 
     ended: Mapping[str, Count] = {}

@@ -36,10 +36,11 @@ def test_totals_count_all_attempts() -> None:
 
 
 def test_wasted_and_continued_answers() -> None:
-    """Deltas are wasted if nobody wants the answer any more; attempts that continue an answer are counted."""
+    """Deltas are wasted if nobody wants the answer any more and nobody has received them; attempts that continue an
+    answer are counted."""
     totals = AttemptTotals()
     for outcome in ("completed", "cancelled", "expired", "requeued"):
-        totals.count(replace(event(outcome), deltas=5, is_continued=outcome == "completed"))
+        totals.count(replace(event(outcome), unsent_deltas=5, is_continued=outcome == "completed"))
     assert (totals.report().wasted_deltas, totals.report().continued) == (10, 1)
 
 

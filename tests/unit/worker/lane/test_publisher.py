@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError
+from tests.traces import recorded_spans
 from tests.waiting import until
 from tests.workshop import Asker
 
@@ -20,6 +21,9 @@ from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
+from tokenlane.routing.telemetry import conventions as names
+from tokenlane.routing.telemetry.batches import batch_spans
+from tokenlane.routing.telemetry.tracer import tracer
 from tokenlane.worker.lane.outlet import Outlet
 from tokenlane.worker.lane.publisher import UNFLUSHED_BYTES, Publisher
 from tokenlane.worker.lane.replay_memory import KEPT_BYTES, MissedEndings
@@ -92,7 +96,7 @@ async def complete(outlet: Outlet, asker: Asker) -> None:
         usage=Usage(),
         deltas=rest.deltas,
     ).to_wire()
-    outlet.end(message)
+    outlet.end(message, deltas=len(rest.deltas))
     asker.take(message)
 
 
@@ -241,6 +245,25 @@ async def test_close_waits_for_the_flush_and_returns_the_unpublished_deltas() ->
         assert (rest.first, [delta.text for delta in rest.deltas], rest.end) == (1, ["b"], 2)
         await turns()
         assert len(pool.flushes) == 1
+
+
+@pytest.mark.parametrize("carried", [0, 1])
+async def test_only_deltas_that_a_message_carries_count(monkeypatch: pytest.MonkeyPatch, carried: int) -> None:
+    """The last deltas of an answer are sent with its end, unless it was cancelled: then they count and show nowhere."""
+    spans = recorded_spans(monkeypatch)
+    async with publishing(NEVER_ALONE) as (publisher, pool):
+        await begun(publisher, pool, 1)
+        outlet = publisher.open(ID, ATTEMPT, "m")
+        outlet.batch_spans = batch_spans(tracer().start_span("llm.attempt"), "all")
+        outlet.put(TokenDelta(text="a"))
+        await until(lambda: len(pool.flushes) == 2)
+        before = publisher.deltas
+        outlet.put(TokenDelta(text="b"))
+        await outlet.close()
+        outlet.end(b"{}", deltas=carried)
+        assert (publisher.deltas - before, outlet.unsent) == (carried, 1 - carried)
+        positions = [dict(span.attributes or {})[names.FIRST_POSITION] for span in spans.get_finished_spans()]
+        assert positions == [0, 1][: 1 + carried]
 
 
 @pytest.mark.parametrize(("last", "published"), [("text", 2), ("more reasoning", 1)])

@@ -170,7 +170,10 @@ async def _finish(
     reply = await _retry_until_recorded(lane, run, record)
     if reply in (None, "stale"):
         return "left"
-    run.outlet.end(wire, missed=reply == "missed" and ending in ("completed", "failed"))
+    if isinstance(message, Completed | Failed):
+        run.outlet.end(wire, deltas=len(message.deltas), missed=reply == "missed")
+    else:
+        run.outlet.end(wire)
     return ending
 
 

@@ -65,7 +65,7 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         starts=run.claim.starts,
         is_first=run.claim.is_first_start,
         is_continued=run.partial is not None and not isinstance(outcome, NotResumed),
-        deltas=run.outlet.deltas,
+        unsent_deltas=run.outlet.unsent,
     )
 
 
@@ -178,7 +178,7 @@ class AttemptTotals:
         self._completion_tokens += event.usage.completion_tokens
         self._continued += event.is_continued
         if event.request_outcome in ("cancelled", "expired"):
-            self._wasted_deltas += event.deltas
+            self._wasted_deltas += event.unsent_deltas
 
     def report(self) -> AttemptsReport:
         """The counts since the worker started."""

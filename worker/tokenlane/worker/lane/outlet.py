@@ -50,7 +50,7 @@ class Outlet:
     """The output of one attempt, on its way to the request's `channel`. `Publisher.open` creates it.
 
     `first_put_at` and `published_at`: when the first delta came, and when deltas were last published, by the event
-    loop's clock. `deltas`: how many deltas were published or left to the end.
+    loop's clock. `unsent`: after `close`, how many deltas no message has carried to the agent.
     `batch_spans`: records the batches, if wanted.
 
     Args:
@@ -65,7 +65,7 @@ class Outlet:
         self.first_put_at: float | None = None
         self.batch_spans: BatchSpans | None = None
         self.published_at: float | None = None
-        self.deltas = 0
+        self.unsent = 0
         self._publisher = publisher
         self.begun_by = 0
         self.start = 0
@@ -181,10 +181,7 @@ class Outlet:
         """Return the waiting deltas as one message, and keep the message for replays."""
         assert self._seal is not None, "a delta of a sealed request that was not opened"
         message = self._seal(self._write(self._first, self._pieces))
-        self._record_batch()
-        self._first += len(self._pieces)
-        self._publisher.deltas += len(self._pieces)
-        self.deltas += len(self._pieces)
+        self._count_sent(len(self._pieces))
         for delta in self._waiting:
             self._has_text = self._has_text or bool(delta.text)
             self._has_reasoning = self._has_reasoning or bool(delta.reasoning)
@@ -203,19 +200,20 @@ class Outlet:
         if self.obstacle == "reasoning" and any(delta.text for delta in self._waiting):
             with suppress(LlmError):
                 await self._publisher.pool.publish([(self.channel, self.take_message())])
-        self._record_batch()  # it travels in the message that ends the request
         rest = Unpublished(self._first, self._waiting)
-        self._publisher.deltas += len(self._waiting)
-        self.deltas += len(self._waiting)
+        self.unsent = len(self._waiting)
         self._clear()
         return rest
 
-    def end(self, message: bytes, *, missed: bool = False) -> None:
+    def end(self, message: bytes, *, deltas: int = 0, missed: bool = False) -> None:
         """Keep the message that ended the request, for agents that missed it.
 
         Args:
+            deltas: how many of the deltas that `close` returned are in the message: all or none.
             missed: whether no agent may have received the message.
         """
+        self.unsent -= deltas
+        self._count_sent(deltas)
         self._publisher.memory.end(self.attempt, message)
         if missed:
             self._publisher.missed_endings.add(self.attempt)
@@ -224,9 +222,11 @@ class Outlet:
         """Forget the attempt's messages: a later attempt answers the request."""
         self._publisher.memory.forget(self.attempt)
 
-    def _record_batch(self) -> None:
-        if self.batch_spans is not None and self._waiting:
-            self.batch_spans.record(self._first, self._first + len(self._waiting) - 1, self._waiting_since_ns)
+    def _count_sent(self, deltas: int) -> None:
+        if self.batch_spans is not None and deltas:
+            self.batch_spans.record(self._first, self._first + deltas - 1, self._waiting_since_ns)
+        self._first += deltas
+        self._publisher.deltas += deltas
 
     def _forget_part(self) -> None:
         """Forget the part of an earlier attempt, which is all that is kept before the first `put`."""

@@ -31,7 +31,7 @@ UNFLUSHED_BYTES = 256 * 1024
 class Publisher:
     """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task.
 
-    `deltas`: how many deltas were taken for publishing. `dropped_messages`: how many messages to the worker were
+    `deltas`: how many deltas messages have carried. `dropped_messages`: how many messages to the worker were
     dropped because it could not read them. `intervals`: the seconds between two flushes of one answer.
     """
 

@@ -254,8 +254,8 @@ class AttemptEnded:
     """Whether no worker started the request before, not even for an attempt that was not counted as a start."""
     is_continued: bool = False
     """Whether the attempt continued an answer which another attempt had begun."""
-    deltas: int = 0
-    """How many deltas the model server sent, delivered or not."""
+    unsent_deltas: int = 0
+    """How many deltas the model server sent that no message carried to the agent."""
 
 
 Observer: TypeAlias = Callable[[AttemptEnded], None]
