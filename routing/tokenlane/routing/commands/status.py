@@ -77,12 +77,12 @@ async def _look(pool: Pool) -> tuple[Snapshot, tuple[Finding, ...], str | None]:
 
 
 def as_document(snapshot: Snapshot, problems: tuple[Finding, ...], primary: str | None = None) -> dict[str, Any]:
-    """The snapshot and its problems as JSON, without the policy and the lanes as routers see them.
+    """The snapshot and its problems as JSON, without the policy, the fallback lane and the lanes as routers see them.
 
     Args:
         primary: the address of the primary, as Sentinels name it; None if the pool's URL names no Sentinels.
     """
-    tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "views"})
+    tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "fallback", "views"})
     causes = [wait_cause(snapshot.facts, queue.key) for queue in snapshot.queues]
     queues = [
         {**queue.pop("needs"), **queue, "waits_for": cause.brief, "why": cause.explanation}

@@ -66,6 +66,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
     workers = tuple(_workers(reply, policy.lease_ms))
     lanes = sorted(((_view(reply, lane, workers), lane.jobs) for lane in reply.lanes), key=lambda lane: lane[0].name)
     views = tuple(view for view, _ in lanes)
+    states = tuple(_lane(view, jobs, workers) for view, jobs in lanes)
     routers = tuple(
         RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.internal_errors)
         for router in sorted(reply.routers)
@@ -84,7 +85,8 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         prepared=tuple(reply.keys.prepared.split()),
         roles=tuple(_roles(reply, queues)),
         queues=queues,
-        lanes=tuple(_lane(view, jobs, workers) for view, jobs in lanes if not is_fallback(view.name)),
+        lanes=tuple(lane for lane in states if not is_fallback(lane.name)),
+        fallback=next((lane for lane in states if is_fallback(lane.name)), None),
         views=views,
         drained=tuple(sorted(reply.drained)),
         paused=tuple(sorted(reply.paused)),

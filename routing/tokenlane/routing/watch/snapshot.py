@@ -191,7 +191,8 @@ class Snapshot:
 
     Args:
         key_id: the newest key that seals requests; None if requests are not sealed.
-        lanes: all lanes except the fallback lane. `views`: all lanes, as routers see them.
+        lanes: all lanes except the fallback lane. `fallback`: that lane, if the pool has it. `views`: all lanes, as
+            routers see them.
         delayed: how many requests wait for a set time before their next attempt.
         swept_ms: time since a router last swept; None if no router ever has.
         lagging: routers and workers that have not read the newest policy.
@@ -222,6 +223,7 @@ class Snapshot:
     keys: tuple[str, ...] = ()
     retiring: tuple[str, ...] = ()
     prepared: tuple[str, ...] = ()
+    fallback: LaneStatus | None = None
     views: tuple[LaneView, ...] = ()
     drained: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()

@@ -31,8 +31,9 @@ class PoolSamples:
         """The samples of a snapshot. Values that share their labels, since their names are omitted, are added up; of
         ages, the greatest counts."""
         self._roles.replace(role.role for role in snapshot.roles)
-        self._lanes.replace(lane.name for lane in snapshot.lanes)
-        reports = [worker.report for lane in snapshot.lanes for worker in lane.workers]
+        lanes = _lanes(snapshot)
+        self._lanes.replace(lane.name for lane in lanes)
+        reports = [worker.report for lane in lanes for worker in lane.workers]
         self._codes.replace(code for report in reports for code in report.attempts.errors)
         merged: dict[tuple[str, tuple[str, ...]], float] = {}
         for name, labels, value in self._samples(snapshot):
@@ -43,9 +44,9 @@ class PoolSamples:
     def _samples(self, snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
         yield from _pool(snapshot)
         yield from self._queues(snapshot)
-        for lane in snapshot.lanes:
+        for lane in _lanes(snapshot):
             yield from self._lane(lane)
-        counts = (count for lane in snapshot.lanes for worker in lane.workers for count in self._counts(lane, worker))
+        counts = (count for lane in _lanes(snapshot) for worker in lane.workers for count in self._counts(lane, worker))
         for (name, labels), total in self._increases.add(counts).items():
             yield name, labels, total
         for label, names in (("role", self._roles), ("lane", self._lanes), ("code", self._codes)):
@@ -97,6 +98,11 @@ class PoolSamples:
             "tokenlane_internal_errors_total": report.internal_errors,
         }.items():
             yield count(metric, value)
+
+
+def _lanes(snapshot: Snapshot) -> tuple[LaneStatus, ...]:
+    """All lanes. The fallback lane takes its place among the named ones before any other."""
+    return snapshot.lanes if snapshot.fallback is None else (snapshot.fallback, *snapshot.lanes)
 
 
 def _pool(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:

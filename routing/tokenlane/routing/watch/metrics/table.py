@@ -203,7 +203,8 @@ METRICS = (
         "tokenlane_wasted_tokens_total",
         "tokens",
         ("lane",),
-        "tokens that the model server produced for requests that were then cancelled or expired, counted as deltas",
+        "tokens that the model server produced for cancelled or expired requests and no agent received, counted as "
+        "deltas; those that the agent received before are not among them",
         Panel(_WORK, "Wasted tokens per second"),
     ),
     _counter(

@@ -97,6 +97,16 @@ def test_the_exporter_has_each_of_its_metrics() -> None:
         assert len(sample.labels) == len(BY_NAME[sample.name].labels), sample.name
 
 
+def test_the_fallback_lane() -> None:
+    """It is a lane like the others here, although lists of lanes omit it."""
+    pool = PoolSamples()
+    pool.of(replace(snapshot(), fallback=lane(worker(), name="fallback")))
+    busy = WorkerReport(attempts=AttemptsReport(ended={"embed:completed": 3}))
+    found = values(pool.of(replace(snapshot(), fallback=lane(worker(report=busy), name="fallback"))))
+    assert found["tokenlane_lane_limit", "fallback", "chat"] == 4
+    assert found["tokenlane_attempts_total", "fallback", "embed", "completed"] == 3
+
+
 def test_omitted_names_are_added_up() -> None:
     """Beyond the limit, values are added up under one name, and of ages the greatest counts."""
     pool = PoolSamples(most_names=1)
