@@ -107,13 +107,14 @@ def log_attempt(event: AttemptEnded) -> None:
         )
     if ends or not event.why:
         first = "no token" if event.first_token_ms is None else f"first token after {event.first_token_ms:.0f} ms"
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
         logger.info(
-            "%s %s %s%s: %s, role %r, lane %r, model %r; attempts: %d, waited %.0f ms, %s, took %.0f ms; "
-            "tokens: %d prompt, %d completion",
+            "%s %s %s%s: %s, role %r, lane %r, model %r; attempts: %d, waited %.0f ms, %s, took %.0f ms; %s",
             *("request" if ends else "attempt for request", envelope.id, event.request_outcome),
-            f" ({event.code})" if event.code else "",
+            f" ({event.code})" if event.code not in ("", event.request_outcome) else "",
             *(envelope.kind, envelope.role, event.lane, event.model, event.starts, event.waited_ms, first),
-            *(usage.total_ms, usage.prompt_tokens, usage.completion_tokens),
+            usage.total_ms,
+            f"tokens: {prompt} prompt, {completion} completion" if prompt or completion else "tokens were not counted",
             extra={"facts": {**facts, "event": "request" if ends else "attempt"}},
         )
 
