@@ -201,6 +201,17 @@ async def test_an_older_beat_does_not_undo_a_drain() -> None:
     assert not any(takes for takes, _ in pool.renewals[seen - 1 :])
 
 
+async def test_what_several_attempts_announce_at_once_takes_one_beat() -> None:
+    """A model server that refuses a request often refuses all that run."""
+    pool, availability = FakePool(), Availability(LANE)
+    lease = Heartbeat(cast("Pool", pool), "worker1", availability, FACTS, Runs())
+    await lease.open()
+    sent = len(pool.renewals)
+    availability.most_at_once = 1
+    await asyncio.gather(*(lease.announce() for _ in range(8)))
+    assert len(pool.renewals) == sent + 1
+
+
 async def test_worker_info_is_sent_when_the_server_lacks_it() -> None:
     """The worker registers after its first beat, and again only after the server has forgotten it."""
     pool = FakePool()

@@ -47,7 +47,7 @@ class Heartbeat:
         self.conflict: str | None = None
         """The endpoint whose worker uses the lane's name, so that this worker gets no work; None if there is none."""
         self._wake = asyncio.Event()
-        self._beat_lock = asyncio.Lock()
+        self._beat_lock, self._announce_lock = asyncio.Lock(), asyncio.Lock()
 
     async def open(self) -> None:
         """Send the first beat. From then on, routers may dispatch work to the lane.
@@ -85,9 +85,13 @@ class Heartbeat:
             self.beat_soon()
 
     async def announce(self) -> None:
-        """Send a beat now if the lane is not as the latest beat announced it. An error is logged and not raised."""
-        if self._has_changed:
-            await self.beat()
+        """Send a beat now if the lane is not as the latest beat announced it. An error is logged and not raised.
+
+        Of several calls at the same time, the first sends a beat for all.
+        """
+        async with self._announce_lock:
+            if self._has_changed:
+                await self.beat()
 
     @property
     def is_registered(self) -> bool:
