@@ -24,8 +24,8 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.store.pool import Pool
 
+from .attempt_key import AttemptKey
 from .lane import Lane
-from .model_server.circuit_breaker import AttemptKey
 
 logger = logging.getLogger(__name__)
 

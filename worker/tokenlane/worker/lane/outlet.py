@@ -23,7 +23,8 @@ from tokenlane.routing.contract.messages import (
 from tokenlane.routing.contract.results import Progress
 from tokenlane.routing.telemetry.batches import BatchSpans
 
-from .replay_memory import REPLAY_BYTES, AttemptKey
+from .attempt_key import AttemptKey
+from .replay_memory import REPLAY_BYTES
 
 if TYPE_CHECKING:
     from .publisher import Publisher
@@ -91,7 +92,7 @@ class Outlet:
         self._forget_part()
         if part.text and len(part.text) <= REPLAY_BYTES and self._seal is not None:
             replayed = Deltas(
-                attempt=self.attempt[1],
+                attempt=self.attempt.number,
                 worker=self._publisher.worker,
                 lane=part.lane,
                 model=part.model,
@@ -104,7 +105,7 @@ class Outlet:
 
     def restart(self) -> None:
         """Begin the answer anew: what the agent has from earlier attempts is void. Call this before the first `put`."""
-        self.begun_by = self.attempt[1]
+        self.begun_by = self.attempt.number
         self.start = self._first = 0
         self._has_text = False
         self._name_model(self.model)
@@ -174,7 +175,7 @@ class Outlet:
         publisher = self._publisher
         with suppress(LlmError):
             await self.send(
-                Progressed(attempt=self.attempt[1], worker=publisher.worker, lane=publisher.lane, progress=progress)
+                Progressed(attempt=self.attempt.number, worker=publisher.worker, lane=publisher.lane, progress=progress)
             )
 
     def take_message(self) -> bytes:
@@ -238,7 +239,7 @@ class Outlet:
 
     def _name_model(self, model: str) -> None:
         self._write = deltas_writer(
-            *(self.attempt[1], self._publisher.worker, self._publisher.lane, model),
+            *(self.attempt.number, self._publisher.worker, self._publisher.lane, model),
             begun_by=self.begun_by,
             served_as="" if model == self._served_as else self._served_as,
         )

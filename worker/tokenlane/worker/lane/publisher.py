@@ -18,8 +18,9 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.metrics.samples import Histogram
 from tokenlane.routing.watch.metrics.table import DELIVERY_INTERVALS
 
+from .attempt_key import AttemptKey
 from .outlet import Outlet
-from .replay_memory import KEPT_BYTES, AttemptKey, MissedEndings, ReplayMemory
+from .replay_memory import KEPT_BYTES, MissedEndings, ReplayMemory
 from .timings import TIMINGS, Timings
 
 logger = logging.getLogger(__name__)
@@ -65,13 +66,13 @@ class Publisher:
 
     def open(self, request_id: str, attempt: int, model: str, *, is_sealed: bool = False) -> Outlet:
         """Create the outlet of an attempt. `is_sealed`: whether the request is sealed."""
-        self.memory.open((request_id, attempt))
-        channel = self.pool.keys.deltas(request_id)
-        return Outlet(self, (request_id, attempt), channel, model, is_sealed=is_sealed)
+        key = AttemptKey(request_id, attempt)
+        self.memory.open(key)
+        return Outlet(self, key, self.pool.keys.deltas(request_id), model, is_sealed=is_sealed)
 
     def replay(self, request_id: str, attempt: int, after: int) -> bool:
         """Publish the attempt's kept messages from position `after` on again. Return False if none are kept."""
-        key = (request_id, attempt)
+        key = AttemptKey(request_id, attempt)
         if key not in self.memory:
             return False
         self._replay_requests[key] = min(after, self._replay_requests.get(key, after))
@@ -135,7 +136,7 @@ class Publisher:
             requests, self._replay_requests = self._replay_requests, {}
             self._replays += len(requests)
             for key, after in requests.items():
-                channel = self.pool.keys.deltas(key[0])
+                channel = self.pool.keys.deltas(key.request)
                 messages += ((channel, message) for message in self.memory.after(key, after))
         now = asyncio.get_running_loop().time()
         for outlet in self._in_flight:

@@ -8,10 +8,8 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import accumulate
-from typing import TypeAlias
 
-AttemptKey: TypeAlias = tuple[str, int]
-"""Request id and attempt."""
+from .attempt_key import AttemptKey
 
 KEPT_BYTES = 64 * 1024 * 1024
 """The limit for all kept messages together, including those of running attempts."""

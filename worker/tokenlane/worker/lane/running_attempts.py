@@ -18,6 +18,7 @@ from tokenlane.routing.decide.lanes.offer import Running
 from tokenlane.routing.decide.recovery import History
 from tokenlane.routing.store.replies.claim import ClaimedAttempt
 
+from .attempt_key import AttemptKey
 from .outlet import Outlet
 
 _MAX_EARLY_STOPS = 256
@@ -51,6 +52,7 @@ class Run:
         loop = asyncio.get_running_loop()
         self.id = claim.envelope.id
         self.attempt = attempt
+        self.key = AttemptKey(self.id, attempt)
         self.claim = claim
         self.outlet = outlet
         self.started_at = loop.time()
@@ -177,8 +179,8 @@ class Runs:
     """All attempts that a worker runs now."""
 
     def __init__(self) -> None:
-        self._runs: dict[tuple[str, int], Run] = {}
-        self._early_stops: dict[tuple[str, int], StopReason] = {}
+        self._runs: dict[AttemptKey, Run] = {}
+        self._early_stops: dict[AttemptKey, StopReason] = {}
         self.closed_at = math.inf
         """When the worker stopped its runs, on the event loop's clock; infinity while it has not."""
 
@@ -195,29 +197,29 @@ class Runs:
 
     def get(self, request_id: str, attempt: int) -> Run | None:
         """The run of the attempt, or None if this worker does not run it."""
-        return self._runs.get((request_id, attempt))
+        return self._runs.get(AttemptKey(request_id, attempt))
 
     def stop(self, request_id: str, attempt: int, reason: StopReason) -> None:
         """Stop the attempt. If it does not run here yet, stop it as soon as it starts."""
         if (run := self.get(request_id, attempt)) is not None:
             run.stop(reason)
             return
-        self._early_stops[request_id, attempt] = reason
+        self._early_stops[AttemptKey(request_id, attempt)] = reason
         if len(self._early_stops) > _MAX_EARLY_STOPS:
             del self._early_stops[next(iter(self._early_stops))]
 
     @contextmanager
     def register(self, run: Run) -> Iterator[None]:
         """Make the run one of the worker's runs for the duration of the block."""
-        if (reason := self._early_stops.pop((run.id, run.attempt), None)) is not None:
+        if (reason := self._early_stops.pop(run.key, None)) is not None:
             run.stop(reason)
         if self.closing:
             run.stop("draining")
-        self._runs[run.id, run.attempt] = run
+        self._runs[run.key] = run
         try:
             yield
         finally:
-            del self._runs[run.id, run.attempt]
+            del self._runs[run.key]
 
     def close(self) -> None:
         """Stop all runs, and every run that starts later, because the worker shuts down."""

@@ -22,10 +22,11 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
+from tokenlane.routing.contract.worker_report import BreakerState
+from tokenlane.worker.lane.attempt_key import AttemptKey
 from tokenlane.worker.lane.model_server.circuit_breaker import (
     LEAST_FAILED,
     LONGEST_COOLDOWN_S,
-    AttemptKey,
     CircuitBreaker,
     Outcome,
     is_servers_fault,
@@ -44,7 +45,7 @@ class Server:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.breaker = CircuitBreaker(lambda: self.now, COOLDOWN_S)
+        self.breaker = CircuitBreaker(COOLDOWN_S)
         self.numbers = count()
 
     def run(
@@ -58,7 +59,7 @@ class Server:
         """Run a request to its end; `code`: that of its error."""
         name = request or f"r{next(self.numbers)}"
         began_at = self.now if began_at is None else began_at
-        self.breaker.begin(first(name))
+        self.begin(first(name))
         self.now += 1
         self.breaker.record(Outcome(first(name), model, began_at, self.now, code))
         self.breaker.end(first(name))
@@ -68,7 +69,25 @@ class Server:
             self.run("provider_down", model=model)
 
     def is_closed(self) -> bool:
-        return self.breaker.state == "closed"
+        return self.state == "closed"
+
+    @property
+    def state(self) -> BreakerState:
+        return self.breaker.state(self.now)
+
+    @property
+    def lets_start(self) -> bool:
+        return self.breaker.lets_start(self.now)
+
+    @property
+    def is_trying(self) -> bool:
+        return self.breaker.is_trying(self.now)
+
+    def begin(self, attempt: AttemptKey) -> None:
+        self.breaker.begin(attempt, self.now)
+
+    def record_long_answer(self, attempt: AttemptKey) -> None:
+        self.breaker.record_long_answer(attempt, self.now)
 
     def cool_down(self) -> None:
         self.now = self.breaker.retry_at
@@ -111,7 +130,7 @@ def test_it_opens_once_enough_requests_have_failed() -> None:
     server.fail(LEAST_FAILED - 1)
     assert server.is_closed()
     server.run("timeout")
-    assert (server.breaker.state, server.breaker.lets_start) == ("open", False)
+    assert (server.state, server.lets_start) == ("open", False)
     assert server.breaker.retry_at == server.now + COOLDOWN_S
     assert all(word in server.breaker.failures for word in ("5 of the last 6", "timeout"))
 
@@ -171,9 +190,9 @@ def test_two_answers_in_a_row_close_it() -> None:
     server = Server()
     server.fail(LEAST_FAILED)
     server.cool_down()
-    assert (server.breaker.state, server.breaker.lets_start) == ("half-open", True)
+    assert (server.state, server.lets_start) == ("half-open", True)
     server.run()
-    assert (server.breaker.state, server.breaker.lets_start) == ("half-open", True)
+    assert (server.state, server.lets_start) == ("half-open", True)
     server.run()
     assert server.is_closed()
     server.fail(LEAST_FAILED - 1)
@@ -185,16 +204,16 @@ def test_only_the_trial_closes_it() -> None:
     server, breaker = (made := Server()), made.breaker
     server.fail(LEAST_FAILED)
     server.cool_down()
-    breaker.begin(first("trial"))
-    assert (breaker.is_trying, breaker.lets_start) == (True, False)
+    server.begin(first("trial"))
+    assert (server.is_trying, server.lets_start) == (True, False)
     for name in ("before", "before2"):
         breaker.record(Outcome(first(name), "m", 0.0, server.now))
         breaker.end(first(name))
-    assert (breaker.is_trying, breaker.lets_start) == (True, False)
+    assert (server.is_trying, server.lets_start) == (True, False)
     breaker.end(first("trial"))
-    assert (breaker.is_trying, breaker.lets_start) == (False, True), "it ended without an outcome"
-    breaker.begin(first("another"))
-    assert breaker.is_trying
+    assert (server.is_trying, server.lets_start) == (False, True), "it ended without an outcome"
+    server.begin(first("another"))
+    assert server.is_trying
 
 
 def test_an_outdated_attempt_does_not_end_the_trial_of_its_request() -> None:
@@ -203,13 +222,13 @@ def test_an_outdated_attempt_does_not_end_the_trial_of_its_request() -> None:
     server, breaker = (made := Server()), made.breaker
     server.fail(LEAST_FAILED)
     server.cool_down()
-    breaker.begin(AttemptKey("r", 2))
-    breaker.record_long_answer(AttemptKey("r", 1))
+    server.begin(AttemptKey("r", 2))
+    server.record_long_answer(AttemptKey("r", 1))
     breaker.record(Outcome(AttemptKey("r", 1), "m", 0.0, server.now))
     breaker.end(AttemptKey("r", 1))
-    assert (breaker.is_trying, breaker.lets_start) == (True, False)
+    assert (server.is_trying, server.lets_start) == (True, False)
     breaker.end(AttemptKey("r", 2))
-    assert breaker.lets_start
+    assert server.lets_start
 
 
 def test_a_failed_trial_opens_it_for_longer() -> None:
@@ -247,14 +266,14 @@ def test_a_long_answer_counts_before_its_end() -> None:
     server = Server()
     server.fail(LEAST_FAILED)
     server.cool_down()
-    server.breaker.begin(first("long"))
-    server.breaker.record_long_answer(first("another"))
-    assert not server.breaker.lets_start
-    server.breaker.record_long_answer(first("long"))
+    server.begin(first("long"))
+    server.record_long_answer(first("another"))
+    assert not server.lets_start
+    server.record_long_answer(first("long"))
     server.breaker.record(Outcome(first("long"), "m", server.now, server.now))
-    assert (server.is_closed(), server.breaker.lets_start) == (False, True)
-    server.breaker.begin(first("second"))
-    server.breaker.record_long_answer(first("second"))
+    assert (server.is_closed(), server.lets_start) == (False, True)
+    server.begin(first("second"))
+    server.record_long_answer(first("second"))
     assert server.is_closed()
 
 
@@ -263,10 +282,10 @@ def test_a_long_answer_that_fails_opens_it_again() -> None:
     server = Server()
     server.fail(LEAST_FAILED)
     server.cool_down()
-    server.breaker.begin(first("long"))
-    server.breaker.record_long_answer(first("long"))
+    server.begin(first("long"))
+    server.record_long_answer(first("long"))
     server.run("interrupted", request="long")
-    assert server.breaker.state == "open"
+    assert server.state == "open"
 
 
 def test_a_server_that_went_away_starts_afresh() -> None:
@@ -274,7 +293,7 @@ def test_a_server_that_went_away_starts_afresh() -> None:
     server = Server()
     server.fail(LEAST_FAILED)
     server.breaker.reset()
-    assert (server.breaker.state, server.breaker.lets_start) == ("closed", True)
+    assert (server.state, server.lets_start) == ("closed", True)
     server.fail(LEAST_FAILED - 1)
     assert server.is_closed()
     server.fail(1)
@@ -301,12 +320,12 @@ class Traffic(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         """Start a request, if one may start."""
-        if not self.breaker.lets_start:
+        if not self.server.lets_start:
             return
         name = f"r{next(self.server.numbers)}"
-        if self.breaker.state == "half-open":
+        if self.server.state == "half-open":
             self.trials.add(name)
-        self.breaker.begin(first(name))
+        self.server.begin(first(name))
         self.running[name] = self.server.now
 
     @precondition(lambda self: self.running)
@@ -335,18 +354,18 @@ class Traffic(RuleBasedStateMachine):
     @invariant()
     def one_trial_at_a_time(self) -> None:
         """A trial that an older request's failure made void may still run while the next one starts."""
-        if self.breaker.state == "half-open":
-            assert self.breaker.lets_start == (not self.breaker.is_trying)
-        if self.breaker.state == "open":
-            assert not self.breaker.lets_start
+        if self.server.state == "half-open":
+            assert self.server.lets_start == (not self.server.is_trying)
+        if self.server.state == "open":
+            assert not self.server.lets_start
             self.trials.clear()
-        assert len(self.trials) <= 1 or self.breaker.state == "closed"
-        if self.breaker.state == "closed":
+        assert len(self.trials) <= 1 or self.server.state == "closed"
+        if self.server.state == "closed":
             self.trials.clear()
 
     @invariant()
     def a_cooldown_never_shortens(self) -> None:
-        if self.breaker.state == "closed":
+        if self.server.state == "closed":
             self.retry_at = float("-inf")
             return
         assert self.breaker.retry_at >= self.retry_at

@@ -26,9 +26,11 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.support.tasks import background
+from tokenlane.worker.lane.attempt_key import AttemptKey
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
-from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED, LONG_ANSWER_S, AttemptKey
+from tokenlane.worker.lane.model_server import readiness
+from tokenlane.worker.lane.model_server.circuit_breaker import LEAST_FAILED
 from tokenlane.worker.lane.model_server.readiness import Readiness, check_condition
 from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
@@ -101,7 +103,8 @@ class Ward:
 
     def _run(self, request: str) -> Run:
         claim, started_at = SimpleNamespace(model="m1"), self.readiness._clock()
-        return cast("Run", SimpleNamespace(id=request, attempt=1, claim=claim, started_at=started_at, left_ms=600_000))
+        key = AttemptKey(request, 1)
+        return cast("Run", SimpleNamespace(key=key, claim=claim, started_at=started_at, left_ms=600_000))
 
     async def _look(self) -> None:
         self.looks += 1
@@ -344,19 +347,34 @@ async def test_requests_that_still_run_do_not_stand_in_the_way_of_the_trial() ->
     assert ward.said.limit_of("chat") == 0
 
 
-async def test_a_trial_that_is_one_long_answer_lets_the_next_request_start() -> None:
-    """The worker notices at its next check that the answer has been arriving for a while."""
-    async with watched(timings=Timings(check_s=0.01, describe_s=3600, cooldown_s=0.01)) as ward:
+async def test_a_trial_that_is_one_long_answer_lets_the_next_request_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker notices without a check of the model server that the answer has been arriving for a while."""
+    monkeypatch.setattr(readiness, "LONG_ANSWER_S", 0.05)
+    async with watched(timings=Timings(check_s=3600, describe_s=3600, cooldown_s=0.01)) as ward:
         ward.fail(LEAST_FAILED)
         await ward.said.wait_until_up()
-        ward.readiness.begin(AttemptKey("trial", 1), "chat")
-        assert ward.said.limit_of("chat") == 0
-        clock = ward.readiness._clock
-        run = SimpleNamespace(id="trial", attempt=1, outlet=SimpleNamespace(first_put_at=clock()))
+        await asyncio.sleep(0)  # the watch waits again
+        run = SimpleNamespace(key=AttemptKey("trial", 1), outlet=SimpleNamespace(first_put_at=None))
         ward.readiness._runs = cast("Runs", [run])
-        ward.readiness._clock = lambda: clock() + LONG_ANSWER_S
-        ward.readiness._wake.set()
+        ward.readiness.begin(run.key, "chat")
+        assert ward.said.limit_of("chat") == 0
+        run.outlet.first_put_at = ward.readiness._clock()
         await until(lambda: ward.said.limit_of("chat") == 2)
+
+
+@pytest.mark.parametrize("looks", range(1, 9))
+async def test_a_cooldown_that_ends_during_a_decision(looks: int) -> None:
+    """The lane is either closed for a while or accepts one request, whenever the clock moves on."""
+    ward, now = Ward(UP), 1_000.0
+    ward.readiness._clock = lambda: now
+    for _ in range(LEAST_FAILED):
+        now += 1
+        ward.fail(LEAST_FAILED)
+    times = iter([now] * looks)
+    ward.readiness._clock = lambda: next(times, now + 3600)
+    ward.readiness.end(AttemptKey("another", 1))
+    state, limit = ward.said.condition.state, ward.said.limit_of("chat")
+    assert (state, limit) in (("down", 0), ("up", 1))
 
 
 async def test_a_server_that_goes_down_is_judged_by_its_health_alone() -> None:
@@ -389,6 +407,15 @@ async def test_a_server_that_asks_for_a_pause_gets_no_requests_until_it_is_over(
         ward.readiness._wake.set()
         await ward.said.wait_until_up()
         assert (ward.said.condition, ward.said.limit_of("chat")) == (UP, 2)
+
+
+async def test_a_pause_is_announced_during_a_health_check() -> None:
+    """Which may take a while at a server that is busy."""
+    ward, error = Ward(UP), RateLimited(retry_after_s=60)
+    ward.fail(1, error)
+    async with ward.readiness._check_lock, asyncio.timeout(5):
+        assert await ward.readiness.record_failure(error)
+    assert ward.announced.log[-1].state == "paused"
 
 
 async def test_a_pause_ends_by_itself() -> None:

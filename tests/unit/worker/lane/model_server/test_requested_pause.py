@@ -19,11 +19,11 @@ class Lane:
 
     def __init__(self) -> None:
         self.now = 1_000.0
-        self.pause = RequestedPause(lambda: self.now, FIRST_S)
+        self.pause = RequestedPause(FIRST_S)
 
     def fail(self, error: LlmError, left_s: float = math.inf) -> float:
         """Record an error. Return for how long the lane pauses from now on."""
-        self.pause.record_error(error, left_s)
+        self.pause.record_error(error, left_s, self.now)
         return max(0.0, self.pause.ends_at - self.now)
 
 
@@ -41,6 +41,8 @@ class Lane:
         (RateLimited(retry_after_s=0.2), 0.1, 0.2),
         (ProviderDown(), math.inf, 0),
         (ProviderDown(retry_after_s=0), math.inf, 0),
+        (ProviderDown(retry_after_s=math.inf), math.inf, LONGEST_PAUSE_S),
+        (ProviderDown(retry_after_s=math.nan), math.inf, 0),
         (RateLimited(retryable=False, retry_after_s=7), math.inf, 0),
         (BadRequest(retry_after_s=7), math.inf, 0),
         (Unauthorized(), math.inf, 0),
@@ -72,7 +74,7 @@ def test_without_retry_after_each_pause_that_does_not_help_is_twice_as_long() ->
         lane.now += 0.5
         assert lane.fail(RateLimited()) == pauses[-1]
         lane.now = lane.pause.ends_at
-        assert not lane.pause.lasts
+        assert not lane.pause.lasts(lane.now)
     assert pauses == [2, 4, 8, 16, 32, 60, 60]
     lane.pause.record_answer()
     assert lane.fail(RateLimited()) == FIRST_S

@@ -5,19 +5,20 @@
                                     └────────a failure─────────┘
 
 While the breaker is open, no request starts. While it is half-open, one request at a time does: the trial. The breaker
-only decides; `Readiness` feeds it and closes the lane.
+only decides; `Readiness` feeds it and closes the lane. All times are in seconds on one clock, which the caller reads
+once for each decision.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from tokenlane.routing.contract.errors import Interrupted, LlmError, ProviderDown, Timeout, UnreadableAnswer
 from tokenlane.routing.contract.worker_report import BreakerState
+from tokenlane.worker.lane.attempt_key import AttemptKey
 
 _KEPT_OUTCOMES = 20
 _KEPT_S = 600.0
@@ -31,19 +32,11 @@ LONG_ANSWER_S = 10.0
 """For how long a trial's answer must have arrived to count as an answer before its end."""
 
 
-class AttemptKey(NamedTuple):
-    """An attempt of a request. An outdated attempt may still run on the lane while a newer one does."""
-
-    request: str
-    number: int
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How the model server treated an attempt.
 
-    `model`: the model that its request named. `began_at`, `ended_at`: seconds on the breaker's clock. `code`: the
-    error's code, empty for an answer.
+    `model`: the model that its request named. `code`: the error's code, empty for an answer.
     """
 
     attempt: AttemptKey
@@ -77,12 +70,10 @@ class CircuitBreaker:
     cooldown. During a cooldown, a further failure extends it, and nothing shortens it.
 
     Args:
-        clock: returns seconds.
         cooldown_s: the first cooldown.
     """
 
-    def __init__(self, clock: Callable[[], float], cooldown_s: float = 2.0) -> None:
-        self._clock = clock
+    def __init__(self, cooldown_s: float = 2.0) -> None:
         self._first_cooldown_s = cooldown_s
         self.reset()
 
@@ -92,36 +83,35 @@ class CircuitBreaker:
         self._cooldown_s = 0.0
         self._closed_at = -math.inf
         self._retry_at: float | None = None
-        self._trial: AttemptKey | None = None
+        self.trial: AttemptKey | None = None
+        """The request that runs as the trial; None if there is none."""
         self._answers = 0
 
-    @property
-    def state(self) -> BreakerState:
-        """The state now. An open breaker becomes half-open by itself when its cooldown is over."""
+    def state(self, now: float) -> BreakerState:
+        """The state at this time. An open breaker becomes half-open by itself when its cooldown is over."""
         if self._retry_at is None:
             return "closed"
-        return "open" if self._clock() < self._retry_at else "half-open"
+        return "open" if now < self._retry_at else "half-open"
 
     @property
     def retry_at(self) -> float:
         """When the cooldown is over, or was; infinity while the breaker is closed."""
         return math.inf if self._retry_at is None else self._retry_at
 
-    @property
-    def is_trying(self) -> bool:
+    def is_trying(self, now: float) -> bool:
         """Whether the breaker is half-open and its trial runs."""
-        return self.state == "half-open" and self._trial is not None
+        return self.state(now) == "half-open" and self.trial is not None
 
-    def record_long_answer(self, attempt: AttemptKey) -> None:
+    def lets_start(self, now: float) -> bool:
+        """Whether a request may start at this time."""
+        state = self.state(now)
+        return state == "closed" or (state == "half-open" and self.trial is None)
+
+    def record_long_answer(self, attempt: AttemptKey, now: float) -> None:
         """Record that an attempt's answer has been arriving for `LONG_ANSWER_S`. If the attempt is the trial, that
         counts as an answer, so that a long answer does not keep the lane closed until its end."""
-        if self.state == "half-open" and attempt == self._trial:
-            self._count_answer()
-
-    @property
-    def lets_start(self) -> bool:
-        """Whether a request may start now."""
-        return self.state == "closed" or (self.state == "half-open" and self._trial is None)
+        if self.state(now) == "half-open" and attempt == self.trial:
+            self._count_answer(now)
 
     @property
     def failures(self) -> str:
@@ -130,19 +120,20 @@ class CircuitBreaker:
         newest = f", the newest with {failed[-1].code}" if failed else ""
         return f"{len(failed)} of the last {len(self._outcomes)} requests failed{newest}"
 
-    def begin(self, attempt: AttemptKey) -> None:
+    def begin(self, attempt: AttemptKey, now: float) -> None:
         """Record that an attempt starts. If the breaker is half-open, the attempt is the trial."""
-        if self.state == "half-open" and self._trial is None:
-            self._trial = attempt
+        if self.state(now) == "half-open" and self.trial is None:
+            self.trial = attempt
 
     def end(self, attempt: AttemptKey) -> None:
         """Record that an attempt has ended. If it was the trial and has shown nothing, for example because it was
         cancelled, another may be the trial."""
-        if attempt == self._trial:
-            self._trial = None
+        if attempt == self.trial:
+            self.trial = None
 
     def record(self, outcome: Outcome) -> None:
-        """Record how the model server treated an attempt."""
+        """Record how the model server treated an attempt, which has just ended."""
+        now = outcome.ended_at
         if outcome.code:  # several attempts of one request count once: the request may be the cause
             others = [
                 known
@@ -151,24 +142,25 @@ class CircuitBreaker:
             ]
             self._outcomes = deque(others, maxlen=_KEPT_OUTCOMES)
         self._outcomes.append(outcome)
-        match self.state:
-            case "closed" if outcome.code and self._is_failing():
-                self._open()
+        match self.state(now):
+            case "closed" if outcome.code and self._is_failing(now):
+                self._open(now)
             case "half-open" if outcome.code:
-                self._open()
+                self._open(now)
             case "open" if outcome.code:
-                self._extend()
-            case "half-open" if outcome.attempt == self._trial:
-                self._count_answer()
+                self._extend(now)
+            case "half-open" if outcome.attempt == self.trial:
+                self._count_answer(now)
 
-    def _count_answer(self) -> None:
-        self._trial = None
+    def _count_answer(self, now: float) -> None:
+        self.trial = None
         self._answers += 1
         if self._answers >= _ENOUGH_ANSWERS:
-            self._close()
+            self._outcomes.clear()
+            self._retry_at, self._closed_at = None, now
 
-    def _is_failing(self) -> bool:
-        oldest = self._clock() - _KEPT_S
+    def _is_failing(self, now: float) -> bool:
+        oldest = now - _KEPT_S
         recent = [outcome for outcome in self._outcomes if outcome.ended_at >= oldest]
         failed = _failed(recent)
         if len(failed) < LEAST_FAILED or all(outcome.began_at <= failed[0].ended_at for outcome in failed):
@@ -176,16 +168,12 @@ class CircuitBreaker:
         of_models = ([each for each in recent if each.model == model] for model in {each.model for each in recent})
         return all(len(_failed(outcomes)) >= _FAILED_SHARE * len(outcomes) for outcomes in of_models)
 
-    def _open(self) -> None:
-        is_relapse = self._retry_at is not None or self._clock() < self._closed_at + LONGEST_COOLDOWN_S
+    def _open(self, now: float) -> None:
+        is_relapse = self._retry_at is not None or now < self._closed_at + LONGEST_COOLDOWN_S
         longer_s = 2 * self._cooldown_s if is_relapse else self._first_cooldown_s
         self._cooldown_s = min(longer_s, LONGEST_COOLDOWN_S)
-        self._trial, self._answers = None, 0
-        self._extend()
+        self.trial, self._answers = None, 0
+        self._extend(now)
 
-    def _extend(self) -> None:
-        self._retry_at = max(self._retry_at or -math.inf, self._clock() + self._cooldown_s)
-
-    def _close(self) -> None:
-        self._outcomes.clear()
-        self._retry_at, self._closed_at = None, self._clock()
+    def _extend(self, now: float) -> None:
+        self._retry_at = max(self._retry_at or -math.inf, now + self._cooldown_s)

@@ -22,13 +22,14 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
+from tokenlane.worker.lane.attempt_key import AttemptKey
 from tokenlane.worker.lane.availability import Availability
 from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.running_attempts import Run, Runs
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 from tokenlane.worker.providers import LlmProvider, ReportsHealth
 
-from .circuit_breaker import LONG_ANSWER_S, AttemptKey, CircuitBreaker, Outcome, is_servers_fault
+from .circuit_breaker import LONG_ANSWER_S, CircuitBreaker, Outcome, is_servers_fault
 from .requested_pause import RequestedPause
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class Readiness:
         self._check_s = timings.check_hosted_s if provider.endpoint.startswith("https://") else timings.check_s
         self._describe_s = timings.describe_s
         self._server = availability.condition
-        self._breaker = CircuitBreaker(lambda: self._clock(), timings.cooldown_s)
-        self._pause = RequestedPause(lambda: self._clock(), timings.cooldown_s)
+        self._breaker = CircuitBreaker(timings.cooldown_s)
+        self._pause = RequestedPause(timings.cooldown_s)
         self._logged: BreakerState = "closed"
         self._check_lock = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -101,22 +102,25 @@ class Readiness:
         """Check the model server until cancelled."""
         while True:
             self._wake.clear()
-            self._look_at_long_answers()
-            self._open_or_close()
+            now = self._clock()
+            trial = self._breaker.trial
+            if trial is not None and self._trial_counts_at(now) <= now:
+                self._breaker.record_long_answer(trial, now)
+            self._open_or_close(now)
             due_at = self._confirmed_at + self._until_check_s()
             if self._is_up:  # a server that is not up cannot list its models: they are listed when it is up again
                 due_at = min(due_at, self._described_at + self._describe_s)
-            if self._check_requested or self._clock() >= due_at:
+            if self._check_requested or now >= due_at:
                 await self._check_when_due()
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(min(due_at, self._may_open_at)):
+                async with asyncio.timeout_at(min(due_at, self._may_open_at(now))):
                     await self._wake.wait()
 
     @property
     def breaker_state(self) -> BreakerState:
         """The state of the lane's circuit breaker, for the worker's report."""
-        return self._breaker.state
+        return self._breaker.state(self._clock())
 
     def begin(self, attempt: AttemptKey, kind: Kind) -> None:
         """Record that an attempt starts. If it is the trial of the circuit breaker, no other starts from now on.
@@ -125,35 +129,39 @@ class Readiness:
         the only slot that the lane has announced for its kind; until the next beat, work of another kind is given back.
         """
         if not KINDS[kind].is_long:
-            self._breaker.begin(attempt)
-            self._update_availability()
+            now = self._clock()
+            self._breaker.begin(attempt, now)
+            self._update_availability(now)
+            if attempt == self._breaker.trial:
+                self._wake.set()  # `run` waits for the trial's answer to be long
 
     def end(self, attempt: AttemptKey) -> None:
         """Record that an attempt has ended, however it did."""
         self._breaker.end(attempt)
-        self._open_or_close()
+        self._open_or_close(self._clock())
 
     def record_answer(self, run: Run) -> None:
         """Record that the model server answered a request, which is better evidence than a check."""
         if self._is_up:
-            self._confirmed_at = self._clock()
+            self._confirmed_at = now = self._clock()
             self._unavailable_since, self._loading_logged = None, False
             self._pause.record_answer()
-            self._record_outcome(run)
+            self._record_outcome(run, now)
 
     def record_error(self, run: Run, error: Exception) -> None:
         """Record that a request failed at the model server. If the server asked for a pause, the lane pauses from now
         on."""
         if not self._is_up:
             return
+        now = self._clock()
         known = error if isinstance(error, LlmError) else ProviderDown()
-        paused = self._pause.lasts
-        if self._pause.record_error(known, run.left_ms / 1000):
-            self._close_for_a_while()
+        paused = self._pause.lasts(now)
+        if self._pause.record_error(known, run.left_ms / 1000, now):
+            self._close_for_a_while(now)
             if not paused:
                 logger.info("lane %r accepts no new work: %s", self._lane, self._availability.condition.why)
         if is_servers_fault(error):
-            self._record_outcome(run, known.code)
+            self._record_outcome(run, now, known.code)
 
     async def record_failure(self, error: LlmError) -> bool:
         """Record that an attempt failed before its first token. Return whether its request may have reached the model.
@@ -162,9 +170,8 @@ class Readiness:
         work. A request counts as having reached the model if the server died during the attempt, since the request may
         have killed it.
         """
-        if self._pause.lasts:
-            async with self._check_lock:
-                await self._heartbeat.announce()
+        if self._pause.lasts(self._clock()):
+            await self._heartbeat.announce()
         if error.server_condition == "loading":  # even if its health check succeeds
             async with self._check_lock:
                 self._loading_logged = True
@@ -257,75 +264,72 @@ class Readiness:
             self._pause.reset()
             self._logged = "closed"
         self._server = condition
-        self._update_availability()
+        self._update_availability(self._clock())
         await self._heartbeat.beat()
 
-    def _record_outcome(self, run: Run, code: str = "") -> None:
-        self._breaker.record(Outcome(_key(run), run.claim.model, run.started_at, self._clock(), code))
-        if self._breaker.state == "open":
-            self._close_for_a_while()
+    def _record_outcome(self, run: Run, now: float, code: str = "") -> None:
+        self._breaker.record(Outcome(run.key, run.claim.model, run.started_at, now, code))
+        if self._breaker.state(now) == "open":
+            self._close_for_a_while(now)
         else:
-            self._open_or_close()
+            self._open_or_close(now)
 
-    def _look_at_long_answers(self) -> None:
-        if self._breaker.is_trying:
-            for run in self._runs:
-                first_at = run.outlet.first_put_at
-                if first_at is not None and self._clock() >= first_at + LONG_ANSWER_S:
-                    self._breaker.record_long_answer(_key(run))
+    def _trial_counts_at(self, now: float) -> float:
+        """When the breaker's trial counts as an answer before its end, or the earliest time if its answer has not
+        begun; infinity if no trial runs."""
+        if not self._breaker.is_trying(now):
+            return math.inf
+        begun = (run.outlet.first_put_at for run in self._runs if run.key == self._breaker.trial)
+        first_at = next(begun, None)
+        return (now if first_at is None else first_at) + LONG_ANSWER_S
 
-    @property
-    def _may_open_at(self) -> float:
-        """When the open breaker lets a request start, or the pause ends; infinity if neither lies ahead."""
-        ends = (self._breaker.retry_at, self._pause.ends_at)
-        return min((at for at in ends if at > self._clock()), default=math.inf)
+    def _may_open_at(self, now: float) -> float:
+        """When the open breaker lets a request start, its trial counts as an answer, or the pause ends; infinity if
+        none of these lies ahead."""
+        ends = (self._breaker.retry_at, self._trial_counts_at(now), self._pause.ends_at)
+        return min((at for at in ends if at > now), default=math.inf)
 
-    def _close_for_a_while(self) -> None:
-        self._open_or_close()
+    def _close_for_a_while(self, now: float) -> None:
+        self._open_or_close(now)
         self._wake.set()  # `run` waits for the end of the cooldown or the pause
 
-    def _open_or_close(self) -> None:
+    def _open_or_close(self, now: float) -> None:
         """Announce soon what the breaker and the pause allow now, if that has changed."""
-        if self._update_availability():
+        if self._update_availability(now):
             self._heartbeat.announce_soon()
 
-    def _update_availability(self) -> bool:
+    def _update_availability(self, now: float) -> bool:
         """Set what the model server's condition, the breaker and the pause allow. Return whether that has changed."""
         breaker, condition, most_at_once = self._breaker, self._server, None
-        if condition == UP and breaker.state != "closed":
+        if condition == UP and breaker.state(now) != "closed":
             state = LaneState.DOWN
-            if breaker.lets_start and not self._pause.lasts:
+            if breaker.lets_start(now) and not self._pause.lasts(now):
                 state, most_at_once = LaneState.UP, len(self._runs) + 1
-            condition = ServerCondition(state, f"{breaker.failures}; {self._what_comes_next()}")
-        elif condition == UP and self._pause.lasts:
-            condition = ServerCondition(LaneState.PAUSED, f"{self._pause.why}; {self._what_comes_next()}")
+            condition = ServerCondition(state, f"{breaker.failures}; {self._what_comes_next(now)}")
+        elif condition == UP and self._pause.lasts(now):
+            condition = ServerCondition(LaneState.PAUSED, f"{self._pause.why}; {self._what_comes_next(now)}")
         availability = self._availability
         if (condition, most_at_once) == (availability.condition, availability.most_at_once):
             return False
-        self._log_breaker(condition)
+        self._log_breaker(condition, breaker.state(now))
         availability.condition, availability.most_at_once = condition, most_at_once
         return True
 
-    def _what_comes_next(self) -> str:
+    def _what_comes_next(self, now: float) -> str:
         breaker = self._breaker
-        if breaker.is_trying:
+        if breaker.is_trying(now):
             return "one more is being tried"
-        if breaker.lets_start and not self._pause.lasts:
+        if breaker.lets_start(now) and not self._pause.lasts(now):
             return "it gets one request at a time, until two in a row succeed"
-        ends = (self._pause.ends_at, breaker.retry_at if breaker.state == "open" else -math.inf)
-        at = datetime.now(UTC) + timedelta(seconds=max(ends) - self._clock())
+        ends = (self._pause.ends_at, breaker.retry_at if breaker.state(now) == "open" else -math.inf)
+        at = datetime.now(UTC) + timedelta(seconds=max(ends) - now)
         return f"the next request is tried at {at:%H:%M:%S} UTC"
 
-    def _log_breaker(self, condition: ServerCondition) -> None:
+    def _log_breaker(self, condition: ServerCondition, state: BreakerState) -> None:
         """Log a change of the breaker: when it opens at first and when it closes as warnings."""
-        state, name = self._breaker.state, self._lane
         if state == self._logged:
             return
         level = logging.WARNING if "closed" in (state, self._logged) else logging.INFO
         why = condition.why or "two requests in a row succeeded"
-        logger.log(level, "the circuit breaker of lane %r is %s: %s", name, state, why)
+        logger.log(level, "the circuit breaker of lane %r is %s: %s", self._lane, state, why)
         self._logged = state
-
-
-def _key(run: Run) -> AttemptKey:
-    return AttemptKey(run.id, run.attempt)
