@@ -24,6 +24,7 @@ from tokenlane.routing.contract.messages import (
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.decide.policy import RolePolicy
 from tokenlane.worker.attempt.observe import AttemptTotals
+from tokenlane.worker.lane.attempt_key import AttemptKey
 from tokenlane.worker.lane.timings import Timings
 
 PART = {"position": 3, "text": "one two ", "tokens": 3, "lane": "lane0", "model": "m1"}
@@ -345,7 +346,7 @@ async def test_a_second_refusal_is_final(restarts: bool) -> None:
     await bench.run_again(**PART)
     assert bench.ending[0::2] == (("completed", "") if restarts else ("failed", Interrupted.code))
     assert all((message.begun_by == message.attempt) == restarts for message in answers(bench))
-    (attempt,) = {(bench.pool.id, message.attempt) for message in answers(bench)}
+    (attempt,) = {AttemptKey(bench.pool.id, message.attempt) for message in answers(bench)}
     kept = map(channel_message, bench.publisher.memory.after(attempt, -1))
     parts = [message.stands_for for message in kept if isinstance(message, Deltas) and message.stands_for]
     assert parts == ([] if restarts else [3]), "what is void is not replayed"
@@ -356,7 +357,7 @@ async def test_the_part_is_kept_for_clients_that_attach_later() -> None:
     bench = Bench()
     await bench.run_again(**PART)
     (message,) = [message for message in answers(bench) if isinstance(message, Completed)]
-    part, *_ = map(channel_message, bench.publisher.memory.after((bench.pool.id, message.attempt), -1))
+    part, *_ = map(channel_message, bench.publisher.memory.after(AttemptKey(bench.pool.id, message.attempt), -1))
     assert isinstance(part, Deltas)
     assert (part.first, part.stands_for, part.lane, part.model) == (0, 3, "lane0", "m1")
     assert [delta.text for delta in part.deltas] == ["one two "]

@@ -24,6 +24,7 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.routing.telemetry import conventions as names
 from tokenlane.routing.telemetry.batches import batch_spans
 from tokenlane.routing.telemetry.tracer import tracer
+from tokenlane.worker.lane.attempt_key import AttemptKey
 from tokenlane.worker.lane.outlet import Outlet
 from tokenlane.worker.lane.publisher import UNFLUSHED_BYTES, Publisher
 from tokenlane.worker.lane.replay_memory import KEPT_BYTES, MissedEndings
@@ -362,22 +363,22 @@ async def test_missed_endings_are_waited_for_until_they_are_replayed() -> None:
     """Only a published replay counts. Endings that nobody asks for in time are given up, and so are all on request."""
     missed = MissedEndings(60)
     await missed.wait()
-    missed.add((ID, ATTEMPT))
-    missed.add((ID, ATTEMPT + 1))
+    missed.add(AttemptKey(ID, ATTEMPT))
+    missed.add(AttemptKey(ID, ATTEMPT + 1))
     waiting = asyncio.create_task(missed.wait())
     await asyncio.sleep(0)
-    missed.discard([(ID, ATTEMPT)])
+    missed.discard([AttemptKey(ID, ATTEMPT)])
     await asyncio.sleep(0)
     assert not waiting.done()
-    missed.discard([(ID, ATTEMPT + 1)])
+    missed.discard([AttemptKey(ID, ATTEMPT + 1)])
     await waiting
-    missed.add((ID, ATTEMPT))
+    missed.add(AttemptKey(ID, ATTEMPT))
     waiting = asyncio.create_task(missed.wait())
     await asyncio.sleep(0)
     missed.give_up()
     await waiting
     late = MissedEndings(0)
-    late.add((ID, ATTEMPT))
+    late.add(AttemptKey(ID, ATTEMPT))
     await late.wait()
 
 

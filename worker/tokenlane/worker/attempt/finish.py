@@ -241,11 +241,13 @@ async def _retry_until_recorded(lane: Lane, run: Run, call: Callable[[], Awaitab
         useless, was_outdated = was_outdated, run.stop_reason == "stale"
         return useless or clock() > min(run.deadline + _PAST_DEADLINE_S, lane.runs.closed_at + lane.timings.requeue_s)
 
-    answer = await retry_until_answered(lane, f"finish attempt {run.attempt} of request {run.id}", call, should_give_up)
-    if answer is None:
+    action = f"finish attempt {run.attempt} of request {run.id}"
+    try:
+        return await retry_until_answered(lane, action, call, should_give_up, LlmError)
+    except LlmError:
         logger.error(
             "attempt %d of request %s could not be finished; a router recovers the request when its lease runs out",
             run.attempt,
             run.id,
         )
-    return answer
+        return None

@@ -80,12 +80,15 @@ async def _claim(lane: Lane, request_id: str, attempt: int) -> ClaimedAttempt | 
     """
     if lane.runs.closing:
         return None
-    return await retry_until_answered(
-        lane,
-        f"start attempt {attempt} of request {request_id}",
-        lambda: lane.pool.requests.start(request_id, attempt, lane.worker),
-        should_give_up=lambda: lane.runs.closing,
-    )
+    with suppress(LlmError):
+        return await retry_until_answered(
+            lane,
+            f"start attempt {attempt} of request {request_id}",
+            lambda: lane.pool.requests.start(request_id, attempt, lane.worker),
+            should_give_up=lambda: lane.runs.closing,
+            errors=LlmError,
+        )
+    return None
 
 
 async def _end(lane: Lane, run: Run, outcome: AttemptOutcome, span: Span) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-
 from pydantic import ValidationError
 
-from tokenlane.routing.contract.errors import BadRequest, PoolUnavailable
+from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.requests import Request
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
+
+from .retry_until_answered import retry_until_answered
 
 
 async def read(lane: Lane, run: Run) -> Request:
@@ -23,11 +22,11 @@ async def read(lane: Lane, run: Run) -> Request:
         PoolKeyMismatch: this worker lacks the key. The error is `retryable` if another worker may have the key.
     """
     envelope = run.claim.envelope
-    while True:
-        with suppress(PoolUnavailable):
-            payload = await lane.pool.key_agreement.unseal(envelope, run.claim.payload)
-            break
-        await asyncio.sleep(lane.timings.retry_s)
+    payload = await retry_until_answered(
+        lane,
+        f"open the payload of request {run.id}",
+        lambda: lane.pool.key_agreement.unseal(envelope, run.claim.payload),
+    )
     if (key := lane.pool.keychain.key_of(envelope)) is not None:
         run.use_key(key)
     try:

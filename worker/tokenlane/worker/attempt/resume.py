@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from typing import assert_never
 
 from tokenlane.routing.carry_out_recovery import known_policy
 from tokenlane.routing.contract.answers import TokenDelta
-from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
+from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Handover, Obstacle, Resume
 from tokenlane.routing.contract.requests import ChatRequest, Request
-from tokenlane.routing.decide.policy import Policy, RolePolicy
+from tokenlane.routing.decide.policy import RolePolicy
 from tokenlane.routing.decide.recovery import (
     Continue,
     End,
@@ -25,6 +24,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .outcome import NotResumed
+from .retry_until_answered import retry_until_answered
 
 
 async def resume(lane: Lane, run: Run, request: Request) -> None:
@@ -74,7 +74,8 @@ async def resume_or_leave(lane: Lane, run: Run, handover: Handover, *, can_prefi
     lacks_text = not handover.text and "tokens" not in handover.model_fields_set
     obstacle: Obstacle = handover.obstacle or ("part" if lacks_text else "schema" if run.has_schema else "")
     history = replace(run.history(handover.lane, handover.position), model=handover.model, obstacle=obstacle)
-    role = (await _read_policy(lane)).roles.get(run.claim.envelope.role, RolePolicy())
+    policy = await retry_until_answered(lane, "read the policy", lambda: known_policy(lane.pool))
+    role = policy.roles.get(run.claim.envelope.role, RolePolicy())
     match decide_resumption(history, role, run.claim.model, can_prefill=can_prefill):
         case Continue():
             _continue(run, handover)
@@ -95,13 +96,6 @@ def _continue(run: Run, handover: Handover) -> None:
 
 def _must_match_schema(request: ChatRequest) -> bool:
     return request.response_format is not None and request.response_format.get("type") != "text"
-
-
-async def _read_policy(lane: Lane) -> Policy:
-    while True:
-        with suppress(PoolUnavailable):
-            return await known_policy(lane.pool)
-        await asyncio.sleep(lane.timings.retry_s)
 
 
 async def _ask_agent(lane: Lane, run: Run) -> Handover | None:
