@@ -10,8 +10,8 @@ from tests.faults.scenario import site
 
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.exit_codes import OK
+from tokenlane.routing.contract.attempt_end import WORKER_LOST
 from tokenlane.routing.telemetry import conventions as names
-from tokenlane.routing.telemetry.attempt import WORKER_LOST
 
 PROMPT = "marked-prompt"
 TEXT = "".join(f"w{number} " for number in range(16))

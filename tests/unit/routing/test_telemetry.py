@@ -13,11 +13,12 @@ from tests.traces import recorded_spans
 
 from tokenlane.config.settings.values import TokenSpans
 from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.attempt_end import WORKER_LOST
 from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, ProviderDown, QueueFull, RequestCancelled
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.telemetry import conventions as names
-from tokenlane.routing.telemetry.attempt import WORKER_LOST, EarlierAttempt, Waited, calling, processing
+from tokenlane.routing.telemetry.attempt import EarlierAttempt, Waited, calling, processing
 from tokenlane.routing.telemetry.batches import SAMPLED_OF, batch_spans
 from tokenlane.routing.telemetry.request import RequestEnd, RequestSpan, attaching, sending
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias, TypeGuard, assert_never, get_args
 
+from tokenlane.routing.contract.attempt_end import NO_HANDOVER
+
 from .candidates import candidates, pullers
 from .lanes.offer import LaneView
 from .lanes.state import LaneState
@@ -134,7 +136,7 @@ def _for_another_version() -> WaitCause:
 
 def _for_the_next_attempt(request: WaitingRequest) -> WaitCause:
     soon = f"in about {rounded(request.due_ms)}"
-    if request.ended_by == "no_handover":
+    if request.ended_by == NO_HANDOVER:
         explanation = f"the agent did not say in time how much of the answer it has; a worker asks it again {soon}"
         return WaitCause(f"its agent, which is asked again {soon}", explanation, "")
     ended = f"its last attempt ended with {request.ended_by}" if request.ended_by else "its last attempt failed"

@@ -19,6 +19,7 @@ from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from tokenlane.routing.contract.answers import FinishReason, Usage
+from tokenlane.routing.contract.attempt_end import WORKER_LOST
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.kinds import KINDS
@@ -27,9 +28,6 @@ from tokenlane.routing.contract.wire import Kind
 from . import conventions as names
 from .request import mark_failed, token_counts
 from .tracer import carried, carry, is_off, span_context, tracer
-
-WORKER_LOST = "worker_lost"
-"""Why an attempt ended whose worker renewed its lease no more, as lua/requeue.lua writes it."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ deprecated since they moved to a repository of their own. docs/tracing.md has th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
+
+from tokenlane.routing.contract.attempt_end import NotResumedReason, StopReason
 
 MESSAGING_VERSION = "1.44.0"
 """The version of OpenTelemetry's semantic conventions, which define messaging, errors, servers and HTTP."""
@@ -27,6 +29,10 @@ class Row(NamedTuple):
 
 TABLE: dict[str, Row] = {}
 """All attributes, by name, in the order of the documentation."""
+
+
+def _listed(codes: tuple[str, ...]) -> str:
+    return ", ".join(f"`{code}`" for code in codes)
 
 
 def _attribute(name: str, spans: str, meaning: str) -> str:
@@ -116,6 +122,6 @@ OUTCOME = _attribute(
 STOPPED = _attribute(
     "tokenlane.stopped",
     _ATTEMPT,
-    "why the worker stopped the attempt: `cancelled`, `expired`, `stale`, `draining`, or why it could not continue the "
-    "answer: `no_handover`, `cannot_continue`",
+    f"why the worker stopped the attempt: {_listed(get_args(StopReason))}, or why it could not continue the answer: "
+    f"{_listed(get_args(NotResumedReason))}",
 )

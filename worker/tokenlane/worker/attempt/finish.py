@@ -31,7 +31,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-from .outcome import Answered, AttemptOutcome, NotResumed, RequestOutcome
+from .outcome import Answered, AttemptOutcome, NotResumed, RequestOutcome, code_of
 from .retry_until_answered import retry_until_answered
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             was_routed = KINDS[run.claim.envelope.kind].follows_routes
             lacks_model = was_routed and isinstance(outcome, ModelNotFound)
             failed = AttemptFailed(outcome, reached, delivered, lacks_model, lane_pauses=was_routed)
-            return await _recover(lane, run, failed, unpublished)
+            return await _recover(lane, run, failed, unpublished, code_of(outcome))
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)
         case Stopped("expired"):
@@ -66,7 +66,7 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
         case NotResumed():
             return await _leave(lane, run, outcome, unpublished)
         case Stopped():
-            return await _recover(lane, run, WorkerDraining(), unpublished)
+            return await _recover(lane, run, WorkerDraining(), unpublished, code_of(outcome))
         case _:
             assert_never(outcome)
 
@@ -101,8 +101,12 @@ async def _handle_failure(lane: Lane, run: Run, error: LlmError, unpublished: Un
     return await lane.readiness.record_failure(error)
 
 
-async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished) -> RequestOutcome:
-    """End the request with an error, requeue it or forget it, as the recovery policy decides."""
+async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished, why: str) -> RequestOutcome:
+    """End the request with an error, requeue it or forget it, as the recovery policy decides.
+
+    Args:
+        why: why the attempt ended, as a code.
+    """
     policy = await _retry_until_recorded(lane, run, lambda: known_policy(lane.pool))
     if policy is None:
         return "left"
@@ -112,10 +116,9 @@ async def _recover(lane: Lane, run: Run, cause: Cause, unpublished: Unpublished)
             return await _fail(lane, run, error, unpublished)
         case TryAgain() as retry:
             if isinstance(cause, AttemptFailed) and KINDS[run.claim.envelope.kind].is_long:
-                why = cause.error.message.partition(":")[0].rstrip(".")
-                await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {why}; trying again"))
+                reason = cause.error.message.partition(":")[0].rstrip(".")
+                await run.outlet.report_progress(Progress(step=f"lane {lane.name}: {reason}; trying again"))
             failure = cause.error if isinstance(cause, AttemptFailed) else None
-            why = "draining" if failure is None else failure.code
             return await _requeue(lane, run, retry, unpublished, why, failure)
         case Forget():
             return await _forget(lane, run)
@@ -137,7 +140,7 @@ async def _leave(lane: Lane, run: Run, outcome: NotResumed, unpublished: Unpubli
             failed = Failed(**answer, end=unpublished.end, error=error.report())
             return await _finish(lane, run, "failed", failed, unpublished.end, error.code, failed_on=handover.lane)
         case TryAgain() as retry:
-            return await _requeue(lane, run, retry, unpublished, outcome.why)
+            return await _requeue(lane, run, retry, unpublished, code_of(outcome))
         case _:
             assert_never(decision)
 
@@ -203,7 +206,7 @@ async def _requeue(
     if state == "spent" and error is not None:
         return await _fail(lane, run, decide_without_budget(error).error, unpublished)
     if state == "lost":
-        return await _recover(lane, run, PayloadLost(), unpublished)
+        return await _recover(lane, run, PayloadLost(), unpublished, why)
     run.outlet.discard()
     match state:
         case "waiting" | "delayed":

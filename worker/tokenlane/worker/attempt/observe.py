@@ -11,6 +11,7 @@ from typing import get_args
 from opentelemetry.trace import Span
 
 from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.attempt_end import NotResumedReason, StopReason
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
@@ -26,9 +27,9 @@ from tokenlane.routing.contract.worker_report import AttemptsReport
 from tokenlane.routing.store.request_life import Ending
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry.attempt import describe_attempt
-from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run, Stopped, StopReason
+from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run
 
-from .outcome import Answered, AttemptOutcome, NotResumed, NotResumedReason, RequestOutcome
+from .outcome import Answered, AttemptOutcome, NotResumed, RequestOutcome, code_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         lane=lane,
         model=run.outlet.model,
         request_outcome=request_outcome,
-        code=_code(outcome),
+        code=code_of(outcome),
         why=outcome.message if isinstance(outcome, LlmError) else "",
         http_status=outcome.http_status if isinstance(outcome, LlmError) else None,
         waited_ms=run.claim.waited_ms,
@@ -67,18 +68,6 @@ def observe(lane: str, run: Run, outcome: AttemptOutcome, request_outcome: Reque
         is_continued=run.partial is not None and not isinstance(outcome, NotResumed),
         unsent_deltas=run.outlet.unsent,
     )
-
-
-def _code(outcome: AttemptOutcome) -> str:
-    match outcome:
-        case LlmError():
-            return outcome.code
-        case Stopped(reason):
-            return reason
-        case NotResumed():
-            return outcome.why
-        case Answered():
-            return ""
 
 
 def emit(event: AttemptEnded, observers: tuple[Observer, ...], errors: InternalErrors) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.attempt_end import NotResumedReason
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.results import Result
 from tokenlane.routing.decide.recovery import End, TryAgain
@@ -19,11 +20,6 @@ class Answered:
 
     usage: Usage
     result: Result | None = None
-
-
-NotResumedReason = Literal["no_handover", "cannot_continue"]
-"""Why an attempt did not resume an answer. `no_handover`: the agent did not reply in time with its part of the answer.
-`cannot_continue`: this lane cannot continue that part."""
 
 
 class NotResumed(Exception):
@@ -45,3 +41,17 @@ AttemptOutcome: TypeAlias = Answered | LlmError | Stopped | NotResumed
 
 RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
 """What became of the request. `left`: another attempt runs it, or a router recovers it when its lease runs out."""
+
+
+def code_of(outcome: AttemptOutcome) -> str:
+    """Why the attempt ended: the code of its error, or a code of `contract/attempt_end.py`; '' if it completed its
+    answer."""
+    match outcome:
+        case LlmError():
+            return outcome.code
+        case Stopped(reason):
+            return reason
+        case NotResumed():
+            return outcome.why
+        case Answered():
+            return ""

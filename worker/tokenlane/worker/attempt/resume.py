@@ -8,6 +8,7 @@ from typing import assert_never
 
 from tokenlane.routing.carry_out_recovery import known_policy
 from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.attempt_end import NO_HANDOVER
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.messages import Handover, Obstacle, Resume
 from tokenlane.routing.contract.requests import ChatRequest, Request
@@ -43,7 +44,7 @@ async def resume(lane: Lane, run: Run, request: Request) -> None:
         return
     handover = await _ask_agent(lane, run)
     if handover is None:
-        raise NotResumed("no_handover", decide_without_handover(run.history(lane.name, 0)))
+        raise NotResumed(NO_HANDOVER, decide_without_handover(run.history(lane.name, 0)))
     match handover.state:
         case "done":
             raise Stopped("cancelled")

@@ -7,10 +7,11 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.attempt_end import StopReason
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.contract.sealing.messages import Opener, Sealer
@@ -23,10 +24,6 @@ from .outlet import Outlet
 
 _MAX_EARLY_STOPS = 256
 """How many stops are remembered for attempts that do not run here. Most of these have ended or run elsewhere."""
-
-StopReason = Literal["cancelled", "expired", "stale", "draining"]
-"""Why an attempt stops. `cancelled`: the agent no longer wants the answer. `expired`: the deadline passed. `stale`: a
-newer attempt runs. `draining`: the worker shuts down."""
 
 
 class Stopped(Exception):
