@@ -41,8 +41,11 @@ def _view(view: LiveView) -> dict[str, Any]:
         "waiting": view.waiting,
         "running": view.running,
         "delayed": view.delayed,
+        "accepting": view.accepting,
         "roles": [_role(role) for role in view.roles],
+        "more_roles": view.more_roles,
         "lanes": [_lane(lane) for lane in view.lanes],
+        "more_lanes": view.more_lanes,
         "problems": [_problem(finding) for finding in view.problems],
     }
 
@@ -52,13 +55,13 @@ def _role(role: LiveRole) -> dict[str, Any]:
     return {
         **{name: getattr(role, name) for name in fields},
         "standing": role.standing.name.lower(),
-        "severity": role.standing.severity,
+        "severity": role.severity,
         "failures": [asdict(failure) for failure in role.failures],
     }
 
 
 def _lane(lane: LiveLane) -> dict[str, Any]:
-    return {**asdict(lane), "accepts_work": lane.state.accepts_work}
+    return {**asdict(lane), "severity": lane.state.severity}
 
 
 def _problem(finding: Finding) -> dict[str, Any]:

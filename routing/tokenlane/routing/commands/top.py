@@ -19,6 +19,7 @@ from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.cli.sentences import age, counted, sentence
 from tokenlane.config.host.stop_signals import stop_event
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.live.follow import Look, follow
@@ -36,9 +37,8 @@ _SPARK_CELLS = 20
 _BAR_CELLS = 10
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _STYLES = {
-    "up": "green",
-    **dict.fromkeys(("degraded", "loading", "paused", "draining"), "yellow"),
-    **dict.fromkeys(("down", "gone"), "bold red"),
+    **{state.value: _COLOURS[state.severity] for state in LaneState},
+    "left": "dim",
     **{standing.name.lower(): _COLOURS[standing.severity] for standing in Standing},
 }
 _OTHER_LINES = 14
@@ -111,10 +111,10 @@ def _parts(look: Look, height: int | None) -> Iterator[str | Table]:
     yield "\n".join(filter(None, (view.headline.text, view.headline.why, view.headline.advice)))
     if view.roles:
         yield _table(_ROLE_COLUMNS, view.roles[:rows])
-        yield from _rest(len(view.roles[:rows]), len(view.roles), "role", "roles")
+        yield from _rest(len(view.roles[:rows]), len(view.roles) + view.more_roles, "role", "roles")
     if view.lanes:
         yield _table(_LANE_COLUMNS, view.lanes[:rows])
-        yield from _rest(len(view.lanes[:rows]), len(view.lanes), "lane", "lanes")
+        yield from _rest(len(view.lanes[:rows]), len(view.lanes) + view.more_lanes, "lane", "lanes")
     failures = [(role.name, failure) for role in view.roles for failure in role.failures]
     if failures:
         yield _table(_FAILURE_COLUMNS, sorted(failures, key=lambda it: -it[1].requests)[:rows])
@@ -125,13 +125,12 @@ def _parts(look: Look, height: int | None) -> Iterator[str | Table]:
 
 def _summary(view: LiveView) -> str:
     time = datetime.fromtimestamp(view.time_ms / 1000, UTC).strftime("%H:%M:%S UTC")
-    accepting = sum(lane.state.accepts_work for lane in view.lanes)
     delayed = f", {view.delayed} delayed" if view.delayed else ""
     return "   ".join(
         (
             f"pool {view.pool}",
             time,
-            f"{accepting} of {counted(len(view.lanes), 'lane', 'lanes')} up",
+            f"{view.accepting} of {counted(len(view.lanes) + view.more_lanes, 'lane', 'lanes')} up",
             counted(view.routers, "router", "routers"),
             counted(view.clients, "client", "clients"),
             f"{view.waiting} waiting{delayed}, {view.running} running",

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal, Self
 
 from tokenlane.config.cli.sentences import joined
+from tokenlane.routing.decide.wait_cause import WaitCause
 
 Severity = Literal["ok", "warn", "fail", "unknown"]
 """`warn`: works now, but may cause trouble later. `unknown`: the server does not let this user check."""
@@ -72,7 +73,7 @@ class Code(StrEnum):
     UNSERVED = "unserved", "requests that no available lane may serve wait until their deadline"
     WAITS_LONG = "waits_long", "the lanes cannot keep up with the requests"
     REQUESTS_REFUSED = "requests_refused", "agents get QueueFull while their role, or an agent, is at its limit"
-    ROLE_FAILS = "role_fails", "no request of the role is answered"
+    ROLE_FAILS = "role_fails", "most requests of the role get an error, or no answer by their deadline"
     ROUTE_UNKNOWN = "route_unknown", "a route entry that matches no lane serves nothing; its name may be misspelt"
     VERSIONS = "versions", "workers of one pool should run one version; agents may be older"
     ENVIRONMENT = "environment", "a variable with a wrong name is ignored silently"
@@ -95,6 +96,7 @@ class Code(StrEnum):
         "some workers' model servers cannot work; the others serve the lane",
     )
     LANE_PAUSED = "lane_paused", "the lane's model server refuses requests for a while, so the lane gets none meanwhile"
+    LANE_SILENT = "lane_silent", "a model server that accepts requests and sends nothing lets them expire"
     LANE_FAILS = "lane_fails", "the lane's model server fails its requests, although it is healthy"
     LANE_TAKEN = "lane_taken", "a lane is one endpoint, so a second endpoint needs another lane name"
     ONLY_TOY = "only_toy", "the built-in model's answers are useless for real work"
@@ -119,6 +121,7 @@ class Finding:
         observed: the observation, in words.
         advice: what to do about it; empty if there is nothing to do.
         subject: the lane, role, worker or endpoint that was checked; empty for the whole pool.
+        cause: why the requests wait that the finding is about; None if it is about something else.
     """
 
     code: Code
@@ -126,6 +129,7 @@ class Finding:
     observed: str
     advice: str = ""
     subject: str = ""
+    cause: WaitCause | None = None
 
     @property
     def is_problem(self) -> bool:

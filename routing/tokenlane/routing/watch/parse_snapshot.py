@@ -7,7 +7,7 @@ that cannot be parsed; all other parts are still shown.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cache
@@ -245,27 +245,36 @@ def _roles(reply: SnapshotReply, queues: tuple[QueueStatus, ...]) -> Iterator[Ro
     """All roles and priorities with waiting or running requests, or with requests counted in the last minute."""
     jobs = (job for lane in reply.lanes for job in lane.jobs)
     running = Counter((job.role, job.priority) for job in jobs if _is_priority(job.priority))
-    counted = {(count.role, count.priority) for count in reply.rates.counts if _is_priority(count.priority)}
-    waits = {(queue.role, queue.priority) for queue in queues}
-    for role, priority in sorted({*running, *counted, *waits}, key=lambda key: (key[0], _rank(key[1]))):
-        of_role = [queue for queue in queues if (queue.role, queue.priority) == (role, priority)]
+    waits: defaultdict[tuple[str, Priority], list[QueueStatus]] = defaultdict(list)
+    for queue in queues:
+        waits[queue.role, queue.priority].append(queue)
+    rates, failures = _rates(reply.rates), _failures(reply.rates)
+    for role, priority in sorted({*running, *rates, *waits}, key=lambda key: (key[0], _rank(key[1]))):
+        of_role = waits.get((role, priority), [])
         yield RoleStatus(
             role=role,
             priority=priority,
             waiting=sum(queue.waiting for queue in of_role),
             oldest_ms=max((queue.oldest_ms for queue in of_role), default=None),
             running=running[role, priority],
-            rates=_rates(reply.rates, role, priority),
-            failures=_failures(reply.rates, role, priority),
+            rates=rates.get((role, priority), Rates()),
+            failures=tuple(failures.get((role, priority), ())),
         )
 
 
-def _rates(reply: RatesReply, role: str, priority: Priority) -> Rates:
-    counts = (it for it in reply.counts if (it.role, it.priority) == (role, priority) and it.what in _RATES)
-    return Rates(**{count.what: round(1000 * count.requests / reply.window_ms, 3) for count in counts})
+def _rates(reply: RatesReply) -> dict[tuple[str, Priority], Rates]:
+    counts: defaultdict[tuple[str, Priority], dict[str, float]] = defaultdict(dict)
+    for it in reply.counts:
+        if _is_priority(it.priority):
+            of_role = counts[it.role, it.priority]
+            if it.what in _RATES:
+                of_role[it.what] = round(1000 * it.requests / reply.window_ms, 3)
+    return {key: Rates(**of_role) for key, of_role in counts.items()}
 
 
-def _failures(reply: RatesReply, role: str, priority: Priority) -> tuple[Failures, ...]:
-    of_role = (it for it in reply.failures if (it.role, it.priority) == (role, priority))
-    failures = (Failures(it.code, it.lane, it.requests) for it in of_role)
-    return tuple(sorted(failures, key=lambda it: (-it.requests, it.code, it.lane)))
+def _failures(reply: RatesReply) -> dict[tuple[str, str], list[Failures]]:
+    """The failures of each role and priority, the most frequent first."""
+    failures: defaultdict[tuple[str, str], list[Failures]] = defaultdict(list)
+    for it in sorted(reply.failures, key=lambda it: (-it.requests, it.code, it.lane)):
+        failures[it.role, it.priority].append(Failures(it.code, it.lane, it.requests))
+    return failures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.decide.candidates import candidates
@@ -12,18 +12,20 @@ from tokenlane.routing.decide.policy import RolePolicy
 from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
 
 from .finding import Code, Finding
-from .snapshot import Failures, QueueStatus, RoleStatus, Snapshot
+from .snapshot import Failures, QueueStatus, Rates, RoleStatus, Snapshot
 
-_FAILURES_A_MINUTE = 3
-"""From how many failures in a minute, without a completed request, a role counts as failing."""
+FAILURES_A_MINUTE = 3
+"""From how many requests in a minute that fail or expire a role may count as failing."""
+_CODES_SHOWN = 3
 
 
 def examine_queues(snapshot: Snapshot) -> Iterator[Finding]:
-    """Check for requests that no lane may serve, that were refused, and for roles whose requests all fail."""
+    """Check for requests that no lane may serve, that were refused, and for roles most of whose requests fail."""
     yield from _unserved(snapshot)
     for role in snapshot.roles:
         yield from _refused(snapshot, role)
-        yield from _failing(role)
+    for name, priorities in snapshot.roles_by_name().items():
+        yield from _failing(name, total_rates(priorities), total_failures(priorities))
 
 
 def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
@@ -45,7 +47,7 @@ def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
             f"{_describe_waiting(role, priority, waiting, oldest_ms)}, and no lane that accepts work may serve them: "
             f"{cause.explanation}"
         )
-        yield Finding(Code.UNSERVED, "fail", observed, cause.advice, role)
+        yield Finding(Code.UNSERVED, "fail", observed, cause.advice, role, cause)
 
 
 def _describe_waiting(role: str, priority: str, waiting: int, oldest_ms: int) -> str:
@@ -74,26 +76,55 @@ def _refused(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
     yield Finding(Code.REQUESTS_REFUSED, "fail", observed, advice, role.role)
 
 
-def fails(role: RoleStatus) -> bool:
-    """Whether several of the role's requests failed in the last minute, and none completed."""
-    return round(60 * role.rates.failed) >= _FAILURES_A_MINUTE and not role.rates.completed
+def total_rates(priorities: Sequence[RoleStatus]) -> Rates:
+    """The rates of all priorities of a role, added up."""
+    return sum((status.rates for status in priorities), Rates())
 
 
-def _failing(role: RoleStatus) -> Iterator[Finding]:
-    if fails(role):
-        failed = round(60 * role.rates.failed)
-        observed = (
-            f"role {role.role!r}, priority {role.priority}: {failed} requests failed in the last minute, and none "
-            f"completed{describe_failures(role.failures)}"
-        )
-        advice = "docs/errors.md says what to do about each error code; the worker's log has a line for each failure"
-        yield Finding(Code.ROLE_FAILS, "fail", observed, advice, role.role)
+def total_failures(priorities: Sequence[RoleStatus]) -> tuple[Failures, ...]:
+    """The failures of all priorities of a role, added up, the most frequent failure first."""
+    requests: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for failure in (failure for status in priorities for failure in status.failures):
+        requests[failure.code, failure.lane] += failure.requests
+    return tuple(Failures(*which, count) for which, count in sorted(requests.items(), key=lambda it: (-it[1], it[0])))
 
 
-def describe_failures(failures: Iterable[Failures]) -> str:
-    """The failures as the end of a sentence; empty if there are none."""
-    texts = [f"{it.requests} {it.code}{f' on {it.lane}' if it.lane else ''}" for it in failures]
-    return f": {', '.join(texts)}" if texts else ""
+def fails(rates: Rates) -> bool:
+    """Whether several of a role's requests failed or expired in the last minute, and more than completed.
+
+    Args:
+        rates: those of all priorities of the role. config/alerts.yml has the same rule.
+    """
+    unanswered = rates.failed + rates.expired
+    return round(60 * unanswered) >= FAILURES_A_MINUTE and unanswered > rates.completed
+
+
+def describe_ends(rates: Rates, failures: Sequence[Failures]) -> str:
+    """How a role's requests ended in the last minute, as part of a sentence."""
+    failed, expired, completed = (round(60 * rate) for rate in (rates.failed, rates.expired, rates.completed))
+    shown = [f"{it.requests} {it.code}{f' on {it.lane}' if it.lane else ''}" for it in failures[:_CODES_SHOWN]]
+    if others := sum(it.requests for it in failures[_CODES_SHOWN:]):
+        shown.append(f"{others} others")
+    codes = f" ({', '.join(shown)})" if shown else ""
+    ends = [*([f"{failed} failed{codes}"] if failed else []), *([f"{expired} expired"] if expired else [])]
+    done = counted(completed, "request", "requests") if rates.completed else "no request"
+    return f"in the last minute {' and '.join(ends)}, and {done} completed"
+
+
+def failing_advice(rates: Rates) -> str:
+    """What to do about a role most of whose requests fail or expire."""
+    if rates.failed >= rates.expired:
+        return "docs/errors.md says what to do about each error code; the worker's log has a line for each failure"
+    return (
+        "check whether the model servers of the role's lanes still answer (`tokenlane lanes ls`, the workers' logs); "
+        "if they do, add lanes, or give the requests more time"
+    )
+
+
+def _failing(role: str, rates: Rates, failures: Sequence[Failures]) -> Iterator[Finding]:
+    if fails(rates):
+        observed = f"role {role!r}: {describe_ends(rates, failures)}"
+        yield Finding(Code.ROLE_FAILS, "fail", observed, failing_advice(rates), role)
 
 
 def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
@@ -102,8 +133,8 @@ def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
         if role.oldest_ms is not None and role.oldest_ms > 1000 * max_wait_s:
             waiting = _describe_waiting(role.role, role.priority, role.waiting, role.oldest_ms)
             observed = f"{waiting}; the limit (--max-wait) is {max_wait_s:g} s"
-            advice = "add lanes, or raise --max-wait"
+            advice, cause = "add lanes, or raise --max-wait", None
             if (queue := snapshot.oldest_queue(role)) is not None:
                 cause = wait_cause(snapshot.facts, queue.key)
                 observed, advice = f"{observed}; the oldest waits for {cause.brief}: {cause.explanation}", cause.advice
-            yield Finding(Code.WAITS_LONG, "fail", observed, advice, role.role)
+            yield Finding(Code.WAITS_LONG, "fail", observed, advice, role.role, cause)

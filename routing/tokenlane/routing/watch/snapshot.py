@@ -6,8 +6,9 @@ meaning; fields may be added at any time. Ages are in milliseconds before `time_
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from tokenlane.routing.contract.envelope import Needs
@@ -40,6 +41,17 @@ class Rates:
     refused: float = 0.0
     retried: float = 0.0
     recovered: float = 0.0
+
+    @property
+    def ended(self) -> float:
+        """How many requests ended per second, in whatever way."""
+        return self.completed + self.failed + self.cancelled + self.expired
+
+    def __add__(self, other: Rates) -> Rates:
+        return Rates(*(getattr(self, name) + getattr(other, name) for name in _RATES))
+
+
+_RATES = tuple(each.name for each in fields(Rates))
 
 
 @dataclass(frozen=True)
@@ -234,6 +246,13 @@ class Snapshot:
     def facts(self) -> PoolFacts:
         """What decides why requests wait."""
         return PoolFacts(self.pool, self.policy, self.views, bool(self.routers), self.paused)
+
+    def roles_by_name(self) -> dict[str, list[RoleStatus]]:
+        """Each role with its priorities. A paused role without requests has none."""
+        by_name: defaultdict[str, list[RoleStatus]] = defaultdict(list, {role: [] for role in self.paused})
+        for status in self.roles:
+            by_name[status.role].append(status)
+        return dict(by_name)
 
     def oldest_queue(self, role: RoleStatus) -> QueueStatus | None:
         """The queue in which the role's oldest request of this priority waits; None if none waits."""

@@ -316,12 +316,24 @@ def test_refused_requests() -> None:
     [
         (Rates(failed=0.05), ["role_fails"]),
         (Rates(failed=0.02), []),
-        (Rates(failed=0.05, completed=0.01), []),
+        (Rates(expired=3.0), ["role_fails"]),  # a model server that accepts requests and never answers
+        (Rates(failed=0.02, expired=0.03), ["role_fails"]),
+        (Rates(failed=9.9, completed=0.02), ["role_fails"]),
+        (Rates(failed=0.1, completed=0.1), []),
+        (Rates(cancelled=3.0), []),
     ],
 )
-def test_a_role_whose_requests_all_fail(rates: Rates, expected: list[str]) -> None:
-    """Three failures and no completed request in a minute, for example of a model that no lane has."""
+def test_a_role_most_of_whose_requests_fail(rates: Rates, expected: list[str]) -> None:
+    """From three requests a minute that failed or expired, if they are more than those that completed."""
     assert codes(replace(WELL, roles=(replace(ROLE, rates=rates),))) == expected
+
+
+def test_priorities_fail_together() -> None:
+    """A role whose requests of one priority all fail does not fail if more of another priority complete, and what two
+    priorities lose adds up. There is one finding for the role."""
+    failing, working = replace(ROLE, rates=Rates(failed=0.5)), replace(ROLE, priority="high", rates=Rates(completed=10))
+    assert codes(replace(WELL, roles=(failing, working))) == []
+    assert codes(replace(WELL, roles=(failing, replace(working, rates=Rates(expired=0.5))))) == ["role_fails"]
 
 
 def test_a_failing_role_names_codes_and_lanes() -> None:
@@ -331,6 +343,10 @@ def test_a_failing_role_names_codes_and_lanes() -> None:
     (finding,) = find_problems(replace(WELL, roles=(role,)), 60)
     assert finding.code == "role_fails"
     assert "4 unauthorized on gpu1, 1 model_not_found" in finding.observed
+    rates, many = Rates(failed=1, expired=0.5, completed=0.1), tuple(Failures(f"c{i}", "", 9 - i) for i in range(6))
+    (finding,) = find_problems(replace(WELL, roles=(replace(ROLE, rates=rates, failures=many),)), 60)
+    assert all(fact in finding.observed for fact in ("60 failed", "9 c0", "30 expired", "6 requests completed"))
+    assert "c5" not in finding.observed
     assert "redis-cli" not in str(finding)
 
 

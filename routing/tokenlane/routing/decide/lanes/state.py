@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 RESTART_MS = 60_000
 """How long a lane that was stopped counts as being restarted."""
@@ -31,6 +32,18 @@ class LaneState(StrEnum):
     def accepts_work(self) -> bool:
         """Whether routers may dispatch requests to the lane."""
         return self in (LaneState.UP, LaneState.DEGRADED)
+
+    @property
+    def severity(self) -> Literal["ok", "warn", "fail"]:
+        """How bad the state is: `ok` also for a lane that was shut down, `warn` if the state passes by itself or an
+        operator wants it."""
+        match self:
+            case LaneState.UP | LaneState.LEFT:
+                return "ok"
+            case LaneState.DEGRADED | LaneState.LOADING | LaneState.PAUSED | LaneState.DRAINING:
+                return "warn"
+            case LaneState.DOWN | LaneState.GONE:
+                return "fail"
 
     @property
     def is_unready(self) -> bool:

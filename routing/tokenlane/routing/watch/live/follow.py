@@ -62,7 +62,8 @@ async def follow(pool: Pool, with_requests: Callable[[], bool] = lambda: False) 
             yield replace(look, outage=f"The pool has not answered for {silent}. {sentence(error.message)}")
         else:
             trends.add(snapshot)
-            look, answered_at = Look(live_view(snapshot, trends), requests), clock()
+            view = await asyncio.to_thread(live_view, snapshot, trends)  # thousands of roles take a while
+            look, answered_at = Look(view, requests), clock()
             yield look
         await asyncio.sleep(max(0.0, began + _EVERY_S - clock()))
 

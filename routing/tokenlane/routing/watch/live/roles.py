@@ -9,22 +9,24 @@ from enum import IntEnum
 
 from tokenlane.config.cli.sentences import age, counted
 from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
-from tokenlane.routing.watch.queue_health import describe_failures, fails
-from tokenlane.routing.watch.snapshot import Failures, RoleStatus, Snapshot
+from tokenlane.routing.watch.finding import Code, Finding, Severity
+from tokenlane.routing.watch.pool_health import MAX_WAIT_S
+from tokenlane.routing.watch.queue_health import describe_ends, failing_advice, fails, total_failures, total_rates
+from tokenlane.routing.watch.snapshot import Failures, QueueStatus, Rates, RoleStatus, Snapshot
 
-from .trends import Sample, Trends, ended_per_s
+from .trends import Sample, Trends
 
 BEHIND_MS = 10_000
-"""A role whose oldest request has waited longer is behind, even if its requests take turns."""
+"""A role whose requests have waited longer is behind, even if they take turns."""
 
 
 class Standing(IntEnum):
     """How a role stands, the worst first.
 
-    `STUCK`: its oldest request waits for something that no ending request brings, such as a lane that is down.
-    `FAILING`: several of its requests failed in the last minute, and none completed. `BEHIND`: its oldest request has
-    waited long for a slot, or for the end of a lane's pause. `PAUSED`: an operator paused it, and requests wait.
-    `WAITING`: requests wait, but not for long. `WELL`: nothing waits.
+    `STUCK`: requests wait for something that no ending request brings, such as a lane that is down. `FAILING`: most of
+    its requests failed or expired in the last minute. `BEHIND`: requests have waited long for a slot, or for the end of
+    a lane's pause. `PAUSED`: an operator paused it, and requests wait. `WAITING`: requests wait, but not for long.
+    `WELL`: nothing waits.
     """
 
     STUCK = 0
@@ -35,7 +37,7 @@ class Standing(IntEnum):
     WELL = 5
 
     @property
-    def severity(self) -> str:
+    def severity(self) -> Severity:
         """`fail`, `warn` or `ok`, as findings have it."""
         return "fail" if self <= Standing.FAILING else "warn" if self <= Standing.PAUSED else "ok"
 
@@ -45,89 +47,129 @@ class LiveRole:
     """A role, with its requests of all priorities.
 
     Args:
+        severity: that of its standing; `fail` also if a request waits so long that `status --check` fails.
         oldest_ms: for how long its oldest request has waited; None if none waits.
-        accepted, ended: requests per second over the last minute. `ended`: completed or failed.
+        accepted, ended: requests per second over the last minute.
         failures: the failed requests of the last minute, the most frequent failure first.
-        waits_for: what the oldest request waits for, in a few words. `why`: the same explained, as part of a sentence.
+        cause: why requests wait; if they wait for several things, for the worst of them. None if none waits.
         sentence: how the role stands, without a full stop; empty if nothing waits or fails.
         samples: how it developed, the oldest first.
     """
 
     name: str
     standing: Standing
+    severity: Severity
     waiting: int
     oldest_ms: int | None
     running: int
     accepted: float
     ended: float
     failures: tuple[Failures, ...]
-    waits_for: str
-    why: str
-    advice: str
+    cause: WaitCause | None
     sentence: str
+    advice: str
     is_paused: bool
     samples: tuple[Sample, ...]
+
+    @property
+    def waits_for(self) -> str:
+        """What requests wait for, in a few words; empty if none waits."""
+        return self.cause.brief if self.cause else ""
+
+    def states(self, finding: Finding) -> bool:
+        """Whether the role's sentence says what the finding says."""
+        if finding.code is Code.ROLE_FAILS:
+            return self.standing is Standing.FAILING
+        return finding.cause is not None and finding.cause == self.cause
 
 
 def live_roles(snapshot: Snapshot, trends: Trends) -> tuple[LiveRole, ...]:
     """The pool's roles, the worst first."""
-    by_role: defaultdict[str, list[RoleStatus]] = defaultdict(list)
-    for status in snapshot.roles:
-        by_role[status.role].append(status)
-    for role in snapshot.paused:
-        by_role.setdefault(role, [])
-    roles = [_live_role(snapshot, name, parts, trends.samples(name)) for name, parts in by_role.items()]
+    queues: defaultdict[str, list[QueueStatus]] = defaultdict(list)
+    for queue in snapshot.queues:
+        queues[queue.role].append(queue)
+    roles = [
+        _live_role(
+            name,
+            priorities,
+            _waits(snapshot, queues[name]),
+            trends.samples(name),
+            is_paused=name in snapshot.paused,
+        )
+        for name, priorities in snapshot.roles_by_name().items()
+    ]
     return tuple(sorted(roles, key=lambda role: (role.standing, -(role.oldest_ms or 0), role.name)))
 
 
-def _live_role(snapshot: Snapshot, name: str, parts: Sequence[RoleStatus], samples: tuple[Sample, ...]) -> LiveRole:
-    oldest = max(parts, key=lambda part: part.oldest_ms or -1, default=None)
-    queue = snapshot.oldest_queue(oldest) if oldest else None
-    cause = wait_cause(snapshot.facts, queue.key) if queue else None
-    oldest_ms = queue.oldest_ms if queue else None
-    waiting, failures = sum(part.waiting for part in parts), _failures(parts)
-    is_paused = name in snapshot.paused
-    standing = _standing(cause, oldest_ms or 0, is_failing=any(map(fails, parts)), is_paused=is_paused)
+@dataclass(frozen=True)
+class _Wait:
+    """A role's requests that wait for the same: why, how many they are, and for how long the oldest has waited."""
+
+    cause: WaitCause
+    waiting: int
+    oldest_ms: int
+    standing: Standing
+
+
+def _waits(snapshot: Snapshot, queues: Sequence[QueueStatus]) -> list[_Wait]:
+    """What the requests of a role's queues wait for, the worst first."""
+    by_brief: defaultdict[str, list[tuple[WaitCause, QueueStatus]]] = defaultdict(list)
+    for queue in sorted(queues, key=lambda queue: -queue.oldest_ms):
+        cause = wait_cause(snapshot.facts, queue.key)
+        by_brief[cause.brief].append((cause, queue))
+    waits = []
+    for (cause, oldest), *others in by_brief.values():
+        waiting = oldest.waiting + sum(queue.waiting for _, queue in others)
+        standing = _standing(cause, oldest.oldest_ms, is_paused=oldest.role in snapshot.paused)
+        waits.append(_Wait(cause, waiting, oldest.oldest_ms, standing))
+    return sorted(waits, key=lambda wait: (wait.standing, -wait.oldest_ms))
+
+
+def _standing(cause: WaitCause, oldest_ms: int, *, is_paused: bool) -> Standing:
+    if is_paused:
+        return Standing.PAUSED
+    if not (cause.takes_turns or cause.passes):
+        return Standing.STUCK
+    return Standing.BEHIND if oldest_ms > BEHIND_MS else Standing.WAITING
+
+
+def _live_role(
+    name: str,
+    priorities: Sequence[RoleStatus],
+    waits: Sequence[_Wait],
+    samples: tuple[Sample, ...],
+    *,
+    is_paused: bool,
+) -> LiveRole:
+    rates, failures = total_rates(priorities), total_failures(priorities)
+    worst, waiting = next(iter(waits), None), sum(status.waiting for status in priorities)
+    oldest_ms = max((wait.oldest_ms for wait in waits), default=None)
+    standing = worst.standing if worst else Standing.WELL
+    if fails(rates) and standing not in (Standing.STUCK, Standing.PAUSED):
+        standing = Standing.FAILING
+    waits_long = oldest_ms is not None and oldest_ms > 1000 * MAX_WAIT_S
+    advice = worst.cause.advice if worst else ""
     return LiveRole(
         name=name,
         standing=standing,
+        severity="fail" if waits_long else standing.severity,
         waiting=waiting,
         oldest_ms=oldest_ms,
-        running=sum(part.running for part in parts),
-        accepted=sum(part.rates.accepted for part in parts),
-        ended=sum(ended_per_s(part.rates) for part in parts),
+        running=sum(status.running for status in priorities),
+        accepted=rates.accepted,
+        ended=rates.ended,
         failures=failures,
-        waits_for=cause.brief if cause else "",
-        why=cause.explanation if cause else "",
-        advice=cause.advice if cause else "",
-        sentence=_sentence(name, standing, waiting, oldest_ms, cause, failures),
+        cause=worst.cause if worst else None,
+        sentence=_sentence(name, standing, worst, waiting, rates, failures),
+        advice=failing_advice(rates) if standing is Standing.FAILING else advice,
         is_paused=is_paused,
         samples=samples,
     )
 
 
-def _failures(parts: Sequence[RoleStatus]) -> tuple[Failures, ...]:
-    """The failures of all priorities, added up."""
-    requests: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for failure in (failure for part in parts for failure in part.failures):
-        requests[failure.code, failure.lane] += failure.requests
-    return tuple(Failures(*which, count) for which, count in sorted(requests.items(), key=lambda it: (-it[1], it[0])))
-
-
-def _standing(cause: WaitCause | None, oldest_ms: int, *, is_failing: bool, is_paused: bool) -> Standing:
-    if cause is not None and is_paused:
-        return Standing.PAUSED
-    if cause is not None and not (cause.takes_turns or cause.passes):
-        return Standing.STUCK
-    if is_failing:
-        return Standing.FAILING
-    if cause is None:
-        return Standing.WELL
-    return Standing.BEHIND if oldest_ms > BEHIND_MS else Standing.WAITING
-
-
 _VERBS = {
     Standing.STUCK: "is stuck",
+    Standing.FAILING: "fails",
     Standing.BEHIND: "is behind",
     Standing.PAUSED: "is paused",
     Standing.WAITING: "keeps up",
@@ -137,14 +179,21 @@ _VERBS = {
 def _sentence(
     name: str,
     standing: Standing,
+    worst: _Wait | None,
     waiting: int,
-    oldest_ms: int | None,
-    cause: WaitCause | None,
+    rates: Rates,
     failures: Sequence[Failures],
 ) -> str:
-    if standing is Standing.FAILING:
-        return f"{name} fails: no request completed in the last minute{describe_failures(failures)}"
-    if cause is None:
-        return ""
-    waits = counted(waiting, "request waits", "requests wait")
-    return f"{name} {_VERBS[standing]}: {waits} for {cause.brief}, the oldest for {age(oldest_ms)}"
+    parts = [describe_ends(rates, failures)] if standing is Standing.FAILING else []
+    if worst is not None:
+        parts.append(_describe_wait(worst, waiting))
+    return f"{name} {_VERBS[standing]}: {'; '.join(parts)}" if parts else ""
+
+
+def _describe_wait(wait: _Wait, waiting: int) -> str:
+    """How many of a role's waiting requests wait for this, and for how long."""
+    if wait.waiting >= waiting:
+        requests = counted(waiting, "request waits", "requests wait")
+    else:
+        requests = f"{wait.waiting} of {waiting} waiting requests {'waits' if wait.waiting == 1 else 'wait'}"
+    return f"{requests} for {wait.cause.brief}, the oldest for {age(wait.oldest_ms)}"

@@ -1,13 +1,14 @@
-"""What only successive snapshots show: how many requests of a role waited, and how many tokens a lane produces."""
+"""What only successive snapshots show: how many requests of a role waited, and which tokens a lane produces."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from tokenlane.routing.watch.snapshot import LaneStatus, Rates, RoleStatus, Snapshot
+from tokenlane.routing.watch.queue_health import total_rates
+from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot
 
 SAMPLES = 120
 """How many samples of each role are kept: two minutes of them, at one a second."""
@@ -19,7 +20,7 @@ _WINDOW_MS = 10_000
 class Sample:
     """A role at one moment: its waiting requests, and how many requests per second came and ended in the last minute.
 
-    `ended` counts completed and failed requests, but none that were cancelled or expired.
+    `ended` counts requests that completed, failed, were cancelled or expired.
     """
 
     time_ms: int
@@ -42,10 +43,13 @@ class Trends:
     def __init__(self) -> None:
         self._samples: defaultdict[str, deque[Sample]] = defaultdict(lambda: deque(maxlen=SAMPLES))
         self._reports: dict[str, deque[_Report]] = {}
+        self._busy_since: dict[str, int] = {}
 
     def add(self, snapshot: Snapshot) -> None:
         """Add a snapshot that is newer than all before it."""
         self._add_samples(snapshot)
+        busy = (lane.name for lane in snapshot.lanes if lane.chats.running)
+        self._busy_since = {name: self._busy_since.get(name, snapshot.time_ms) for name in busy}
         workers = {worker.name: worker for lane in snapshot.lanes for worker in lane.workers if worker.is_alive}
         self._reports = {name: self._reports.get(name) or deque(maxlen=SAMPLES) for name in workers}
         for name, worker in workers.items():
@@ -64,27 +68,22 @@ class Trends:
         known = [rate for rate in rates if rate is not None]
         return sum(known) if known else None
 
+    def silent_ms(self, lane: LaneStatus) -> int:
+        """For how long the lane has been running chats and its workers have reported no new token; 0 if unknown."""
+        reports = [self._reports[worker.name] for worker in lane.workers if worker.name in self._reports]
+        if lane.name not in self._busy_since or not reports:
+            return 0
+        since = max(self._busy_since[lane.name], *map(_unchanged_since, reports))
+        return max(0, min(each[-1].beat_at_ms for each in reports) - since)
+
     def _add_samples(self, snapshot: Snapshot) -> None:
-        by_role: defaultdict[str, list[RoleStatus]] = defaultdict(list)
-        for status in snapshot.roles:
-            by_role[status.role].append(status)
+        by_role = snapshot.roles_by_name()
         for role in by_role.keys() | self._samples.keys():
-            rates = [status.rates for status in by_role[role]]
-            self._samples[role].append(
-                Sample(
-                    snapshot.time_ms,
-                    sum(status.waiting for status in by_role[role]),
-                    sum(each.accepted for each in rates),
-                    sum(map(ended_per_s, rates)),
-                )
-            )
-            if not by_role[role] and not any(sample.waiting or sample.accepted for sample in self._samples[role]):
+            priorities = by_role.get(role, [])
+            rates, waiting = total_rates(priorities), sum(status.waiting for status in priorities)
+            self._samples[role].append(Sample(snapshot.time_ms, waiting, rates.accepted, rates.ended))
+            if not priorities and not any(sample.waiting or sample.accepted for sample in self._samples[role]):
                 del self._samples[role]
-
-
-def ended_per_s(rates: Rates) -> float:
-    """How many requests per second lanes have ended."""
-    return rates.completed + rates.failed
 
 
 def _extend(reports: deque[_Report], newest: _Report) -> None:
@@ -93,6 +92,11 @@ def _extend(reports: deque[_Report], newest: _Report) -> None:
         reports.clear()
     if not reports or newest.beat_at_ms > reports[-1].beat_at_ms:
         reports.append(newest)
+
+
+def _unchanged_since(reports: Sequence[_Report]) -> int:
+    """The time of the first of the newest reports that all have the same number of deltas."""
+    return min(report.beat_at_ms for report in reports if report.deltas == reports[-1].deltas)
 
 
 def _rate(reports: Iterable[_Report]) -> float | None:

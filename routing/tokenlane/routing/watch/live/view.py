@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tokenlane.config.cli.sentences import counted, sentence
+from tokenlane.config.cli.sentences import age, counted, sentence
 from tokenlane.routing.decide.lanes.state import LaneState, has_left
-from tokenlane.routing.watch.finding import Code, Finding
-from tokenlane.routing.watch.pool_health import examine_pool
+from tokenlane.routing.watch.finding import Code, Finding, Severity
+from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot
 
 from .roles import LiveRole, Standing, live_roles
 from .trends import Trends
 
-_OF_ROLES = (Code.UNSERVED, Code.WAITS_LONG, Code.ROLE_FAILS)
-"""Findings that a role's row has already."""
-_WORST_FIRST = ("down", "gone", "loading", "paused", "degraded", "draining", "up", "left")
+ROLES_SHOWN = LANES_SHOWN = 100
+"""How many roles and lanes a view has, the worst of all."""
+_SILENT_MS = 10_000
+"""From when a lane that runs chats and produces no token counts as silent."""
+_WORST_FIRST: tuple[Severity, ...] = ("fail", "warn", "ok")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Headline:
     """What is most important now, in one sentence; why it is so, and what to do about it, each a sentence or empty.
     `severity`: `ok`, `warn` or `fail`."""
 
-    severity: str
+    severity: Severity
     text: str
     why: str = ""
     advice: str = ""
@@ -50,50 +52,61 @@ class LiveLane:
 class LiveView:
     """A pool at the moment `time_ms`, by the server's clock.
 
-    `roles` and `lanes`: the worst first. `problems`: what is wrong besides what the sentences of the roles say.
-    `delayed`: how many requests wait for a set time before their next attempt.
+    `roles` and `lanes`: the worst of them, the worst first; `more_roles` and `more_lanes`: how many are left out.
+    `accepting`: how many lanes accept work. `problems`: what is wrong besides what the sentences of the roles say.
+    `waiting`, `running`: the requests of all roles. `delayed`: how many requests wait for a set time before their next
+    attempt.
     """
 
     pool: str
     time_ms: int
     headline: Headline
     roles: tuple[LiveRole, ...]
+    more_roles: int
     lanes: tuple[LiveLane, ...]
+    more_lanes: int
+    accepting: int
     problems: tuple[Finding, ...]
     routers: int
     clients: int
+    waiting: int
+    running: int
     delayed: int
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait."""
-        return sum(role.waiting for role in self.roles)
-
-    @property
-    def running(self) -> int:
-        """How many requests lanes have been given."""
-        return sum(role.running for role in self.roles)
 
 
 def live_view(snapshot: Snapshot, trends: Trends) -> LiveView:
     """The view of the newest snapshot, which `trends` has already."""
     roles = live_roles(snapshot, trends)
-    problems = tuple(
-        finding for finding in examine_pool(snapshot) if finding.is_problem and finding.code not in _OF_ROLES
+    by_name = {role.name: role for role in roles}
+    problems = (
+        *(it for it in find_problems(snapshot) if it.subject not in by_name or not by_name[it.subject].states(it)),
+        *(_silence(lane, ms) for lane in snapshot.lanes if (ms := trends.silent_ms(lane)) >= _SILENT_MS),
     )
     shown = (lane for lane in snapshot.lanes if not has_left(lane.state, lane.beat_ms))
-    lanes = sorted((_live_lane(lane, trends) for lane in shown), key=lambda it: (_WORST_FIRST.index(it.state), it.name))
+    lanes = sorted(shown, key=lambda lane: (_WORST_FIRST.index(lane.state.severity), lane.state.is_away, lane.name))
     return LiveView(
         pool=snapshot.pool,
         time_ms=snapshot.time_ms,
         headline=_headline(roles, problems),
-        roles=roles,
-        lanes=tuple(lanes),
+        roles=roles[:ROLES_SHOWN],
+        more_roles=len(roles[ROLES_SHOWN:]),
+        lanes=tuple(_live_lane(lane, trends) for lane in lanes[:LANES_SHOWN]),
+        more_lanes=len(lanes[LANES_SHOWN:]),
+        accepting=sum(lane.state.accepts_work for lane in lanes),
         problems=problems,
         routers=len(snapshot.routers),
         clients=snapshot.clients.known,
+        waiting=sum(role.waiting for role in roles),
+        running=sum(role.running for role in roles),
         delayed=snapshot.delayed,
     )
+
+
+def _silence(lane: LaneStatus, silent_ms: int) -> Finding:
+    chats = counted(lane.chats.running, "chat runs", "chats run")
+    observed = f"lane {lane.name!r} ({lane.endpoint}): {chats}, and no token has come for {age(silent_ms)}"
+    advice = "check whether its model server still answers, and restart the server if it hangs"
+    return Finding(Code.LANE_SILENT, "warn", observed, advice, lane.name)
 
 
 def _live_lane(lane: LaneStatus, trends: Trends) -> LiveLane:
@@ -114,17 +127,25 @@ def _live_lane(lane: LaneStatus, trends: Trends) -> LiveLane:
 
 
 def _headline(roles: tuple[LiveRole, ...], problems: tuple[Finding, ...]) -> Headline:
-    """The worst role, if one is not well, and what is broken."""
+    """What concerns every role, or else the worst role, if one is not well, and what is broken."""
     worst = next((role for role in roles[:1] if role.standing < Standing.WAITING), None)
-    broken = next((finding for finding in problems if finding.severity == "fail"), None)
+    full = next((finding for finding in problems if finding.code is Code.MEMORY and finding.severity == "fail"), None)
+    broken = full or next((finding for finding in problems if finding.severity == "fail"), None)
     if worst is None:
         return _all_keep_up(roles) if broken is None else _broken(broken)
     others = sum(role.standing < Standing.WAITING for role in roles) - 1
     more = f" {counted(others, 'more role is', 'more roles are')} not well." if others else ""
-    text, why, advice = sentence(worst.sentence) + more, _capitalised(worst.why), _capitalised(worst.advice)
-    if broken is None or worst.standing is Standing.STUCK:  # its reason says which lanes cannot work, and why
-        return Headline(worst.standing.severity, text, why, advice)
-    return Headline("fail", text, f"{why} {_broken(broken).text}".strip(), _broken(broken).advice or advice)
+    text, advice = sentence(worst.sentence) + more, _capitalised(worst.advice)
+    if full is not None:
+        return replace(_broken(full), why=text)
+    why = _capitalised(worst.cause.explanation) if worst.cause else ""
+    if worst.standing is Standing.STUCK:  # the cause says which lanes cannot work, and why
+        return Headline(worst.severity, text, why, advice)
+    broken = broken or next((finding for finding in problems if finding.code is Code.LANE_SILENT), None)
+    if broken is None:
+        return Headline(worst.severity, text, why, advice)
+    severity = "fail" if broken.severity == "fail" else worst.severity
+    return Headline(severity, text, f"{why} {_broken(broken).text}".strip(), _broken(broken).advice or advice)
 
 
 def _broken(finding: Finding) -> Headline:

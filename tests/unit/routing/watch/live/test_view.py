@@ -8,9 +8,10 @@ from tests.lanes import lane_view
 from tests.unit.routing.watch.test_pool_health import LANE, QUEUE, ROLE, WELL, with_lanes
 
 from tokenlane.routing.decide.lanes.state import LaneState
+from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.live.roles import BEHIND_MS, Standing
 from tokenlane.routing.watch.live.trends import Trends
-from tokenlane.routing.watch.live.view import LiveView, live_view
+from tokenlane.routing.watch.live.view import LANES_SHOWN, ROLES_SHOWN, LiveView, live_view
 from tokenlane.routing.watch.snapshot import Failures, Rates, Slots, Snapshot
 
 DOWN = replace(LANE, state=LaneState.DOWN, why="nothing listens there")
@@ -106,6 +107,57 @@ def test_priorities_of_a_role_are_one_row() -> None:
     assert role.failures == (Failures("timeout", "gpu0", 3), Failures("no_lane", "", 1))
 
 
+SLOT = "a slot on gpu0"
+NO_LANE = "a lane with model unknown"
+
+
+def test_the_worst_queue_decides_how_a_role_stands() -> None:
+    """A request for a model that no lane has is named, however many older ones wait for a slot, and only those that
+    wait for the model count as such. What the role's sentence leaves out stays a problem."""
+    lost = replace(QUEUE, waiting=1, oldest_ms=60_000, needs=QUEUE.needs.model_copy(update={"model": "unknown"}))
+    snapshot = waiting(61_000)
+    queues = (replace(snapshot.queues[0], waiting=11), lost)
+    snapshot = replace(snapshot, roles=(replace(ROLE, waiting=12, oldest_ms=61_000),), queues=queues)
+    view = view_of(snapshot)
+    assert (view.roles[0].standing, view.roles[0].waits_for, view.roles[0].oldest_ms) == (
+        Standing.STUCK,
+        NO_LANE,
+        61_000,
+    )
+    assert f"1 of 12 waiting requests waits for {NO_LANE}, the oldest for 60 s" in view.headline.text
+    assert [problem.code for problem in view.problems] == [Code.WAITS_LONG]  # that of the 11 others
+
+
+def test_a_finding_that_a_role_states_is_no_further_problem() -> None:
+    """The row of a role has it already; a role that is red there is one that `status --check` reports as failing."""
+    late = view_of(waiting(61_000))
+    assert (late.problems, late.headline.severity, late.roles[0].severity) == ((), "fail", "fail")
+    assert SLOT in late.headline.text
+    failing = view_of(replace(WELL, roles=(FAILING,), queues=()))
+    assert failing.problems == ()
+    stuck = view_of(with_lanes(roles=(replace(FAILING, waiting=2, oldest_ms=20_000),)))
+    assert [problem.code for problem in stuck.problems] == [Code.NO_LANE, Code.ROLE_FAILS]
+
+
+def test_all_ends_count_as_ended() -> None:
+    """Requests that expired or were cancelled ended, too."""
+    rates = Rates(completed=1, failed=2, cancelled=4, expired=8, retried=16)
+    view = view_of(replace(WELL, roles=(replace(ROLE, rates=rates),)))
+    assert (view.roles[0].ended, view.roles[0].samples[-1].ended) == (15, 15)
+
+
+def test_a_view_has_the_worst_of_many_roles_and_lanes() -> None:
+    """The others are counted, and their requests are in the sums."""
+    roles = tuple(replace(ROLE, role=f"role{i}", waiting=1) for i in range(ROLES_SHOWN + 5))
+    queues = tuple(replace(QUEUE, role=role.role, oldest_ms=100 + i) for i, role in enumerate(roles))
+    lanes = (*(replace(LANE, name=f"gpu{i}", endpoint="") for i in range(LANES_SHOWN + 7)), replace(DOWN, name="last"))
+    view = view_of(with_lanes(*lanes, roles=roles, queues=queues))
+    assert (len(view.roles), view.more_roles, view.waiting) == (ROLES_SHOWN, 5, ROLES_SHOWN + 5)
+    assert view.roles[0].name == roles[-1].role
+    assert (len(view.lanes), view.more_lanes, view.accepting) == (LANES_SHOWN, 8, LANES_SHOWN + 7)
+    assert view.lanes[0].name == "last"
+
+
 def test_the_load_of_a_lane() -> None:
     """It is that of the kind of work that fills the lane most; commands do not count."""
     slots = {"chat": Slots(4, 1, 0), "embed": Slots(2, 1, 1), "command": Slots(1, 1, 0)}
@@ -116,11 +168,12 @@ def test_the_load_of_a_lane() -> None:
 
 
 def test_lanes_of_all_states_are_shown_the_worst_first() -> None:
-    """A lane that is down comes before one that pauses, and that before one that is up."""
+    """By their severity, which each state has; of lanes that are well, those that left come last."""
     lanes = [replace(LANE, name=f"lane-{state}", state=state) for state in LaneState]
     states = [lane.state for lane in view_of(with_lanes(*lanes)).lanes]
     assert sorted(states) == sorted(LaneState)
-    assert states.index(LaneState.DOWN) < states.index(LaneState.PAUSED) < states.index(LaneState.UP)
+    assert [state.severity for state in states] == ["fail"] * 2 + ["warn"] * 4 + ["ok"] * 2
+    assert states[-2:] == [LaneState.UP, LaneState.LEFT]
 
 
 def test_lanes_that_left_long_ago_are_not_shown() -> None:
