@@ -32,6 +32,10 @@ function render() {
     byId(id).hidden = isEmpty;
     byId(`no-${id}`).hidden = !isEmpty;
   }
+  for (const [id, omitted] of [["roles", view.more_roles], ["lanes", view.more_lanes]]) {
+    byId(`more-${id}`).hidden = omitted === 0;
+    setText(byId(`more-${id}`), `And ${omitted} more, which are no worse.`);
+  }
   byId("bug").hidden = true;
 }
 
@@ -51,8 +55,8 @@ function renderHeadline({ headline, ...view }) {
   setText(byId("advice"), headline.advice ? `→ ${headline.advice}` : "");
   setText(byId("pool"), view.pool);
   const delayed = view.delayed ? `, ${view.delayed} delayed` : "";
-  const up = view.lanes.filter((lane) => lane.accepts_work).length;
-  setText(byId("totals"), `${view.waiting} waiting${delayed}, ${view.running} running · ${up} of ${view.lanes.length} lanes up`);
+  const lanes = view.lanes.length + view.more_lanes;
+  setText(byId("totals"), `${view.waiting} waiting${delayed}, ${view.running} running · ${view.accepting} of ${lanes} lanes up`);
   document.title = `${headline.severity === "ok" ? "" : "⚠ "}${view.waiting} waiting · tokenlane ${view.pool}`;
   const worst = view.roles[0];
   const kind = `${headline.severity} ${worst && worst.severity !== "ok" ? `${worst.name} ${worst.standing}` : ""}`;

@@ -67,8 +67,6 @@ export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
   };
 });
 
-const LANE_SEVERITY = { up: "ok", down: "fail", gone: "fail" };
-
 export const renderLanes = rows(body("lanes"), (lane) => lane.name, (first) => {
   let lane = first;
   const state = badge();
@@ -96,9 +94,8 @@ export const renderLanes = rows(body("lanes"), (lane) => lane.name, (first) => {
     row,
     update(next) {
       lane = next;
-      const severity = LANE_SEVERITY[lane.state] ?? "warn";
-      row.dataset.severity = severity;
-      setBadge(state, lane.state, severity);
+      row.dataset.severity = lane.severity;
+      setBadge(state, lane.state, lane.severity);
       const taken = lane.running + lane.queued;
       bar.style.width = `${lane.limit ? Math.min(100, (100 * taken) / lane.limit) : 0}%`;
       setText(load, lane.limit ? `${taken} of ${lane.limit}` : `${taken}`);

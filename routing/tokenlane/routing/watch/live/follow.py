@@ -10,6 +10,7 @@ from tokenlane.config.cli.sentences import age, sentence
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_records import RequestRecord
+from tokenlane.routing.store.server.errors import is_unreachable
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.request_report import RequestReport, report
 from tokenlane.routing.watch.snapshot import Snapshot
@@ -51,15 +52,17 @@ async def follow(pool: Pool, with_requests: Callable[[], bool] = lambda: False) 
         with_requests: called before each look; whether to read requests too.
     """
     clock = asyncio.get_running_loop().time
-    trends, look, answered_at = Trends(), Look(), clock()
+    trends, look, answered_at = Trends(), Look(), 0.0
     while True:
         began = clock()
         try:
             snapshot = await take_snapshot(pool)
             requests = await _requests(pool, snapshot) if with_requests() else None
         except LlmError as error:
-            silent = age(round(1000 * (clock() - answered_at)))
-            yield replace(look, outage=f"The pool has not answered for {silent}. {sentence(error.message)}")
+            since = ""
+            if look.view is not None and is_unreachable(error):
+                since = f"The pool has not answered for {age(round(1000 * (clock() - answered_at)))}. "
+            yield replace(look, outage=f"{since}{sentence(error.message)}")
         else:
             trends.add(snapshot)
             view = await asyncio.to_thread(live_view, snapshot, trends)  # thousands of roles take a while
