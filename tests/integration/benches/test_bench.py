@@ -116,8 +116,7 @@ async def test_a_soak_measures_each_figure_in_each_round(tmp_path: Path) -> None
     of_redis = ["memory (MB)", "memory in use (MB)", "keys that do not expire", *SOCKETS_AND_FILES]
     assert names == [of_python, of_python, of_redis]
     assert all(len(figure.rounds) == 3 and min(figure.rounds) > 0 for figure in report.figures)
-    assert (report.warm_up, {bar.limit for bar in report.bars}) == (0, {1})
-    assert len(report.bars) == len(report.figures) - 3  # resident memory has a bar only in long soaks
+    assert (report.warm_up, report.bars) == (0, [])  # nothing is certain without a warm-up
     assert report.ended["answered"] > report.ended["cancelled"] > 0
     assert soak.table(report).count("\n| ") == 1 + len(report.figures)
     plot = ElementTree.parse(tmp_path / "soak.svg").getroot()

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tokenlane.benches.measure.soak.report import MEMORY, SHORTEST_WARM_UP, Soak, SoakFigure, table
 from tokenlane.benches.measure.soak.trend import Trend, trend_of
 
 MINUTE_S = 60.0
@@ -53,3 +54,26 @@ def test_outliers_and_one_step_are_no_growth() -> None:
 def test_a_task_lost_at_every_fault_is_growth() -> None:
     """Whole numbers that rise now and then grow, since no fault takes them down again."""
     assert trend_of([20.0 + number // 3 for number in range(20)], MINUTE_S).reading == "grows"
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "minutes", "names"), [(0, 1, []), (4, 4, ["objects"]), (4, 60, [MEMORY, "objects"])]
+)
+def test_growth_is_certain_only_after_a_full_warm_up(warm_up: int, minutes: float, names: list[str]) -> None:
+    """Buffers fill for two minutes, so growth without that warm-up has no bar and is called open, not certain."""
+    rising = [100.0 + number for number in range(9)]
+    figures = [SoakFigure.of("worker", name, rising, warm_up, 30) for name in (MEMORY, "objects")]
+    assert {figure.trend.reading for figure in figures} == {"grows"}
+    report = Soak(
+        measured_at="",
+        machine="",
+        versions="",
+        minutes=minutes,
+        streams=8,
+        round_s=30,
+        warm_up=warm_up,
+        ended={},
+        figures=figures,
+    )
+    assert [bar.name.rpartition(": ")[2] for bar in report.bars] == names
+    assert ("GROWS" in table(report)) == (warm_up >= SHORTEST_WARM_UP)

@@ -32,7 +32,7 @@ from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import background
 
 from .processes import ROLES, agent, held_by, worker
-from .report import MEMORY, Soak, SoakFigure
+from .report import MEMORY, SHORTEST_WARM_UP, Soak, SoakFigure
 
 STREAMS = 8
 _NAME = "soak"
@@ -42,8 +42,6 @@ _TOKENS, _SPACING_MS = 16, 20
 _ROUND_S, _FEWEST_ROUNDS = 30.0, 3
 _WARM_UP = 4
 """One of so many rounds is warm-up."""
-_SHORTEST_WARM_UP = 4
-"""Two minutes, since a worker keeps an answer for one."""
 _SAMPLES = 30
 """How often each figure is measured in a round."""
 _FAILURES = (FaultScript(status=503), FaultScript(cut_after=5), FaultScript(error_after=5))
@@ -132,7 +130,7 @@ async def measure(minutes: float, progress: Callable[[str], None] = lambda line:
         round_s = (time.monotonic() - began_s) / plan.rounds
         ended = await site.agent.ask(Counter[str], "ended")
     _check(ended)
-    warm_up = min(max(plan.rounds // _WARM_UP, _SHORTEST_WARM_UP), plan.rounds - _FEWEST_ROUNDS)
+    warm_up = min(max(plan.rounds // _WARM_UP, SHORTEST_WARM_UP), plan.rounds - _FEWEST_ROUNDS)
     return Soak(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
         machine=describe_machine(),

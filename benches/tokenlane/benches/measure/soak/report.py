@@ -13,6 +13,8 @@ from .trend import LIMIT_PERCENT, Trend, trend_of
 MEMORY = "memory (MB)"
 """The resident memory, which allocators let grow for longer than a short soak lasts, though nothing is lost."""
 _SETTLED_MINUTES = 60
+SHORTEST_WARM_UP = 4
+"""The rounds of 30 s until all buffers are full: a worker keeps an answer for a minute."""
 
 
 class SoakFigure(BaseModel):
@@ -46,12 +48,17 @@ class Soak(BaseModel):
     ended: dict[str, int]
     figures: list[SoakFigure]
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the warm-up was long enough for the growth after it to mean something."""
+        return self.warm_up >= SHORTEST_WARM_UP
+
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def bars(self) -> list[Bar]:
         """A bar for each figure, for the growth that is certain, which is the lower end of its range.
 
-        Resident memory has one only in a soak of an hour or more.
+        A soak without a full warm-up has none. Resident memory has one only in a soak of an hour or more.
         """
         return [
             Bar(
@@ -60,7 +67,7 @@ class Soak(BaseModel):
                 limit=LIMIT_PERCENT,
             )
             for figure in self.figures
-            if figure.name != MEMORY or self.minutes >= _SETTLED_MINUTES
+            if self.is_warm and (figure.name != MEMORY or self.minutes >= _SETTLED_MINUTES)
         ]
 
 
@@ -78,13 +85,13 @@ def table(report: Soak) -> str:
         "",
         "| process | figure | at first | at last | growth, % an hour | 95 % range | reading |",
         "|---|---|--:|--:|--:|--:|---|",
-        *(f"| {' | '.join(_cells(figure))} |" for figure in report.figures),
+        *(f"| {' | '.join(_cells(figure, is_warm=report.is_warm))} |" for figure in report.figures),
         "",
     ]
     return "\n".join([*lines, *map(line_of, report.bars)])
 
 
-def _cells(figure: SoakFigure) -> tuple[str, ...]:
+def _cells(figure: SoakFigure, *, is_warm: bool) -> tuple[str, ...]:
     trend = figure.trend
     return (
         figure.process,
@@ -93,5 +100,5 @@ def _cells(figure: SoakFigure) -> tuple[str, ...]:
         f"{trend.last:.5g}",
         f"{trend.slope:z.1f}",
         f"{trend.at_least:z.1f} to {trend.at_most:z.1f}",
-        _READINGS[trend.reading],
+        _READINGS[trend.reading if is_warm or trend.reading == "steady" else "open"],
     )
