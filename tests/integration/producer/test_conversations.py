@@ -13,7 +13,7 @@ from tests.integration.lanes import lane_of
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.model.models import Model
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.producer import Client, ImagesNotAccepted
+from tokenlane.producer import Client, ImagesNotAccepted, RequestCancelled
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 
@@ -110,3 +110,20 @@ async def test_a_context_that_is_too_short(pool: Pool, client: Client, redis_url
                 assert [delta.finish_reason async for delta in stream][-1] == "length"
         assert conversation.left_out > 0
         assert len(conversation.messages) == 13
+
+
+async def test_a_question_interrupts(pool: Pool, client: Client, redis_url: str) -> None:
+    """The only slot is free for the second question, and the reader of the first answer learns that it was cancelled."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Simulator(api="vllm"))
+        await stack.enter_async_context(lane_of(redis_url, LaneSettings("gpu0", "vllm", server.url, capacity=1)))
+        conversation = client.conversation(role="r", on_busy="interrupt", keep_partial=True)
+        async with conversation.ask("1", extra={"simulate": {"hold_after": 4}}) as stream:
+            first = await anext(stream)
+            await server.held()
+            assert (await conversation.complete("2")).text
+            with pytest.raises(RequestCancelled):
+                await stream.answer()
+        texts = [str(message.content) for message in conversation.messages]
+        assert texts[0::2] == ["1", "2"]
+        assert texts[1].startswith(first.text)

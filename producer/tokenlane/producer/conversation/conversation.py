@@ -152,7 +152,7 @@ class Conversation:
         messages, left_out, file = self._record.messages, self._record.left_out, self._record.file
         record = Record(messages, self._settings.max_input_tokens, file and _file(file.path, name), left_out)
         try:
-            await record.append([])
+            await record.append([], after=record.messages)
         except ConversationBusy:
             raise ValueError(f"the file already has a conversation {name!r}") from None
         return Conversation(self._link, self._settings, name, record)

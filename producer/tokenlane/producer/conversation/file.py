@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tokenlane.routing.contract.requests import Message
 
-from .one_at_a_time import ConversationBusy
+from .one_at_a_time import CHANGED, ConversationBusy
 from .saved import SavedConversation
 
 _FORMAT = 1
@@ -80,7 +80,7 @@ class ConversationFile:
             await file.execute("BEGIN IMMEDIATE")
             revision, _ = await self._head(file)
             if revision != self.revision:
-                raise ConversationBusy("Another process has changed this conversation in its file meanwhile.")
+                raise ConversationBusy(CHANGED)
             if anew:
                 await file.execute("DELETE FROM messages WHERE conversation = ?", [self._conversation])
             await file.executemany("INSERT INTO messages VALUES (?, ?, ?)", rows)

@@ -12,6 +12,9 @@ from tokenlane.routing.contract.errors import LlmError, RequestCancelled
 OnBusy: TypeAlias = Literal["queue", "reject", "interrupt"]
 """What a question does while another one is answered: wait for its turn, be refused, or interrupt the answer."""
 
+CHANGED = "Another process has changed this conversation in its file meanwhile."
+"""Why a conversation is busy although no question has its turn here."""
+
 Stop: TypeAlias = Callable[[], Awaitable[None]]
 """Ends the question that has its turn, and calls `leave` for it."""
 

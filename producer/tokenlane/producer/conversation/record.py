@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from tokenlane.routing.contract.requests import Message
 
-from .one_at_a_time import ConversationBusy
+from .one_at_a_time import CHANGED, ConversationBusy
 from .saved import SavedConversation
 from .trim import KEPT_SHARE, TokenEstimate, sent, shorten
 
@@ -70,11 +70,21 @@ class Record:
             return
         self.messages, self.left_out = saved.messages, saved.left_out
         if has_results:
-            raise ConversationBusy("Another process has changed this conversation in its file meanwhile.")
+            raise ConversationBusy(CHANGED)
 
-    async def append(self, messages: Sequence[Message]) -> None:
-        """Add an answered question. Raises the errors of `ConversationFile.write`, and then adds nothing."""
-        whole = [*self.messages, *messages]
+    async def append(self, messages: Sequence[Message], *, after: Sequence[Message]) -> None:
+        """Add an answered question.
+
+        Args:
+            after: the `messages` as they were when the question was asked.
+
+        Raises:
+            ConversationBusy: another process has changed the conversation since then; nothing is added.
+            OSError: the file cannot be used; nothing is added.
+        """
+        if after is not self.messages:
+            raise ConversationBusy(CHANGED)
+        whole = [*after, *messages]
         if self.file is not None:
             await self.file.write(whole, self.left_out)
         self.messages = whole

@@ -54,6 +54,7 @@ class Turn:
         self._tools, self._keeps_partial, self._sends_again = tools, keeps_partial, sends_again
         self.request_id = new_id()
         self.has_turn = False
+        self._after: list[Message] = []
         self._question: list[Message] = []
         self._sent: list[Message] = []
         self._request: OpenRequest | None = None
@@ -76,7 +77,7 @@ class Turn:
         self.has_turn = True
         try:
             await self._record.refresh()
-            self._question = self._ask()
+            self._after, self._question = self._record.messages, self._ask()
             return await self._submit(self.request_id)
         except BaseException:
             self.abandon()
@@ -122,9 +123,10 @@ class Turn:
             if request.ended and request.error is None:
                 answer = await request.finish()
                 self._record.estimate.learn(answer.usage, self._sent, self._tools)
-                await self._record.append([*self._question, answer.message])
+                await self._record.append([*self._question, answer.message], after=self._after)
             elif self._keeps_partial and request.text:
-                await self._record.append([*self._question, Message(role="assistant", content=request.text)])
+                partial = Message(role="assistant", content=request.text)
+                await self._record.append([*self._question, partial], after=self._after)
         finally:
             self._order.leave()
 

@@ -75,6 +75,18 @@ async def test_two_processes_ask_at_once(path: Path) -> None:
         assert second.messages == first.messages
 
 
+async def test_a_refresh_while_a_question_is_answered(path: Path) -> None:
+    """The answer does not follow what the question did not know."""
+    async with MockPool(answer) as pool, pool.client() as client:
+        first, second = opened(client, path), opened(client, path)
+        async with first.ask("1") as stream:
+            await second.complete("2")
+            await first.refresh()
+            with pytest.raises(ConversationBusy):
+                await stream.answer()
+        assert first.messages == second.messages
+
+
 async def test_results_that_are_not_written_yet(path: Path) -> None:
     """They are written with the next answer. If another process answers first, they are lost, and the error says so."""
     async with MockPool(answer) as pool, pool.client() as client:
