@@ -113,7 +113,7 @@ async def test_a_context_that_is_too_short(pool: Pool, client: Client, redis_url
 
 
 async def test_a_question_interrupts(pool: Pool, client: Client, redis_url: str) -> None:
-    """The only slot is free for the second question, and the reader of the first answer learns that it was cancelled."""
+    """The only slot is free for the second question, and the reader of the first answer learns of the interruption."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Simulator(api="vllm"))
         await stack.enter_async_context(lane_of(redis_url, LaneSettings("gpu0", "vllm", server.url, capacity=1)))
