@@ -18,10 +18,9 @@ from tokenlane.routing.decide.lanes.state import has_left
 from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.sentinel_errors import address_text
-from tokenlane.routing.watch.finding import Code, Finding
+from tokenlane.routing.watch.finding import Finding
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.pool_health import MAX_WAIT_S, find_problems
-from tokenlane.routing.watch.redis_health import examine_memory, examine_sentinels
 from tokenlane.routing.watch.snapshot import LaneStatus, LastError, RoleStatus, Snapshot, WorkerStatus
 from tokenlane.routing.watch.unused_pool import examine_use, is_unused, other_pools
 
@@ -54,26 +53,24 @@ def status(
     pool: PoolName = None,
 ) -> None:
     """Show waiting and running requests, and the lanes, workers and routers that serve them."""
-    snapshot, more, primary = pool_session(redis, pool, _look)
-    problems = (*(finding for finding in more if finding.is_problem), *find_problems(snapshot, max_wait))
+    snapshot, of_use, primary = pool_session(redis, pool, _look)
+    problems = (*of_use, *find_problems(snapshot, max_wait))
     fails = any(problem.severity == "fail" for problem in problems)
     if as_json:
         show_json(as_document(snapshot, problems, primary))
     elif check:
         show("\n".join([*([] if fails else [_ok_line(snapshot)]), *([_problem_lines(problems)] if problems else [])]))
     else:
-        sentinels = next((finding.observed for finding in more if finding.code is Code.SENTINELS), "")
-        show(*_parts(snapshot, problems, sentinels))
+        show(*_parts(snapshot, problems))
     raise typer.Exit(FAILED if check and fails else OK)
 
 
 async def _look(pool: Pool) -> tuple[Snapshot, tuple[Finding, ...], str | None]:
-    """A snapshot of the pool, the findings that need more than the snapshot, and the primary that Sentinels name."""
+    """A snapshot of the pool, a finding if nobody uses the pool, and the primary that Sentinels name."""
     snapshot = await take_snapshot(pool)
     others = await other_pools(pool) if is_unused(snapshot) else ()
-    findings = (*await examine_sentinels(pool), await examine_memory(pool), *examine_use(snapshot, others))
     address = pool.server.sentinels.address if pool.server.sentinels else None
-    return snapshot, findings, address_text(address) if address else None
+    return snapshot, tuple(examine_use(snapshot, others)), address_text(address) if address else None
 
 
 def as_document(snapshot: Snapshot, problems: tuple[Finding, ...], primary: str | None = None) -> dict[str, Any]:
@@ -82,7 +79,9 @@ def as_document(snapshot: Snapshot, problems: tuple[Finding, ...], primary: str 
     Args:
         primary: the address of the primary, as Sentinels name it; None if the pool's URL names no Sentinels.
     """
-    tree = TypeAdapter(Snapshot).dump_python(snapshot, mode="json", exclude={"policy", "fallback", "views"})
+    tree = TypeAdapter(Snapshot).dump_python(
+        snapshot, mode="json", exclude={"policy", "fallback", "views", "sentinels"}
+    )
     causes = [wait_cause(snapshot.facts, queue.key) for queue in snapshot.queues]
     queues = [
         {**queue.pop("needs"), **queue, "waits_for": cause.brief, "why": cause.explanation}
@@ -105,8 +104,8 @@ def _problem_lines(problems: tuple[Finding, ...]) -> str:
     )
 
 
-def _parts(snapshot: Snapshot, problems: tuple[Finding, ...], sentinels: str = "") -> list[str | Table]:
-    parts: list[str | Table] = [_summary(snapshot, sentinels)]
+def _parts(snapshot: Snapshot, problems: tuple[Finding, ...]) -> list[str | Table]:
+    parts: list[str | Table] = [_summary(snapshot)]
     if snapshot.roles:
         columns = {**_ROLE_COLUMNS, "WAITS FOR": lambda role: _waits_for(snapshot, role)}
         parts.append(_table(columns, snapshot.roles))
@@ -126,7 +125,7 @@ def _parts(snapshot: Snapshot, problems: tuple[Finding, ...], sentinels: str = "
     return [*parts, _problem_lines(problems)] if problems else parts
 
 
-def _summary(snapshot: Snapshot, sentinels: str = "") -> str:
+def _summary(snapshot: Snapshot) -> str:
     lags = f", not read yet by {', '.join(snapshot.lagging)}" if snapshot.lagging else ""
     deciding = sum(router.revision is not None for router in snapshot.routers)
     silent = f", {snapshot.clients.silent} silent" if snapshot.clients.silent else ""
@@ -137,7 +136,7 @@ def _summary(snapshot: Snapshot, sentinels: str = "") -> str:
     return "\n".join(
         (
             f"pool     {snapshot.pool}{' (unused)' if is_empty else ''}",
-            *([f"redis    {sentinels}"] if sentinels else []),
+            *(f"redis    {finding.observed}" for finding in snapshot.sentinels[:1]),
             f"policy   {f'revision {snapshot.revision}' if snapshot.revision else 'the built-in default'}{lags}",
             f"key      {snapshot.key_id or 'none: requests and answers are not sealed'}",
             f"routers  {len(snapshot.routers)}, {deciding} active",

@@ -14,7 +14,7 @@ from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from .finding import Code, Finding
 from .pool_health import examine_pool
 from .reach_endpoint import Reached, reach
-from .redis_health import ask_server, examine_sentinels, examine_server
+from .redis_health import ask_server, examine_server
 from .snapshot import LaneStatus, Snapshot
 
 _NEW_KEY = "create a key with `tokenlane key new`, and set TOKENLANE_POOL_KEY on every host"
@@ -32,7 +32,6 @@ async def examine(pool: Pool) -> tuple[Finding, ...]:
     lanes = [lane for lane in snapshot.lanes if lane.state != "left"]
     reached = await asyncio.gather(*(reach(lane.endpoint) for lane in lanes))
     return (
-        *await examine_sentinels(pool),
         *examine_server(server),
         *examine_key_and_policy(snapshot),
         *examine_unreadable(snapshot),

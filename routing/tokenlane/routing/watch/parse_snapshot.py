@@ -28,6 +28,7 @@ from tokenlane.routing.decide.recovery import RETRY_MS
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies.lane import parse_lane
 
+from .redis_health import examine_sentinels
 from .snapshot import (
     SCHEMA_VERSION,
     ClientsStatus,
@@ -61,6 +62,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
     """
     reply = decoded(await pool.snapshot_reply())
     memory = _memory(await pool.commands.ask_about("INFO", "memory"))
+    sentinels = await examine_sentinels(pool)
     policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
     queues = tuple(sorted(_queues(reply), key=lambda queue: (queue.role, _rank(queue.priority))))
     workers = tuple(_workers(reply, policy.lease_ms))
@@ -99,6 +101,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
         unknown=tuple(_unknown(reply, views)),
         unpaid_retries=max(0, reply.retries_paid_at - reply.now) / RETRY_MS,
         memory=memory,
+        sentinels=sentinels,
     )
 
 

@@ -16,6 +16,7 @@ from tokenlane.routing.decide.wait_cause import START_ROUTER
 
 from .finding import Code, Finding, Severity
 from .queue_health import examine_queues, examine_waits
+from .redis_health import judge_memory
 from .snapshot import LaneStatus, Snapshot
 
 MAX_WAIT_S = 60.0
@@ -41,6 +42,8 @@ def find_problems(snapshot: Snapshot, max_wait_s: float = MAX_WAIT_S) -> tuple[F
 
 def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
     """Run every check that needs no limits. A check that passes yields a finding, too."""
+    yield from snapshot.sentinels
+    yield judge_memory(snapshot.memory)
     if snapshot.routers:
         yield Finding(Code.ROUTERS, "ok", counted(len(snapshot.routers), "router is running", "routers are running"))
     else:

@@ -114,7 +114,7 @@ def describe_ends(rates: Rates, failures: Sequence[Failures]) -> str:
 def failing_advice(rates: Rates) -> str:
     """What to do about a role most of whose requests fail or expire."""
     if rates.failed >= rates.expired:
-        return "docs/errors.md says what to do about each error code; the worker's log has a line for each failure"
+        return "look up each error code in docs/errors.md; the worker's log has a line for each failure"
     return (
         "check whether the model servers of the role's lanes still answer (`tokenlane lanes ls`, the workers' logs); "
         "if they do, add lanes, or give the requests more time"

@@ -17,6 +17,7 @@ from tokenlane.routing.store.server.sentinel_errors import address_text, sentine
 from tokenlane.routing.store.server.sentinels import SentinelAnswer, Sentinels
 
 from .finding import Code, Finding, Severity
+from .snapshot import Memory
 
 _MEBI = 1024 * 1024
 _SLOW_MS, _RECENT_S, _SLOWLOG_ENTRIES = 50, 3600, 128
@@ -127,15 +128,6 @@ def judge_sentinels(sentinels: Sentinels, answers: Sequence[SentinelAnswer]) -> 
             )
 
 
-async def examine_memory(pool: Pool) -> Finding:
-    """Check whether the pool's server has memory left for new requests.
-
-    Raises:
-        PoolUnavailable: the server does not answer.
-    """
-    return _memory(_texts(await pool.commands.ask_about("INFO", "memory")))
-
-
 def _texts(reply: object) -> dict[str, str]:
     return {str(name): str(value) for name, value in reply.items()} if isinstance(reply, dict) else {}
 
@@ -146,7 +138,6 @@ def examine_server(server: RedisFacts) -> Iterator[Finding]:
     yield _version(info)
     yield _role(info)
     yield _eviction(info)
-    yield _memory(info)
     yield _persistence(info, settings)
     yield _idle_timeout(settings)
     yield _pubsub_buffer(settings)
@@ -202,21 +193,21 @@ def _eviction(info: Mapping[str, str]) -> Finding:
     return Finding(code, "fail", f"{policy}, with a memory limit", advice)
 
 
-def _memory(info: Mapping[str, str]) -> Finding:
+def judge_memory(memory: Memory | None) -> Finding:
+    """Judge whether the server has memory left for new requests. `memory`: None if the server does not tell."""
     code = Code.MEMORY
-    if "used_memory" not in info:
+    if memory is None:
         return _denied(code)
-    used, limit = int(info["used_memory"]), int(info.get("maxmemory", "0"))
-    if limit == 0:
-        return Finding(code, "ok", f"{used / _MEBI:.0f} MiB used, no limit set")
-    observed = f"{used / _MEBI:.0f} of {limit / _MEBI:.0f} MiB used"
-    if used > _FULL * limit:
-        return Finding(code, "fail", observed, "raise maxmemory, or lower the policy's depth")
-    return (
-        Finding(code, "warn", observed, "raise maxmemory")
-        if used > _NEARLY_FULL * limit
-        else Finding(code, "ok", observed)
-    )
+    used = f"{memory.used / _MEBI:.0f}"
+    if memory.limit == 0:
+        return Finding(code, "ok", f"{used} MiB used, no limit set")
+    observed = f"the Redis server uses {used} of {memory.limit / _MEBI:.0f} MiB (maxmemory)"
+    if memory.used > _FULL * memory.limit:
+        advice = "raise maxmemory, or lower the policy's depth"
+        return Finding(code, "fail", f"{observed}, so it refuses new requests", advice)
+    if memory.used > _NEARLY_FULL * memory.limit:
+        return Finding(code, "warn", observed, "raise maxmemory")
+    return Finding(code, "ok", observed)
 
 
 def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Finding:

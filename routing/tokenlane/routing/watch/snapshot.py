@@ -21,6 +21,8 @@ from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.decide.wait_cause import PoolFacts
 
+from .finding import Finding
+
 SCHEMA_VERSION = 3
 
 WorkerState = LaneState | Literal["silent"]
@@ -215,6 +217,7 @@ class Snapshot:
         paused: the roles that an operator paused.
         unpaid_retries: retries taken from the retry budget and not yet paid back.
         memory: the Redis server's memory; None if the server does not let this user ask.
+        sentinels: the findings about the Sentinels that the pool's URL names.
     """
 
     v: int
@@ -241,6 +244,7 @@ class Snapshot:
     paused: tuple[str, ...] = ()
     unpaid_retries: float = 0.0
     memory: Memory | None = None
+    sentinels: tuple[Finding, ...] = ()
 
     @property
     def facts(self) -> PoolFacts:

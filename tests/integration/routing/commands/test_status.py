@@ -109,7 +109,7 @@ async def test_what_is_not_understood_is_named(at_work: Pool) -> None:
     assert code == exits.OK, out
 
 
-UNWRITTEN = {"policy", "fallback", "views", "cause"}
+UNWRITTEN = {"policy", "fallback", "views", "sentinels", "cause"}
 WRITTEN_AS = {"needs": set(Needs.model_fields), "observed": {"found"}}
 
 

@@ -12,13 +12,14 @@ from tokenlane.routing.contract.worker_report import AttemptsReport, BreakerStat
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
-from tokenlane.routing.watch.finding import Code
+from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.pool_health import examine_pool, find_problems
 from tokenlane.routing.watch.snapshot import (
     ClientsStatus,
     Failures,
     LaneStatus,
     LastError,
+    Memory,
     QueueStatus,
     Rates,
     RoleStatus,
@@ -112,10 +113,34 @@ def test_checks_that_pass() -> None:
     """`examine_pool` also yields findings for the routers, each lane, and a prepared key that every worker has."""
     found = examine_pool(replace(WELL, prepared=("new",)))
     assert [(it.code, it.severity, it.subject) for it in found] == [
+        (Code.MEMORY, "unknown", ""),
         (Code.ROUTERS, "ok", ""),
         (Code.LANE, "ok", LANE.name),
         (Code.KEY_PREPARED, "ok", "new"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (None, []),
+        (Memory(100, 0), []),
+        (Memory(90, 100), []),
+        (Memory(91, 100), [("memory", "warn")]),
+        (Memory(99, 100), [("memory", "fail")]),
+    ],
+)
+def test_the_memory_of_the_redis_server(memory: Memory | None, expected: list[tuple[str, str]]) -> None:
+    """A server that is nearly full is a warning, and one that refuses new requests a failure."""
+    problems = find_problems(replace(WELL, memory=memory))
+    assert [(it.code, it.severity) for it in problems] == expected
+    assert all(it.advice for it in problems)
+
+
+def test_sentinels() -> None:
+    """What a snapshot has about the Sentinels is a problem of the pool, unless they are well."""
+    well, cut_off = Finding(Code.SENTINELS, "ok", "three agree"), Finding(Code.SENTINELS, "warn", "one is cut off")
+    assert find_problems(replace(WELL, sentinels=(well, cut_off))) == (cut_off,)
 
 
 def test_a_pool_without_routers_and_lanes() -> None:

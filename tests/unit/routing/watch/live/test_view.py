@@ -12,7 +12,7 @@ from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.live.roles import BEHIND_MS, Standing
 from tokenlane.routing.watch.live.trends import Trends
 from tokenlane.routing.watch.live.view import LANES_SHOWN, ROLES_SHOWN, LiveView, live_view
-from tokenlane.routing.watch.snapshot import Failures, Rates, Slots, Snapshot
+from tokenlane.routing.watch.snapshot import Failures, Memory, Rates, Slots, Snapshot, WorkerStatus
 
 DOWN = replace(LANE, state=LaneState.DOWN, why="nothing listens there")
 PAUSES = replace(LANE, state=LaneState.PAUSED, why="its model server answered with rate_limited")
@@ -156,6 +156,69 @@ def test_a_view_has_the_worst_of_many_roles_and_lanes() -> None:
     assert view.roles[0].name == roles[-1].role
     assert (len(view.lanes), view.more_lanes, view.accepting) == (LANES_SHOWN, 8, LANES_SHOWN + 7)
     assert view.lanes[0].name == "last"
+
+
+GIB = 1024**3
+WORKER = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 4, 0, 0, None)
+HANGING = replace(LANE, slots={"chat": Slots(4, running=4)}, workers=(WORKER,))
+LOST = replace(QUEUE, needs=QUEUE.needs.model_copy(update={"model": "unknown"}))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "facts"),
+    [
+        pytest.param(
+            replace(WELL, queues=(LOST,)),
+            {
+                "text": ["coder is stuck", "2 requests", NO_LANE],
+                "why": ["unknown"],
+                "advice": ["policy show"],
+            },
+            id="no lane has the model",
+        ),
+        pytest.param(
+            waiting(20_000),
+            {"text": ["coder is behind", "2 requests", SLOT, "20 s"], "why": ["(4 of 4)"], "advice": ["Add lanes"]},
+            id="all slots are taken",
+        ),
+        pytest.param(
+            replace(waiting(20_000), lanes=(HANGING,), roles=(replace(ROLE, rates=Rates(expired=3)),)),
+            {
+                "text": ["coder fails", "180 expired", "no request completed", SLOT],
+                "why": ["'gpu0'", "4 chats run", "no token has come for 20 s"],
+                "advice": ["model server"],
+            },
+            id="the model server hangs",
+        ),
+        pytest.param(
+            replace(waiting(20_000), memory=Memory(GIB, GIB)),
+            {"text": ["1024 of 1024 MiB", "refuses new requests"], "why": ["coder is behind"], "advice": ["maxmemory"]},
+            id="Redis is full",
+        ),
+        pytest.param(
+            replace(WELL, roles=(FAILING,), queues=()),
+            {"text": ["coder fails", "6 provider_down on gpu0"], "why": [], "advice": ["docs/errors.md"]},
+            id="the role fails",
+        ),
+    ],
+)
+def test_a_person_reads_which_role_is_behind_and_why(snapshot: Snapshot, facts: dict[str, list[str]]) -> None:
+    """The headline alone names it, the reason and what to do."""
+    trends = Trends()
+    trends.add(snapshot)
+    newest = replace(snapshot, time_ms=20_000)
+    trends.add(newest)
+    headline = live_view(newest, trends).headline
+    assert headline.severity == ("warn" if headline.text.startswith("coder is behind") else "fail")
+    for part, expected in facts.items():
+        text = str(getattr(headline, part))
+        assert [fact for fact in expected if fact not in text] == [], text
+
+
+def test_redis_is_full_while_every_role_keeps_up() -> None:
+    """It concerns every role, so it is the headline."""
+    headline = view_of(replace(WELL, roles=(), queues=(), memory=Memory(GIB, GIB))).headline
+    assert (headline.severity, "maxmemory" in headline.text) == ("fail", True)
 
 
 def test_the_load_of_a_lane() -> None:
