@@ -14,6 +14,9 @@ from tests.repository import ROOT
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.metrics.table import BY_NAME
+from tokenlane.routing.watch.pool_health import MAX_WAIT_S
+from tokenlane.routing.watch.queue_health import fails
+from tokenlane.routing.watch.snapshot import Rates
 
 CONFIG = ROOT / "config"
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -73,3 +76,11 @@ def test_every_alert_has_a_section_of_the_runbook() -> None:
     for name, body in sections.items():
         assert re.findall(r"^- \*\*(.+)\.\*\*", body, re.MULTILINE) == PARTS, name
         assert ALERTS[name]["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+
+
+def test_limits_are_those_of_status() -> None:
+    """A role fails, and its requests wait too long, in the alerts as in `tokenlane status --check`."""
+    per_second = float(re.findall(r"> ([0-9.]+)", ALERTS["TokenlaneRoleFails"]["expr"])[0])
+    assert not fails(Rates(failed=per_second - 0.001))
+    assert fails(Rates(expired=per_second + 0.003))
+    assert ALERTS["TokenlaneRequestsWait"]["expr"].endswith(f"> {MAX_WAIT_S:g}")
