@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
@@ -51,8 +52,17 @@ WORKER = {"announce", "register", "renew", "start", "rehearse", "snapshot"} | RO
 OPS = {"snapshot", "inspect", "set_policy", "stop_work", "purge", "drop_failed"} | AGENT
 SCRIPTS = {"agent": AGENT, "router": ROUTER, "worker": WORKER, "ops": OPS}
 """The scripts that each user runs."""
-WITHOUT_SCRIPT = {"ops": {"info"}, "worker": {"psetex", "info", "dbsize"}}
-"""What a user sends besides, unless its scripts call it too."""
+WITHOUT_SCRIPT = {
+    "agent": {"hmget"},
+    "worker": {"hmget", "mget", "zrange", "exists", "psetex", "info", "dbsize"},
+    "router": {"hmget", "zrange"},
+    "ops": {"hmget", "hget", "zrange", "xrange", "xrevrange", "info", "time"},
+}
+"""What a user sends besides, some of which its scripts call too."""
+REFUSED_TO_ALL = {"config", "slowlog", "pubsub"}
+"""What `doctor` and `status` do without if the server refuses it."""
+OF_SENTINELS = {"sentinel", "role"}
+"""What is sent only to a Sentinel, or to a server that a Sentinel names."""
 LEFT_TO_OTHERS = {"agent": {"xrange", "zrangebyscore", "zremrangebyscore"}, "ops": {"zremrangebyscore"}}
 """What a user's scripts never call, though their parts do: for other scripts, or to keep a payload, as routers do."""
 
@@ -187,6 +197,15 @@ async def test_a_user_may_send_the_commands_that_it_needs_and_no_others(guarded:
     assert allowed == needed | CONNECTS | WITHOUT_SCRIPT.get(user, set()) | ALWAYS
 
 
+async def test_every_command_has_a_user() -> None:
+    """Each command that the code sends by itself, not from a script, is among those that the test above tries."""
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "routing" / "tokenlane").rglob("*.py")]
+    sent = {name.lower() for text in texts for name in re.findall(r'\.(?:ask\w*|send\w*)\(\s*"([A-Z]+)', text)}
+    tried = {name.partition("|")[0] for name in CONNECTS.union(*WITHOUT_SCRIPT.values())}
+    assert {"xrevrange", "ping", "subscribe", "pubsub", "sentinel"} <= sent  # the pattern finds each way to send
+    assert sent <= tried | REFUSED_TO_ALL | OF_SENTINELS
+
+
 async def test_every_script_has_a_user() -> None:
     """All but two, which `up` runs on its own server or whose commands other scripts call."""
     lua = resources.files("tokenlane.routing.store").joinpath("lua")
@@ -307,7 +326,13 @@ async def test_everything_works(guarded: Guarded) -> None:
         async with client.chat("no", role="both", extra={"simulate": {"status": 400}}) as stream:
             with pytest.raises(LlmError):
                 await stream.answer()
+        assert stream.request_id in await ops("failed", "ls")
         await ops("failed", "show", stream.request_id)
+        await ops("requests", "show", stream.request_id)
+        await ops("top")
+        await ops("key", "show")
+        await watches(guarded, stream.request_id)
+        assert await refused_objects(guarded.admin) == set()
         await ops("failed", "redrive", stream.request_id, code=1)
         await ops("failed", "drop", stream.request_id)
         await ops("policy", "show")
@@ -328,6 +353,26 @@ async def test_everything_works(guarded: Guarded) -> None:
             with pytest.raises(LlmError):
                 await stream.answer()
     assert await refused_objects(guarded.admin) <= {"agent: {main}:leases"}
+
+
+async def watches(guarded: Guarded, failed: str) -> None:
+    """The exporter has the pool's metrics; the dashboard shows a viewer the pool, with the failed request."""
+    async with guarded.farm("ops") as opened, aiohttp.ClientSession() as session:
+        verbs = ("exporter", "dashboard")
+        children = [await opened.tokenlane(verb, "--listen", "127.0.0.1:0", TOKENLANE_POOL_KEY=KEY) for verb in verbs]
+        urls = []
+        for child in children:
+            await child.says("http://")
+            urls.extend(re.findall(r"http://[\w.]+:\d+", child.out)[:1])
+        async with session.get(f"{urls[0]}/metrics") as scraped:
+            assert 'tokenlane_up{pool="main"} 1.0' in await scraped.text()
+        async with session.get(f"{urls[1]}/events") as events, asyncio.timeout(30):
+            async for line in events.content:
+                assert b"does not let user" not in line
+                if failed.encode() in line:
+                    break
+        for child in children:
+            assert (await child.end()).code == OK
 
 
 async def knows(ops: Callable[..., Awaitable[str]], request_id: str) -> bool:
