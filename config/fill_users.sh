@@ -5,10 +5,13 @@ set -eu
 umask 077
 template=$1 file=$2
 shift 2
-cp "$template" "$file"
+users=$(cat "$template")
 for user in admin agent worker router ops; do
-    password=$(printenv "$(echo "${user}_password" | tr '[:lower:]' '[:upper:]')")
+    variable=$(echo "${user}_password" | tr '[:lower:]' '[:upper:]')
+    password=$(printenv "$variable") || true
+    [ -n "$password" ] || { echo "fill_users.sh: $variable is not set: give it the password of the user $user." >&2; exit 1; }
     hash=$(printf %s "$password" | sha256sum | cut -c-64)
-    sed -i "s/HASH_OF_$user\b/$hash/" "$file"
+    users=$(printf '%s\n' "$users" | sed "s/HASH_OF_$user\b/$hash/")
 done
+printf '%s\n' "$users" > "$file"
 exec "$@"

@@ -8,6 +8,8 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import yaml
@@ -120,8 +122,10 @@ def example_settings() -> dict[str, str]:
 
 def new_settings() -> dict[str, str]:
     """The variables of a new .env."""
-    made = subprocess.run(["sh", ROOT / "config" / "new_env.sh"], capture_output=True, text=True, check=True)
-    return _variables(made.stdout)
+    with TemporaryDirectory() as directory:
+        file = Path(directory, ".env")
+        subprocess.run(["sh", ROOT / "config" / "new_env.sh", file], check=True)
+        return _variables(file.read_text(encoding="utf-8"))
 
 
 def read_services(settings: Mapping[str, str]) -> dict[str, Service]:
