@@ -36,7 +36,8 @@ class Host:
         self.services: dict[str, Child] = {}
         self.key = ""
         self._root = root
-        self._values = {"redis://worker:PASSWORD@gpu-hub:6379": redis_url, "http://localhost:8000": endpoint}
+        urls = {f"redis://{user}:PASSWORD@gpu-hub:6379": redis_url for user in ("worker", "ops", "router")}
+        self._values = {**urls, "http://localhost:8000": endpoint}
         for folder in ("opt/tokenlane/bin", "etc/systemd/system", "var/lib/tokenlane"):
             (root / folder).mkdir(parents=True)
         (root / "opt/tokenlane/bin/tokenlane").symlink_to(Path(sys.executable).parent / "tokenlane")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from tests.documents import fenced
@@ -16,7 +17,7 @@ from tests.systemd import FOLDER, Unit, units
 from tokenlane.config.settings.environment import SECRETS, SHORT_NAMES
 
 UNITS = units()
-ENVIRONMENT = FOLDER / "worker.env"
+PAGE = (ROOT / "docs" / "deploy-systemd.md").read_text(encoding="utf-8")
 EXPOSURE = 2.0
 """The most that `systemd-analyze security` may give a unit, of 10."""
 DRAIN_S = 30
@@ -33,11 +34,28 @@ def analyzed(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(("systemd-analyze", *options, *files), capture_output=True, text=True, timeout=60)
 
 
+def variables(file: Path) -> dict[str, str]:
+    """The variables that an environment file sets."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
 def test_the_page_quotes_the_files() -> None:
     """docs/deploy-systemd.md shows the environment file and the lanes as they are."""
-    page = (ROOT / "docs" / "deploy-systemd.md").read_text(encoding="utf-8")
-    assert fenced("ini", page) == [ENVIRONMENT.read_text(encoding="utf-8")]
-    assert fenced("toml", page) == [(FOLDER / "llm.toml").read_text(encoding="utf-8")]
+    assert fenced("ini", PAGE)[0] == (FOLDER / "worker.env").read_text(encoding="utf-8")
+    assert fenced("toml", PAGE) == [(FOLDER / "llm.toml").read_text(encoding="utf-8")]
+
+
+def test_a_proxy_gives_the_page_its_name() -> None:
+    """What the page shows of nginx passes on the name that the dashboard's changed command allows."""
+    (command,) = re.findall(r"^ExecStart=(.+)$", fenced("ini", PAGE)[1], re.MULTILINE)
+    (proxy,) = fenced("nginx", PAGE)
+    name = re.search(r"^ +server_name (\S+);$", proxy, re.MULTILINE)
+    (unit,) = [unit for unit in UNITS if unit.name == "tokenlane-dashboard"]
+    assert name is not None
+    assert command.split() == [*unit.command(), "--allow-host", name[1]]
+    assert re.search(r"^ +proxy_set_header Host \$host;$", proxy, re.MULTILINE)
+    assert f"proxy_pass http://{unit.command()[-1]};" in proxy
 
 
 @each
@@ -59,12 +77,33 @@ def test_a_service_without_its_pool_starts_again(unit: Unit) -> None:
 
 @each
 def test_secrets_are_only_in_environment_files(unit: Unit) -> None:
-    """The unit, which every user can read, sets none of the variables of the environment file."""
-    lines = [line for line in ENVIRONMENT.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    names = {line.partition("=")[0].removeprefix("TOKENLANE_") for line in lines}
+    """The unit, which every user can read, sets none of the variables of the environment files."""
+    names = {name.removeprefix("TOKENLANE_") for file in FOLDER.glob("*.env") for name in variables(file)}
     assert {"REDIS_URL", "POOL_KEY"} <= names <= {*SHORT_NAMES, *SECRETS}
-    assert unit.value("EnvironmentFile").startswith("/etc/tokenlane/")
     assert not any(name in unit.file.read_text(encoding="utf-8") for name in names)
+
+
+def test_only_services_that_need_the_key_have_it() -> None:
+    """Workers, and the dashboard, which sends lanes commands to load models. Each connects as its Redis user."""
+    files = {unit.name: variables(FOLDER / Path(unit.value("EnvironmentFile")).name) for unit in UNITS}
+    assert {unit.value("EnvironmentFile") for unit in UNITS} == {
+        f"/etc/tokenlane/{file.name}" for file in FOLDER.glob("*.env")
+    }
+    with_key = {name for name, values in files.items() if "TOKENLANE_POOL_KEY" in values}
+    assert with_key == {"tokenlane-worker@", "tokenlane-dashboard"}
+    users = {name: urlsplit(values["TOKENLANE_REDIS_URL"]).username for name, values in files.items()}
+    assert users == {
+        "tokenlane-worker@": "worker",
+        "tokenlane-router": "router",
+        "tokenlane-exporter": "ops",
+        "tokenlane-dashboard": "ops",
+    }
+
+
+@each
+def test_only_a_worker_connects_to_model_servers(unit: Unit) -> None:
+    """So say the comments of the units."""
+    assert ("model servers" in unit.file.read_text(encoding="utf-8")) == (unit.command()[1] == "worker")
 
 
 @each

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 _OWN_SITE = ("", "same-origin", "none")
+_OF_PROXIES = ("forwarded", "x-forwarded-", "via", "x-real-ip")
+"""What the names of headers begin with that a proxy adds, in lower case. Browsers send none of them."""
 
 
 class Refused(Exception):
@@ -57,12 +59,14 @@ class Access:
             raise Refused(403, "Another web site made this request.")
 
     def check_viewer(self, headers: Mapping[str, str]) -> None:
-        """Refuse to show anything of the pool without the token, unless viewing is open.
+        """Refuse to show anything of the pool without the token, unless viewing is open to this host and no proxy has
+        passed the request on, perhaps for another host.
 
         Raises:
             Refused: the token is missing or wrong.
         """
-        if not self.viewing_is_open:
+        is_from_a_proxy = any(name.lower().startswith(_OF_PROXIES) for name in headers)
+        if is_from_a_proxy or not self.viewing_is_open:
             self.check_operator(headers)
 
     def check_operator(self, headers: Mapping[str, str]) -> None:

@@ -84,6 +84,16 @@ def test_acting_needs_the_token(headers: dict[str, str]) -> None:
     ACCESS.check_viewer(headers)
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "x-forwarded-for", "X-Forwarded-Host", "Via", "X-Real-IP"])
+def test_what_a_proxy_passes_on_needs_the_token(header: str) -> None:
+    """Even if the proxy asks for a loopback address, since its visitors may be anywhere."""
+    passed_on = {"Host": "127.0.0.1:9466", header: "192.0.2.7"}
+    with pytest.raises(Refused) as refused:
+        ACCESS.check_viewer(passed_on)
+    assert refused.value.status == 401
+    ACCESS.check_viewer({**passed_on, "Authorization": f"Bearer {TOKEN}"})
+
+
 def test_the_token() -> None:
     """It allows all; it is in no text of the object."""
     for access in (ACCESS, CLOSED):
