@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -177,6 +178,41 @@ def test_every_pod_has_a_network_policy() -> None:
     for (kind, _), item in ALL.items():
         if kind == "Deployment":
             assert wanted.items() <= item["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_only_workers_have_the_key() -> None:
+    """Routers and the exporter open no request."""
+    with_key = {container.deployment for container in OURS if "TOKENLANE_POOL_KEY" in str(container.spec["env"])}
+    assert with_key == {container.deployment for container in OURS if container.spec["args"][0] == "worker"}
+
+
+def test_prometheus_may_read_what_it_asks_for() -> None:
+    """The jobs of prometheus.yml name services of the exporter and of all workers; the policy opens their ports."""
+    exporter, workers = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    namespace = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))["namespace"]
+    (port,) = {item["spec"]["ports"][0]["port"] for (kind, _), item in ALL.items() if kind == "Service"}
+    assert (exporter["job_name"], workers["job_name"]) == ("tokenlane", "tokenlane-workers")
+    assert exporter["static_configs"] == [{"targets": [f"exporter.{namespace}.svc:{port}"]}]
+    (found,) = workers["dns_sd_configs"]
+    assert (found["names"], found["port"]) == ([f"workers.{namespace}.svc"], port)
+    assert ALL["Service", "workers"]["spec"]["clusterIP"] == "None"
+
+    ((opened,),) = [rule["ports"] for rule in ALL["NetworkPolicy", "tokenlane"]["spec"]["ingress"]]
+    for container in OURS:
+        ports = [(item["name"], item["containerPort"]) for item in container.spec.get("ports", [])]
+        assert ports == ([] if container.deployment == "router" else [(opened["port"], port)])
+        labels = ALL["Deployment", container.deployment]["spec"]["template"]["metadata"]["labels"]
+        is_worker = ALL["Service", "workers"]["spec"]["selector"].items() <= labels.items()
+        assert is_worker == (container.spec["args"][0] == "worker")
+
+
+def test_pods_may_connect_to_what_they_are_given() -> None:
+    """The policy opens the ports of Redis, of the worker's model server, and of a collector of traces."""
+    opened = {port["port"] for rule in ALL["NetworkPolicy", "tokenlane"]["spec"]["egress"] for port in rule["ports"]}
+    urls = [url for url in ALL["Secret", "tokenlane"]["stringData"].values() if "://" in url]
+    urls += [word for container in OURS for word in container.spec["args"] if "://" in word]
+    urls.append("http://collector:4318")
+    assert opened == {53, *(urlsplit(url).port for url in urls)}
 
 
 def test_a_sidecar_outlives_its_worker() -> None:
