@@ -84,6 +84,11 @@ class Containers:
         child = await self._start(service, [*service.command, *arguments], self._places(service))
         return await child.ended()
 
+    async def exec(self, service: Service, *command: str) -> Ended:
+        """Run a command in a running container of the service, as `docker compose exec`, until it ends."""
+        assert self.running[service.name]
+        return await (await self._start(service, list(command), {})).ended()
+
     async def down(self) -> dict[str, list[Ended]]:
         """Stop all containers, those of the latest service first. How each service's containers ended."""
         ended = {}

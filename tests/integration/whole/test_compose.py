@@ -14,6 +14,7 @@ from tokenlane.benches.simulator import Simulator
 from .containers import Containers, containers
 
 PROFILES = {"core", "observe"}
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 
 
 async def carry_out(command: str, project: Containers) -> None:
@@ -30,8 +31,11 @@ async def carry_out(command: str, project: Containers) -> None:
             ended = await project.run(project.services[name], *arguments)
             assert ended.code == 0, f"{command}\n{ended.error}"
             assert ended.out.strip()
-        case ["exec", name, program, *_]:
-            assert (project.services[name].is_ours, program) == (False, "ollama")  # the simulator takes its place
+        case ["exec", "ollama", program, *_]:
+            assert program == "ollama"  # the simulator takes its place
+        case ["exec", name, *inside]:
+            ended = await project.exec(project.services[name], *inside)
+            assert (ended.code, ended.out) == (0, "OK\n"), f"{command}\n{ended.out}{ended.error}"
         case ["logs", *names]:
             assert set(names) <= project.running.keys()
         case ["ps"]:
@@ -46,8 +50,12 @@ async def carry_out(command: str, project: Containers) -> None:
 @pytest.mark.deployed
 @pytest.mark.timeout(120)
 async def test_the_commands_of_the_page_work() -> None:
-    """All commands of docs/deploy.md, in their order; every process ends with 0 when it is stopped."""
+    """All commands of docs/deploy.md, in their order, and before the last what docs/runbook.md does in a container; every
+    process ends with 0 when it is stopped."""
     first, *commands = commands_of((ROOT / "docs" / "deploy.md").read_text(encoding="utf-8"))
+    inside = [command for command in commands_of(RUNBOOK) if command.startswith("docker compose exec ")]
+    assert len(inside) == 1
+    commands[-1:-1] = inside
     assert first == "sh config/new_env.sh"
     services = read_services(new_settings())
     async with Simulator(api="ollama", models=["qwen3:0.6b"]) as ollama:

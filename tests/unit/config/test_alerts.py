@@ -69,6 +69,14 @@ def test_an_expression_asks_for_what_exists(alert: dict[str, Any]) -> None:
             assert set(values.split("|")) <= known_values
 
 
+def test_jobs_exist() -> None:
+    """The jobs that expressions name are jobs of config/prometheus.yml."""
+    jobs = {job["job_name"] for job in yaml.safe_load((CONFIG / "prometheus.yml").read_text("utf-8"))["scrape_configs"]}
+    named = {job for alert in ALERTS.values() for job in re.findall(r'\bjob="([^"]+)"', alert["expr"])}
+    assert named == {"tokenlane", "tracing"}
+    assert named <= jobs
+
+
 def test_every_alert_has_a_section_of_the_runbook() -> None:
     """The section has the alert's name, four parts in the same order, and the alert links to it. There is no other."""
     sections = {title: body for title, _, body in (part.partition("\n") for part in RUNBOOK.split("\n## ")[1:])}

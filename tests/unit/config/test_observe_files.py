@@ -16,8 +16,8 @@ from tests.repository import ROOT
 
 SERVICES = read_services(new_settings())
 CONFIG = ROOT / "config"
-PORTS = {"prometheus": 9090, "jaeger": 16686}
-"""The ports at which third-party services listen by default."""
+PORTS = {"prometheus": {9090}, "jaeger": {16686, 8888}}
+"""The ports at which third-party services listen by default. Jaeger has its metrics at the second."""
 
 
 def read(name: str) -> Any:
@@ -38,7 +38,7 @@ def listens(host: str, port: int) -> bool:
             reader["port"],
             urlsplit("//" + collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"]).port,
         )
-    return PORTS.get(host) == port or any(word.endswith(f"=0.0.0.0:{port}") for word in SERVICES[host].command)
+    return port in PORTS.get(host, ()) or any(word.endswith(f"=0.0.0.0:{port}") for word in SERVICES[host].command)
 
 
 def targets() -> Iterator[tuple[str, int]]:
@@ -60,7 +60,7 @@ def test_each_service_reads_the_files_that_it_is_told_to() -> None:
 def test_prometheus_reads_what_listens() -> None:
     """Every target is a service, and listens there."""
     found = {(host, port) for host, port in targets() if host != "127.0.0.1"}
-    assert {host for host, _ in found} == {"exporter", "worker", "collector"}
+    assert {host for host, _ in found} == {"exporter", "worker", "collector", "jaeger"}
     assert [target for target in found if not listens(*target)] == []
 
 
@@ -74,10 +74,12 @@ def test_prometheus_sees_its_rules() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")
-def test_promtool_accepts_the_configuration() -> None:
-    """As Prometheus does when it starts."""
+@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes/prometheus.yml"])
+def test_promtool_accepts_the_configuration(name: str, tmp_path: Path) -> None:
+    """As Prometheus does when it starts with the alerts in the same folder."""
+    shutil.copy(CONFIG / "alerts.yml", tmp_path)
     checked = subprocess.run(
-        ["promtool", "check", "config", CONFIG / "prometheus.yml"],
+        ["promtool", "check", "config", shutil.copy(CONFIG / name, tmp_path)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -141,8 +141,8 @@ METRICS = (
         "tokenlane_lane_state",
         "",
         ("lane", "state"),
-        "1 for the state that the lane is in, 0 for the other states",
-        Panel(_LANES, "State", query='tokenlane_lane_state{pool="$pool",lane=~"$lane"} == 1'),
+        "1 for the state that the lane is in, 0 for the other states; for the lane `other`, how many are in the state",
+        Panel(_LANES, "State", query='tokenlane_lane_state{pool="$pool",lane=~"$lane"} > 0'),
     ),
     _gauge("tokenlane_lane_running", "requests", ("lane", "kind"), "requests that have started on the lane", _SLOTS),
     _gauge(
