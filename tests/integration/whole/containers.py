@@ -87,7 +87,7 @@ class Containers:
     async def exec(self, service: Service, *command: str) -> Ended:
         """Run a command in a running container of the service, as `docker compose exec`, until it ends."""
         assert self.running[service.name]
-        return await (await self._start(service, list(command), {})).ended()
+        return await (await self._start(service, list(command), self._hosts)).ended()
 
     async def down(self) -> dict[str, list[Ended]]:
         """Stop all containers, those of the latest service first. How each service's containers ended."""
