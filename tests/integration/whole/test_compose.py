@@ -31,15 +31,13 @@ async def carry_out(command: str, project: Containers) -> None:
             ended = await project.run(project.services[name], *arguments)
             assert ended.code == 0, f"{command}\n{ended.error}"
             assert ended.out.strip()
-        case ["exec", "ollama", program, *_]:
-            assert program == "ollama"  # the simulator takes its place
+        case ["exec", "ollama", "ollama", *_]:  # the simulator takes its place
+            pass
         case ["exec", name, *inside]:
             ended = await project.exec(project.services[name], *inside)
             assert (ended.code, ended.out) == (0, "OK\n"), f"{command}\n{ended.out}{ended.error}"
-        case ["logs", *names]:
-            assert set(names) <= project.running.keys()
-        case ["ps"]:
-            assert project.running
+        case ["ps" | "logs", *names]:
+            assert {"worker", *names} <= project.running.keys()
         case ["down"]:
             for name, endings in (await project.down()).items():
                 assert [ended.code for ended in endings] == [0] * len(endings), name
@@ -50,8 +48,8 @@ async def carry_out(command: str, project: Containers) -> None:
 @pytest.mark.deployed
 @pytest.mark.timeout(120)
 async def test_the_commands_of_the_page_work() -> None:
-    """All commands of docs/deploy.md, in their order, and before the last what docs/runbook.md does in a container; every
-    process ends with 0 when it is stopped."""
+    """All commands of docs/deploy.md, in their order, and before the last what docs/runbook.md does in a container;
+    every process ends with 0 when it is stopped."""
     first, *commands = commands_of((ROOT / "docs" / "deploy.md").read_text(encoding="utf-8"))
     inside = [command for command in commands_of(RUNBOOK) if command.startswith("docker compose exec ")]
     assert len(inside) == 1
