@@ -9,9 +9,9 @@ from tests.documents import commands_of
 from tests.repository import ROOT
 from tests.systemd import units
 
+from tokenlane.routing.contract.attempt_end import WORKER_LOST
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.policy import Policy
-from tokenlane.routing.telemetry.attempt import WORKER_LOST
 from tokenlane.routing.watch.finding import Code
 
 PAGE = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
