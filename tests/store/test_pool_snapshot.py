@@ -125,6 +125,17 @@ async def test_failures_are_counted_by_code_and_lane(pool: Pool) -> None:
     assert (await role(pool)).failures == (Failures("timeout", "lane1", 2), Failures("model_not_found", "", 1))
 
 
+async def test_work_without_a_route_counts_for_no_role(pool: Pool) -> None:
+    """A refused model command is the failure of one operator's command, and of no role."""
+    command = life.envelope(role="models").model_copy(update={"kind": "command"})
+    await life.open_lane(pool)
+    for waiting in (await life.submit(pool, command), await life.submit(pool, life.envelope(role="models"))):
+        assert await pool.requests.fail(waiting, 0, life.REFUSAL)
+    (models,) = (await take_snapshot(pool)).roles
+    assert models.rates.failed == models.rates.accepted <= 1 / 60 + 0.001
+    assert models.failures == (Failures("model_not_found", "", 1),)
+
+
 async def test_what_happened_a_minute_ago_is_no_rate(pool: Pool) -> None:
     """A counter older than the window is not read any more."""
     await life.submit(pool)

@@ -72,8 +72,8 @@ last of them.
 |                         |        | 10 s                                                   |                          |
 | `retries`               | hash   | `paid_at`: when all retries so far are paid for, ms;   | at that time             |
 |                         |        | a completed request moves it nearer                    |                          |
-| `failed`                | stream | `id`, `role`, `lane`, `code`, `priority` of some 1,000 | entry: newer ones,       |
-|                         |        | requests                                               | `drop_failed`            |
+| `failed`                | stream | `id`, `role`, `lane`, `code`, `priority`, `kind` of    | entry: newer ones,       |
+|                         |        | some 1,000 requests                                    | `drop_failed`            |
 | `kept:ID`               | hash   | `envelope`, `payload` of a failed request, sealed      | 1 day after request's    |
 |                         |        |                                                        | end, newer ones,         |
 |                         |        |                                                        | `drop_failed`,           |

@@ -69,8 +69,10 @@ def _tables(database: int) -> str:
     names = ", ".join(f"'{name}'" for name in KINDS)
     suffixes = ", ".join(f"{name} = '{queue_suffix(name)}'" for name in KINDS)
     long = ", ".join(f"{name} = true" for name, kind in KINDS.items() if kind.is_long)
+    unrouted = ", ".join(f"{name} = true" for name, kind in KINDS.items() if not kind.follows_routes)
     return (
         f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
         f"local KINDS, SUFFIXES, IS_LONG = {{ {names} }}, {{ {suffixes} }}, {{ {long} }}\n"
+        f"local IS_UNROUTED = {{ {unrouted} }}\n"
         f"local FREE_RETRIES, RETRY_MS = {FREE_RETRIES}, {RETRY_MS}\n"
     )

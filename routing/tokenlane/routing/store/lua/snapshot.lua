@@ -98,10 +98,12 @@ for _, entry in ipairs(redis.call('XRANGE', P .. 'failed', decimal(window), '+')
   for i = 1, #entry[2], 2 do failed[entry[2][i]] = entry[2][i + 1] end
   local failure = { failed.role or '', failed.priority or '', failed.code or '', failed.lane or '', 0 }
   local name = table.concat(failure, ':')
-  if not failure_of[name] then
-    failure_of[name], failures[#failures + 1] = failure, failure
+  if not IS_UNROUTED[failed.kind] then
+    if not failure_of[name] then
+      failure_of[name], failures[#failures + 1] = failure, failure
+    end
+    failure_of[name][5] = failure_of[name][5] + 1
   end
-  failure_of[name][5] = failure_of[name][5] + 1
 end
 
 local clients = redis.call('ZCARD', P .. 'clients')

@@ -33,7 +33,7 @@ local state = known and known ~= id and redis.call('HGET', P .. 'request:' .. kn
 if state then return { 'known', known, state } end
 
 local function refuse_full(whose)
-  count_event({ role = role, queue = queue }, 'refused', now_ms())
+  count_event({ role = role, queue = queue, kind = kind }, 'refused', now_ms())
   local mean = tonumber(redis.call('HGET', P .. 'drain:' .. role, 'mean') or 1000)
   return { 'full', whose, math.ceil(math.max(mean, 100)) }
 end

@@ -1,6 +1,7 @@
--- Functions that all other parts and most scripts use. Before this part, scripts.py inserts two lines that define:
+-- Functions that all other parts and most scripts use. Before this part, scripts.py inserts lines that define:
 -- DATABASE, the database number as text; RULES, the policy's defaults; KINDS, the names of the kinds of work; SUFFIXES, the
--- suffix of a lane's queue for each kind; and IS_LONG, true for each kind whose work takes long.
+-- suffix of a lane's queue for each kind; IS_LONG, true for each kind whose work takes long; and IS_UNROUTED, true for each
+-- kind that follows no route.
 -- KEYS[1] is the pool's prefix, such as `{main}:`. Every key begins with it, so all keys of a pool are in one slot.
 
 local P = KEYS[1]

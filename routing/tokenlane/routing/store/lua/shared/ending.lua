@@ -33,7 +33,7 @@ local function end_request(id, request, ending, message, code, lane)
   if ending == 'failed' then
     local entry = redis.call('XADD', P .. 'failed', 'MAXLEN', '~', 1000, '*',
       'id', id, 'role', request.role, 'lane', lane or request.lane or '', 'code', code or '',
-      'priority', priority_of(request.queue))
+      'priority', priority_of(request.queue), 'kind', request.kind or '')
     redis.call('HSET', P .. 'request:' .. id, 'failure', entry)
   end
   local receivers = publish_to_agent(id, message)

@@ -10,9 +10,10 @@ local function priority_of(queue)
 end
 
 -- Counts an event of a request. what: 'accepted', 'refused', 'retried' after an attempt ended, 'recovered'
--- from a lost worker, or how the request ended. A field's first count may have created the hash, so
--- the hash gets its expiry then.
+-- from a lost worker, or how the request ended. Work that follows no route, such as a model command, counts for no role. A
+-- field's first count may have created the hash, so the hash gets its expiry then.
 local function count_event(request, what, now)
+  if IS_UNROUTED[request.kind] then return end
   local rates = P .. 'rates:' .. decimal(math.floor(now / RATE_MS))
   local field = request.role .. ':' .. priority_of(request.queue) .. ':' .. what
   if redis.call('HINCRBY', rates, field, 1) == 1 then
