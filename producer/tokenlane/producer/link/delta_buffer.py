@@ -319,7 +319,9 @@ class DeltaBuffer:
         if self.ended:
             return
         self.position += 1
-        delta.restarted, self._begins_anew = self._begins_anew, False
+        if delta.restarted != self._begins_anew:  # setting a field of a model costs more than reading it
+            delta.restarted = self._begins_anew
+        self._begins_anew = False
         self.answer.add(delta)
         self._unread.put(delta)
         if self.answer.size > self._longest_answer or len(self._unread) > _MAX_UNREAD_DELTAS:

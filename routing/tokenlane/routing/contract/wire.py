@@ -49,5 +49,7 @@ class Versioned(Wire):
 
     v: int = WIRE_VERSION
 
-    def model_post_init(self, context: object, /) -> None:
+    def to_wire(self) -> bytes:
+        # Here and not when the message is made: most messages are parsed and never sent.
         self.model_fields_set.update({"v", "type"} & type(self).model_fields.keys())
+        return super().to_wire()
