@@ -184,9 +184,12 @@ class Outlet:
         message = self._seal(self._write(self._first, self._pieces))
         self._count_sent(len(self._pieces))
         for delta in self._waiting:
-            self._has_text = self._has_text or bool(delta.text)
-            self._has_reasoning = self._has_reasoning or bool(delta.reasoning)
-            self._has_calls = self._has_calls or bool(delta.tool_calls)
+            if delta.text:
+                self._has_text = True
+            if delta.reasoning:
+                self._has_reasoning = True
+            if delta.tool_calls:
+                self._has_calls = True
         self._clear()
         self._publisher.memory.keep(self.attempt, self._first, message)
         return message
