@@ -28,6 +28,7 @@ def _write_holdings(*_):
     except RuntimeError:  # the loop does not run yet
         return
     in_use = 0
+    gc.unfreeze()  # a worker hides the objects of its start from gc
     for each in gc.get_objects():
         if isinstance(each, redis.asyncio.ConnectionPool):
             in_use += len(each._in_use_connections)

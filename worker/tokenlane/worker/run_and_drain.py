@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 
 from tokenlane.config.cli.sentences import counted
 from tokenlane.config.exit_codes import CANCELLED, OK
@@ -75,6 +76,7 @@ async def run_worker(
                 lane = await stack.enter_async_context(opening)
                 fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None
                 tasks = await stack.enter_async_context(background())
+                stack.enter_context(_start_excluded_from_gc())
                 for each in filter(None, (lane, fallback_lane)):
                     served.append((each, await start_workers(each, tasks)))
             if not served:  # stopped while the lane was opening
@@ -92,6 +94,21 @@ async def run_worker(
             finally:
                 await asyncio.gather(*(worker.abandon() for _, workers in served for worker in workers))
     return CANCELLED if interrupted else OK
+
+
+@contextmanager
+def _start_excluded_from_gc() -> Iterator[None]:
+    """Exclude all objects that exist now from garbage collections until the block ends.
+
+    They are modules, classes and settings, which live as long as the worker. A full collection that looks at them, too,
+    pauses all answers for some tens of milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _call_when_up(lane: Lane, on_ready: Callable[[Lane], Awaitable[None]]) -> None:
