@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -162,6 +163,7 @@ def _installing_completion(arguments: Sequence[str]) -> Iterator[None]:
         ) from None
 
 
+@cache  # a look reads a file of each installed distribution
 def _installed() -> dict[str, EntryPoint]:
     return {verb.name: verb for verb in entry_points(group="tokenlane.commands")}
 
