@@ -70,6 +70,7 @@ async def test_sealing_measures_all_it_promises() -> None:
     assert sealing.table(report).count("\n| ") == 1 + len(report.messages)
 
 
+@pytest.mark.kills
 async def test_recovery_measures_all_it_promises() -> None:
     """Every killed worker's answer goes on at its next token, and `--check` fails exactly when a bar is not held."""
     code, out = await bench("recovery")
@@ -106,6 +107,7 @@ async def test_traces_measure_each_kind_of_spans() -> None:
     assert traces.table(report).count("\n| ") == 1 + len(report.pairs)
 
 
+@pytest.mark.kills
 async def test_a_soak_measures_each_figure_in_each_round(tmp_path: Path) -> None:
     """Requests are answered in spite of the faults, and `--check` fails exactly when a figure certainly grows."""
     code, out = await bench("soak", "--minutes", "0.05", "--svg", str(tmp_path / "soak.svg"))
