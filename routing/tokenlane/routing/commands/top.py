@@ -24,8 +24,9 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.live.follow import Look, follow
 from tokenlane.routing.watch.live.roles import LiveRole, Standing
-from tokenlane.routing.watch.live.trends import SAMPLES, Sample
-from tokenlane.routing.watch.live.view import LiveLane, LiveView
+from tokenlane.routing.watch.live.trends import SAMPLES, Sample, Trends
+from tokenlane.routing.watch.live.view import LiveLane, LiveView, live_view
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Failures
 
 from .pool_session import pool_session
@@ -48,31 +49,34 @@ _OTHER_LINES = 14
 def top(redis: RedisUrl = None, pool: PoolName = None) -> None:
     """Watch a pool: which role is behind and why, the load of each lane, and recent failures. Press q to end it.
 
-    Without a terminal it prints one picture and ends.
+    Without a terminal, or on one that cannot be drawn anew, it prints one picture and ends.
     """
-    pool_session(redis, pool, _watch if sys.stdout.isatty() else _print_once)
+    redraws = sys.stdout.isatty() and not console().is_dumb_terminal
+    pool_session(redis, pool, _watch if redraws else _print_once)
 
 
 async def _print_once(pool: Pool) -> None:
-    async with aclosing(follow(pool)) as looks:
-        show(*_parts(await anext(looks), height=None))
+    snapshot, trends = await take_snapshot(pool), Trends()
+    trends.add(snapshot)
+    show(*(part for _, part in _parts(Look(live_view(snapshot, trends)), height=None)))
 
 
 async def _watch(pool: Pool) -> None:
     changed, terminal = asyncio.Event(), console()
-    looks: list[Look] = []
+    newest: Look | None = None
 
     async def look_on() -> None:
-        async with aclosing(follow(pool)) as newer:
-            async for look in newer:
-                looks[:] = [look]
+        nonlocal newest
+        async with aclosing(follow(pool)) as looks:
+            async for look in looks:
+                newest = look
                 changed.set()
 
     async def draw() -> None:
         while await changed.wait():
             changed.clear()
-            if looks:
-                screen.update(_picture(looks[0], *terminal.size), refresh=True)
+            if newest is not None:
+                screen.update(_picture(newest, *terminal.size), refresh=True)
 
     with stop_event() as quitting, live_screen(terminal, changed, quitting) as screen:
         async with background() as tasks:
@@ -84,43 +88,42 @@ async def _watch(pool: Pool) -> None:
 def _picture(look: Look, width: int, height: int) -> RenderableType:
     """The parts under each other, with an empty line between two. The terminal cuts off what does not fit."""
     lines: list[RenderableType] = []
-    for part in _parts(look, height):
-        lines += [*([""] if lines else []), rendered(part, width) if isinstance(part, Table) else _coloured(look, part)]
+    for style, part in _parts(look, height):
+        lines += [*([""] if lines else []), rendered(part, width) if isinstance(part, Table) else _styled(part, style)]
     return Group(*lines)
 
 
-def _coloured(look: Look, text: str) -> Text:
-    """Text with the colour of the headline if it has the headline, or of a failure if it says that Redis is away."""
-    style = ""
-    if look.outage and look.outage in text:
-        style = _COLOURS["fail"]
-    elif look.view is not None and text.startswith(look.view.headline.text):
-        style = _COLOURS[look.view.headline.severity]
+def _styled(text: str, style: str) -> Text:
     return Text("\n".join(one_line(line) for line in text.splitlines()), style=style)
 
 
-def _parts(look: Look, height: int | None) -> Iterator[str | Table]:
-    """What a picture shows. `height`: the lines of the terminal, if the picture is to fit."""
+def _parts(look: Look, height: int | None) -> Iterator[tuple[str, str | Table]]:
+    """What a picture shows: texts, each with its style, and tables.
+
+    Args:
+        height: the lines of the terminal; None if the picture may be of any height.
+    """
     if look.outage:
         stale = " The figures below are older than that." if look.view is not None else ""
-        yield f"{look.outage}{stale}"
+        yield _COLOURS["fail"], f"{look.outage}{stale}"
     if look.view is None:
         return
     view, rows = look.view, max(3, (height - _OTHER_LINES) // 2) if height else None
-    yield _summary(view)
-    yield "\n".join(filter(None, (view.headline.text, view.headline.why, view.headline.advice)))
+    headline = view.headline
+    yield "", _summary(view)
+    yield _COLOURS[headline.severity], "\n".join(filter(None, (headline.text, headline.why, headline.advice)))
     if view.roles:
-        yield _table(_ROLE_COLUMNS, view.roles[:rows])
+        yield "", _table(_ROLE_COLUMNS, view.roles[:rows])
         yield from _rest(len(view.roles[:rows]), len(view.roles) + view.more_roles, "role", "roles")
     if view.lanes:
-        yield _table(_LANE_COLUMNS, view.lanes[:rows])
+        yield "", _table(_LANE_COLUMNS, view.lanes[:rows])
         yield from _rest(len(view.lanes[:rows]), len(view.lanes) + view.more_lanes, "lane", "lanes")
     failures = [(role.name, failure) for role in view.roles for failure in role.failures]
     if failures:
-        yield _table(_FAILURE_COLUMNS, sorted(failures, key=lambda it: -it[1].requests)[:rows])
+        yield "", _table(_FAILURE_COLUMNS, sorted(failures, key=lambda row: -row[1].requests)[:rows])
     problems = [sentence(finding.observed) for finding in view.problems]
     if problems:
-        yield "\n".join(problems)
+        yield "", "\n".join(problems)
 
 
 def _summary(view: LiveView) -> str:
@@ -169,20 +172,23 @@ def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Sequence[_Row]) -
     return Table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows], _STYLES, splits=True)
 
 
-def _rest(shown: int, known: int, singular: str, plural: str) -> Iterator[str]:
+def _rest(shown: int, known: int, singular: str, plural: str) -> Iterator[tuple[str, str]]:
     if known > shown:
-        yield f"and {counted(known - shown, singular, plural)} more, which are better off"
+        yield "", f"and {counted(known - shown, singular, plural)} more, which are better off"
 
 
 def _sparkline(samples: Sequence[Sample]) -> str:
-    """How many requests waited, in the last two minutes: each character stands for the most of its share of them."""
+    """How many requests waited in the last two minutes. Each character stands for the most in its share of that time,
+    and is blank if nobody looked then."""
     size = SAMPLES // _SPARK_CELLS
-    counts = [0] * (SAMPLES - len(samples)) + [sample.waiting for sample in samples]
-    most = [max(counts[first : first + size]) for first in range(0, SAMPLES, size)]
-    highest = max(most)
+    missing = SAMPLES - len(samples)
+    shares = [samples[max(0, first - missing) : max(0, first + size - missing)] for first in range(0, SAMPLES, size)]
+    most = [max((sample.waiting for sample in share), default=None) for share in shares]
+    highest = max(sample.waiting for sample in samples) if samples else 0
     if not highest:
         return "-"
-    return "".join(_SPARKS[math.ceil(count / highest * (len(_SPARKS) - 1))] for count in most)
+    last = len(_SPARKS) - 1
+    return "".join(" " if count is None else _SPARKS[math.ceil(count / highest * last)] for count in most)
 
 
 def _load(lane: LiveLane) -> str:

@@ -81,11 +81,11 @@ class Screen:
 
 
 @asynccontextmanager
-async def top(url: str, columns: int = 150, lines: int = 40) -> AsyncIterator[Screen]:
-    """The command on a terminal of that size."""
+async def top(url: str, columns: int = 150, lines: int = 40, term: str = "xterm-256color") -> AsyncIterator[Screen]:
+    """The command on a terminal of that size and kind."""
     ours, theirs = pty.openpty()
     _set_size(ours, columns, lines)
-    variables = environment() | {"TERM": "xterm-256color"}
+    variables = environment() | {"TERM": term}
     for name in ("NO_COLOR", "COLUMNS", "LINES"):  # the size is the terminal's, and pytest-xdist sets COLUMNS
         variables.pop(name, None)
     process = await asyncio.create_subprocess_exec(
@@ -122,6 +122,23 @@ async def test_one_picture_without_a_terminal(pool: Pool) -> None:
     assert "operator paused role 'planner'" in ended.out
     assert re.search(r"^planner +paused +1 ", ended.out, re.MULTILINE)
     assert re.search(rf"^{LANE.lane} +up +\S+ 1/2 ", ended.out, re.MULTILINE)
+
+
+async def test_the_history_begins_with_the_command(pool: Pool) -> None:
+    """Of the two minutes before it, the one picture shows nothing."""
+    await life.submit(pool)
+    ended = await run_in_thread("top", "--redis", pool.server.url)
+    assert "▁" not in ended.out
+    assert " █ " in ended.out
+
+
+async def test_a_terminal_that_cannot_redraw(pool: Pool) -> None:
+    """It gets one picture, like a pipe."""
+    await life.running(pool)
+    async with top(pool.server.url, term="dumb") as screen:
+        async with asyncio.timeout(20):
+            assert await screen.process.wait() == exits.OK
+        await screen.shows(LANE.lane)
 
 
 async def test_a_pool_without_anything(pool: Pool) -> None:

@@ -382,7 +382,7 @@ async def knows(ops: Callable[..., Awaitable[str]], request_id: str) -> bool:
 SERVING = ("--lane", "gpu9", "--provider", "openai", "--endpoint", "http://127.0.0.1:1")
 WRONG_USER = [
     *(("agent", command) for command in ("status", "doctor", "requests ls", "failed ls", "lanes ls", "roles pause r")),
-    *(("agent", command) for command in ("policy diff", "policy apply", "router")),
+    *(("agent", command) for command in ("policy diff", "policy apply", "router", "top")),
     *(("worker", command) for command in ("chat hi", "policy apply", "roles pause r")),
     *(("router", command) for command in ("chat hi", "embed hi", "status", "policy apply")),
     ("ops", "router"),
