@@ -5,18 +5,25 @@ It needs aiohttp, so only verbs import it whose extra installs aiohttp.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from aiohttp import web
+from aiohttp import web, web_response
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tokenlane.config.host.listen_address import cannot_listen, host_and_port
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.support.tasks import InternalErrors
 
+_NAME = "tokenlane"
 _SHUTDOWN_S = 1.0
 """How long requests may run on when the block ends; then their handlers are cancelled."""
-_KEEPALIVE_S = 75.0
+_IDLE_S = 75.0
+"""How long a connection may be without a whole request: between two, or while the headers of one arrive."""
+
+# What aiohttp sends itself, such as the refusal of a malformed request, would name the versions of aiohttp and Python.
+web_response.SERVER_SOFTWARE = _NAME  # type: ignore[attr-defined]  # aiohttp has no setting for it
 
 
 @asynccontextmanager
@@ -26,7 +33,8 @@ async def serve_http(
     """Serve the application while the block runs. Yields its URL, such as `http://127.0.0.1:9464`.
 
     A handler that raises an `LlmError`, for example because Redis does not answer, gives 503 and the error's message. A
-    handler that raises an unexpected error gives 500, and the error is recorded.
+    handler that raises an unexpected error gives 500, and the error is recorded. A malformed request gives 400. Bodies
+    are not decompressed.
 
     Args:
         address: the host and port from `bind_address`; port 0 is any free port.
@@ -39,7 +47,13 @@ async def serve_http(
     app.middlewares.insert(0, _answers_errors(errors))
     app.on_response_prepare.append(_add_headers)
     runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=_KEEPALIVE_S, handler_cancellation=True
+        app,
+        access_log=None,
+        logger=_log,
+        shutdown_timeout=_SHUTDOWN_S,
+        keepalive_timeout=_IDLE_S,
+        handler_cancellation=True,
+        auto_decompress=False,
     )
     await runner.setup()
     try:
@@ -85,6 +99,8 @@ def _answers_errors(errors: InternalErrors) -> Callable[..., Awaitable[web.Strea
             raise
         except LlmError as error:
             return web.Response(status=503, text=f"{error}\n")
+        except web.RequestPayloadError:
+            return web.Response(status=400, text="the body of the request is malformed\n")
         except Exception as error:
             errors.record("HTTP server", error)
             return web.Response(status=500, text="internal error; the log of this process says more\n")
@@ -92,7 +108,22 @@ def _answers_errors(errors: InternalErrors) -> Callable[..., Awaitable[web.Strea
     return answer_errors
 
 
+def _is_terse(record: logging.LogRecord) -> bool:
+    """Turn aiohttp's line about a malformed request into a warning without a traceback, which would quote the request.
+    Always true, as it leaves out no line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "refused a malformed HTTP request (%s)", (type(error).__name__,)
+        record.exc_info = None
+    return True
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_is_terse)
+
+
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "tokenlane"
+    response.headers["Server"] = _NAME
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")

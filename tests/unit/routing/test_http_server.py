@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 
 import aiohttp
 import pytest
@@ -88,3 +90,80 @@ async def test_the_end_cancels_open_streams() -> None:
                 await streams.wait()
                 assert not ended.is_set()
         assert ended.is_set()
+
+
+async def exchange(url: str, *parts: bytes) -> bytes:
+    """Send bytes on a new connection, and return what the server sends until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    try:
+        writer.writelines(parts)
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def counting_body() -> web.Application:
+    """An application with one page, which reads the request's body."""
+
+    async def read(request: web.Request) -> web.Response:
+        return web.Response(text=f"{len(await request.read())} bytes\n")
+
+    app = web.Application()
+    app.router.add_post("/", read)
+    return app
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\nHost: h\r\nX-Secret: " + 100_000 * b"S" + b"\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00SECRET\r\n\r\n",
+    ],
+)
+async def test_a_malformed_request(request_bytes: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused with 400 and costs at most one line, without a traceback and without what the request had."""
+    errors = InternalErrors()
+    async with serve_http(counting_body(), ANYWHERE, option="--listen", errors=errors) as url:
+        answer = await exchange(url, request_bytes)
+    head = answer.partition(b"\r\n\r\n")[0]
+    assert b" 400 " in head
+    assert re.findall(rb"Server: (.*)\r", head) in ([b"tokenlane"], [])
+    assert b"ython" not in head
+    assert len(caplog.records) <= 1
+    assert all(record.exc_info is None and record.levelno < logging.ERROR for record in caplog.records)
+    assert "SSS" not in caplog.text
+    assert errors.count == 0
+
+
+async def test_a_body_that_is_not_framed_as_its_headers_say(caplog: pytest.LogCaptureFixture) -> None:
+    """It is the sender's fault, and no bug."""
+    errors = InternalErrors()
+    headers = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serve_http(counting_body(), ANYWHERE, option="--listen", errors=errors) as url:
+        answer = await exchange(url, headers, b"zz\r\nwrong\r\n")
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+    assert errors.count == 0
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+async def test_a_body_that_is_not_compressed_as_its_headers_say() -> None:
+    """A handler gets the bytes as they were sent, so that a small body cannot become a large one."""
+    errors, headers = InternalErrors(), {"Content-Encoding": "gzip"}
+    async with (
+        serve_http(counting_body(), ANYWHERE, option="--listen", errors=errors) as url,
+        aiohttp.ClientSession() as session,
+        session.post(url, data=b"wrong", headers=headers) as answer,
+    ):
+        assert (answer.status, await answer.text()) == (200, "5 bytes\n")
+    assert errors.count == 0
+
+
+async def test_headers_that_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is closed, after a request on it too."""
+    monkeypatch.setattr("tokenlane.routing.http_server._IDLE_S", 0.1)
+    async with serve_http(counting_body(), ANYWHERE, option="--listen", errors=InternalErrors()) as url:
+        assert await exchange(url, b"GET / HTTP/1.1\r\nHost:") == b""
+        whole = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+        assert (await exchange(url, whole, b"POST / HTTP/1.1\r\nHost:")).endswith(b"0 bytes\n")
