@@ -17,6 +17,9 @@ from rich.text import Text
 from tokenlane.config.cli.failure import discard_output
 from tokenlane.config.cli.plain_text import json_text, one_line, running_text
 
+SEVERITY_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+"""The rich style of each severity."""
+
 _GAP = "  "
 
 

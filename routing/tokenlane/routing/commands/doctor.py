@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tokenlane.config.cli.output import Table, show, show_json
+from tokenlane.config.cli.output import SEVERITY_STYLES, Table, show, show_json
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
@@ -18,7 +18,7 @@ from tokenlane.routing.watch.finding import Finding
 from .pool_session import pool_session
 
 _SCHEMA_VERSION = 2
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "dim"}
+_STYLES = {**SEVERITY_STYLES, "unknown": "dim"}
 
 
 def doctor(

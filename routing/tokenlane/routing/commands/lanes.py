@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenlane.config.cli.output import Table, show, show_json
+from tokenlane.config.cli.output import SEVERITY_STYLES, Table, show, show_json
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.cli.sentences import age, counted
 from tokenlane.config.exit_codes import UserError
 from tokenlane.config.settings.load import pool_name
+from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot
@@ -19,14 +20,7 @@ from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot
 from . import completion
 from .pool_session import pool_session
 
-_STYLES = {
-    "up": "green",
-    "degraded": "yellow",
-    "loading": "yellow",
-    "paused": "yellow",
-    "draining": "yellow",
-    "down": "bold red",
-}
+_STYLES = {state.value: SEVERITY_STYLES[state.severity] for state in LaneState}
 
 lanes = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

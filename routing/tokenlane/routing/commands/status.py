@@ -8,13 +8,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import TypeAdapter
 
-from tokenlane.config.cli.output import Table, show, show_json
+from tokenlane.config.cli.output import SEVERITY_STYLES, Table, show, show_json
 from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.cli.sentences import age
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.routing.contract.worker_report import Hits
-from tokenlane.routing.decide.lanes.state import has_left
+from tokenlane.routing.decide.lanes.state import LaneState, has_left
 from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.sentinel_errors import address_text
@@ -29,15 +29,9 @@ from .pool_session import pool_session
 _Row = TypeVar("_Row")
 
 _STYLES = {
-    "up": "green",
-    "degraded": "yellow",
-    "loading": "yellow",
-    "paused": "yellow",
-    "draining": "yellow",
-    "down": "bold red",
+    **{state.value: SEVERITY_STYLES[state.severity] for state in LaneState},
     "left": "dim",
-    "gone": "bold red",
-    "silent": "bold red",
+    "silent": SEVERITY_STYLES["fail"],
 }
 
 
