@@ -23,7 +23,7 @@ from tokenlane.producer.client import Client
 from tokenlane.producer.dashboard.access import Access, only_this_host_reaches
 from tokenlane.producer.dashboard.app import dashboard_app
 from tokenlane.producer.dashboard.feed import Feed
-from tokenlane.routing.commands.pool_session import pool_session
+from tokenlane.routing.commands.pool_session import check_readable, pool_session
 from tokenlane.routing.http_server import serve_http
 from tokenlane.routing.store.pool import Pool
 
@@ -67,11 +67,12 @@ def dashboard(
         app = dashboard_app(Feed(opened), open_client, access)
         with stop_event() as stopping:
             async with serve_http(app, address, option="--listen", errors=opened.internal_errors) as url:
+                await check_readable(opened)
                 port = int(url.rpartition(":")[2])
                 _announce(f"http://{host_and_port(known_as(address[0]), port)}/", access, given)
                 await stopping.wait()
 
-    pool_session(redis, pool, serve)
+    pool_session(redis, pool, serve, greets=False)
 
 
 def _given_token() -> SecretStr | None:

@@ -23,7 +23,9 @@ from tokenlane.routing.watch.metrics.pool_samples import PoolSamples
 from tokenlane.routing.watch.metrics.samples import Sample
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
-from .pool_session import pool_session
+from .pool_session import check_readable, pool_session
+
+logger = logging.getLogger(__name__)
 
 PORT = 9464
 _READ_S, _PING_S = 4.0, 1.0
@@ -40,33 +42,55 @@ def exporter(
     """Serve the pool's metrics to Prometheus until Ctrl-C, SIGTERM or SIGHUP."""
     address = bind_address(listen, "--listen", PORT, any_port=True)
     start_logging(log_settings(), logging.INFO)
-    pool_session(redis, pool, lambda opened: _export(opened, address))
+    pool_session(redis, pool, lambda opened: _export(opened, address), greets=False)
 
 
 async def _export(pool: Pool, address: tuple[str, int]) -> None:
     app, reader = web.Application(), _Reader(pool)
     add_metrics(app, pool.keys.pool, reader.read)
     add_health(app, reader.why_not_ready)
-    await reader.read()  # counters count from here
     with stop_event() as stopping:
         async with serve_http(app, address, option="--listen", errors=pool.internal_errors) as url:
+            await check_readable(pool)
             note(f"serving metrics of pool {pool.keys.pool} at {url}/metrics until Ctrl-C")
+            await reader.read()  # counters count from here
             await stopping.wait()
 
 
 class _Reader:
-    """Reads the pool, one snapshot at a time, however many ask."""
+    """Reads the pool, one snapshot at a time, however many ask: who asks meanwhile gets that snapshot too."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._samples, self._lock = pool, PoolSamples(), asyncio.Lock()
+        self._pool, self._samples = pool, PoolSamples()
+        self._reading: asyncio.Task[list[Sample]] | None = None
+        self._is_away = False
 
     async def read(self) -> list[Sample]:
         """The values of a new snapshot. If the pool does not answer, only `tokenlane_up`, which is 0."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())  # ends by itself, within _READ_S
+        return await asyncio.shield(self._reading)
+
+    async def _read(self) -> list[Sample]:
         try:
-            async with asyncio.timeout(_READ_S), self._lock:  # who waits for another's read gives up in time, too
-                return self._samples.of(await take_snapshot(self._pool))
-        except (LlmError, TimeoutError):
-            return [Sample("tokenlane_up", (), 0)]
+            async with asyncio.timeout(_READ_S):
+                samples = self._samples.of(await take_snapshot(self._pool))
+        except LlmError as error:
+            self._log_outage(str(error))
+        except TimeoutError:
+            self._log_outage(f"{self._pool} has not answered for {_READ_S:g} s")
+        else:
+            if self._is_away:
+                logger.info("%s answers again", self._pool)
+            self._is_away = False
+            return samples
+        return [Sample("tokenlane_up", (), 0)]
+
+    def _log_outage(self, why: str) -> None:
+        """Warn once in each outage."""
+        if not self._is_away:
+            logger.warning("tokenlane_up is 0 until the pool can be read: %s", why)
+        self._is_away = True
 
     async def why_not_ready(self) -> str:
         """Why the pool cannot be read; empty if it answers."""

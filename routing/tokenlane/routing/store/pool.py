@@ -100,7 +100,12 @@ class Pool:
 
 @asynccontextmanager
 async def connect(
-    where: str | Server, pool: str = "main", *, keys: KeyRing | None = None, unseals: bool = False
+    where: str | Server,
+    pool: str = "main",
+    *,
+    keys: KeyRing | None = None,
+    unseals: bool = False,
+    greets: bool = True,
 ) -> AsyncIterator[Pool]:
     """Connect to a pool until the block ends.
 
@@ -109,6 +114,7 @@ async def connect(
         keys: the caller's pool keys; an empty ring stands for the key file next to the server's socket. None for a
             caller that neither seals nor unseals payloads.
         unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
+        greets: whether to check that a Redis server answers. Without that, the first command connects.
 
     Raises:
         PoolUnavailable: no Redis server answers, or the server refuses the connection.
@@ -116,7 +122,8 @@ async def connect(
             but the caller has keys.
     """
     server = Server.of(where) if isinstance(where, str) else where
-    await server.greet()
+    if greets:
+        await server.greet()
     async with server.commands() as commands:
         opened = Pool(commands, Keys(pool, server.database))
         if keys is not None:

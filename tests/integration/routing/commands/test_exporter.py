@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -33,9 +34,22 @@ def url_of(exporter: Child) -> str:
 async def test_while_redis_comes_and_goes(tmp_path: Path) -> None:
     """The exporter outlives the server: it is not ready then, and says that the pool is away."""
     async with Server(tmp_path) as server, farm(tmp_path, server.url) as opened:
+        await server.kill()
         exporter = await opened.tokenlane("exporter", "--listen", "127.0.0.1:0")
         await exporter.says("until Ctrl-C")
         url = url_of(exporter)
+
+        async def answers() -> bool:
+            return (await get(f"{url}/readyz"))[0] == 200
+
+        async def is_up() -> bool:
+            return 'tokenlane_up{pool="main"} 1.0' in (await get(f"{url}/metrics"))[1]
+
+        assert (await get(f"{url}/healthz"))[0] == 200
+        assert (await get(f"{url}/readyz"))[0] == 503
+        assert 'tokenlane_up{pool="main"} 0.0' in (await get(f"{url}/metrics"))[1]
+        await server.start()
+        await eventually(is_up, child=exporter)
         async with Client(server.url) as client, client.chat("hi", role="planner"):
             _, text = await get(f"{url}/metrics")
             assert 'tokenlane_up{pool="main"} 1.0' in text
@@ -53,14 +67,14 @@ async def test_while_redis_comes_and_goes(tmp_path: Path) -> None:
         assert (await get(f"{url}/healthz"))[0] == 200
         assert 'tokenlane_up{pool="main"} 0.0' in (await get(f"{url}/metrics"))[1]
         await server.start()
-
-        async def answers() -> bool:
-            return (await get(f"{url}/readyz"))[0] == 200
-
         await eventually(answers, child=exporter)
-        assert 'tokenlane_up{pool="main"} 1.0' in (await get(f"{url}/metrics"))[1]
+        await eventually(is_up, child=exporter)
         second = await opened.tokenlane("exporter", "--listen", url.removeprefix("http://"))
         ended = await second.ended()
         assert ended.code == exits.USAGE
         assert url.removeprefix("http://") in ended.error
-        assert (await exporter.end()).code == exits.OK
+        ended = await exporter.end()
+        assert ended.code == exits.OK
+        lines = [json.loads(line) for line in ended.error.splitlines()]
+        ours_only = [line["level"] for line in lines if line["logger"].endswith("exporter")]
+        assert ours_only == ["warning", "info", "warning", "info"]  # one of each in each of two outages

@@ -383,6 +383,8 @@ SERVING = ("--lane", "gpu9", "--provider", "openai", "--endpoint", "http://127.0
 WRONG_USER = [
     *(("agent", command) for command in ("status", "doctor", "requests ls", "failed ls", "lanes ls", "roles pause r")),
     *(("agent", command) for command in ("policy diff", "policy apply", "router", "top")),
+    *(("agent", f"{verb} --listen 127.0.0.1:0") for verb in ("exporter", "dashboard")),
+    *(("ops", f"{verb} --listen 127.0.0.1:0 --pool other") for verb in ("exporter", "dashboard")),
     *(("worker", command) for command in ("chat hi", "policy apply", "roles pause r")),
     *(("router", command) for command in ("chat hi", "embed hi", "status", "policy apply")),
     ("ops", "router"),
