@@ -1,4 +1,4 @@
-"""Records `dashboard-light.png` and `dashboard-phone.png`: a pool whose model servers die while agents go on asking.
+"""Records `dashboard-light.png` and `dashboard-phone.png`: coders ask for more than their lane can serve.
 
     .venv/bin/python -m docs.pictures.record_dashboard
 
@@ -23,13 +23,13 @@ from tokenlane.producer import Client, LlmError
 from tokenlane.routing.support.tasks import background
 
 PICTURES = Path(__file__).parent
-EVERY_S = {"planner": 2.0, "coder": 1.0, "reviewer": 4.0}
-"""How often the agents of each role ask, on average."""
-MODELS = {"gpu0": ["qwen3:8b"], "gpu1": ["qwen3:8b", "phi3:mini"]}
+ROLES = {"planner": (2.0, "phi3:mini"), "coder": (0.6, "qwen3:8b"), "reviewer": (4.0, "phi3:mini")}
+"""How often, in seconds, the agents of each role ask on average, and for which model."""
+MODELS = {"gpu0": ["qwen3:8b"], "gpu1": ["phi3:mini"]}
 
 
 async def main() -> None:
-    """Start a pool, wait until its charts show something, stop its model servers, and take the pictures."""
+    """Start a pool, wait until its charts show something, and take the pictures."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = await stack.enter_async_context(Server(directory))
@@ -43,27 +43,24 @@ async def main() -> None:
         client = await stack.enter_async_context(Client(server.url, agent="agents"))
         tasks = await stack.enter_async_context(background())
 
-        async def ask(role: str) -> None:
+        async def ask(role: str, model: str) -> None:
             with suppress(LlmError):
-                await client.complete("A question", role=role)
+                await client.complete("A question", role=role, model=model)
 
-        async def keep_asking(role: str, every_s: float) -> None:
+        async def keep_asking(role: str, every_s: float, model: str) -> None:
             while True:
-                tasks.create_task(ask(role))
+                tasks.create_task(ask(role, model))
                 await asyncio.sleep(random.expovariate(1 / every_s))
 
-        for role, every_s in EVERY_S.items():
-            tasks.create_task(keep_asking(role, every_s))
+        for role, (every_s, model) in ROLES.items():
+            tasks.create_task(keep_asking(role, every_s, model))
         site = await stack.enter_async_context(farm(directory, server.url))
         dashboard = await site.tokenlane("dashboard", "--listen", "127.0.0.1:0")
         await dashboard.says("page ")
         page = await stack.enter_async_context(chromium(directory / "browser"))
         await page.resize(1280, 880)
         await page.open(dashboard.out.split()[1])
-        await asyncio.sleep(60)
-        for simulator in simulators:
-            await simulator.__aexit__(None, None, None)
-        await asyncio.sleep(50)
+        await asyncio.sleep(110)
         await page.picture(PICTURES / "dashboard-light.png")
         await page.prefer("dark")
         await page.resize(390, 844, is_phone=True)

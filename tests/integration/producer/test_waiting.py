@@ -132,7 +132,7 @@ CAUSES: dict[str, tuple[Prepare, str]] = {
     "no lane": (nothing, "a lane"),
     "model pulled": (pulling, "a pull of m7 on lane1"),
     "model unknown": (lane_is(UP), "a lane with model m7"),
-    "role paused": (paused, "its role (paused)"),
+    "role paused": (paused, "role planner (paused)"),
     "no router": (unrouted, "a router"),
     "attempt failed": (failed, "its next attempt"),
     "retry budget": (over_budget, "its next attempt"),

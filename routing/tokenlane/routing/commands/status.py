@@ -15,7 +15,6 @@ from tokenlane.config.cli.sentences import age
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.routing.contract.worker_report import Hits
 from tokenlane.routing.decide.lanes.state import LaneState, has_left
-from tokenlane.routing.decide.wait_cause import wait_cause
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.sentinel_errors import address_text
 from tokenlane.routing.watch.finding import Finding
@@ -76,7 +75,7 @@ def as_document(snapshot: Snapshot, problems: tuple[Finding, ...], primary: str 
     tree = TypeAdapter(Snapshot).dump_python(
         snapshot, mode="json", exclude={"policy", "fallback", "views", "sentinels"}
     )
-    causes = [wait_cause(snapshot.facts, queue.key) for queue in snapshot.queues]
+    causes = [snapshot.cause_of(queue) for queue in snapshot.queues]
     queues = [
         {**queue.pop("needs"), **queue, "waits_for": cause.brief, "why": cause.explanation}
         for queue, cause in zip(tree["queues"], causes, strict=True)
@@ -191,7 +190,7 @@ _WORKER_COLUMNS: dict[str, Callable[[WorkerStatus], str]] = {
 def _waits_for(snapshot: Snapshot, role: RoleStatus) -> str:
     """What the role's oldest request of this priority waits for."""
     queue = snapshot.oldest_queue(role)
-    return wait_cause(snapshot.facts, queue.key).brief if queue else "-"
+    return snapshot.cause_of(queue).brief if queue else "-"
 
 
 def _table(columns: Mapping[str, Callable[[_Row], str]], rows: Iterable[_Row]) -> Table:

@@ -100,7 +100,8 @@ class Wait:
         queue, lane = self.request.queue, self.request.lane
         match self.request.state:
             case "waiting":
-                return _for_another_version() if queue is None else wait_cause(self.pool, queue)
+                ahead = self.request.place.position - 1 if self.request.place else 0
+                return _for_another_version() if queue is None else wait_cause(self.pool, queue, ahead)
             case "delayed":
                 return _for_the_next_attempt(self.request)
             case "dispatched":
@@ -145,9 +146,13 @@ def _for_the_next_attempt(request: WaitingRequest) -> WaitCause:
     return WaitCause(f"its next attempt, {soon}", f"{ended}; it is tried again {soon}", "")
 
 
-def wait_cause(pool: PoolFacts, queue: Queue) -> WaitCause:
-    """Explain why the requests of a queue wait."""
-    cause, continues = _cause(pool, queue), queue.needs.continues
+def wait_cause(pool: PoolFacts, queue: Queue, ahead: int = 0) -> WaitCause:
+    """Explain why a request of a queue waits.
+
+    Args:
+        ahead: how many requests of the queue come before it.
+    """
+    cause, continues = _cause(pool, queue, ahead), queue.needs.continues
     if continues is None:
         return cause
     lanes = "a lane that can continue it" + (" or begin it anew" if queue.needs.restarts else "")
@@ -156,30 +161,35 @@ def wait_cause(pool: PoolFacts, queue: Queue) -> WaitCause:
     )
 
 
-def _cause(pool: PoolFacts, queue: Queue) -> WaitCause:
+def _cause(pool: PoolFacts, queue: Queue, ahead: int) -> WaitCause:
     if queue.role in pool.paused:
         advice = f"resume the role: `tokenlane roles resume {queue.role}`"
-        return WaitCause("its role (paused)", f"an operator paused role {queue.role!r}", advice)
+        return WaitCause(f"role {queue.role} (paused)", f"an operator paused role {queue.role!r}", advice)
     options = candidates(pool.policy, queue.role, queue.needs, pool.lanes, queue.kind)
     lanes = [lane for lane, _ in options]
     if accepting := [lane for lane in lanes if lane.state.accepts_work]:
-        return _for_a_slot(pool, queue, accepting)
+        return _for_a_slot(pool, queue, accepting, ahead)
     if lanes:
         return _for_closed_lanes(lanes)
     return _for_a_pull(pool, queue) or _for_a_lane(pool, queue)
 
 
-def _for_a_slot(pool: PoolFacts, queue: Queue, lanes: Sequence[LaneView]) -> WaitCause:
+def _for_a_slot(pool: PoolFacts, queue: Queue, lanes: Sequence[LaneView], ahead: int) -> WaitCause:
     if not pool.has_router:
         return WaitCause("a router", "no router is running", START_ROUTER)
-    if free := [lane for lane in lanes if lane.credit_for(queue.kind) and not lane.reserved_for]:
-        explanation = f"lane {free[0].name!r} has a free slot, which a router is about to fill"
-        return WaitCause("its turn", explanation, "check again in 10 s; if this stays, read the log of a router", True)
+    free = {lane.name: lane.credit_for(queue.kind) for lane in lanes if not lane.reserved_for}
+    idle = [lane for lane in lanes if free.get(lane.name) and not lane.queued.get(queue.kind)]
     loads = ", ".join(_load(lane, queue) for lane in lanes)
-    advice = "add lanes, or raise the --capacity of these"
-    return WaitCause(
-        f"a slot on {_names(lanes)}", f"no slot is free on the lanes that may serve it: {loads}", advice, True
-    )
+    if not any(free.values()):
+        why = f"no slot is free on the lanes that may serve it: {loads}"
+    elif sum(free.values()) > ahead or idle:
+        name = next(name for name, credit in free.items() if credit)
+        explanation = f"lane {name!r} has a free slot, which a router is about to fill"
+        advice = "check again in 10 s; if this stays, read the log of a router"
+        return WaitCause(f"dispatch to {name}", explanation, advice, True)
+    else:  # the moment between the end of a request and the start of the next one
+        why = f"more requests wait than slots are free on the lanes that may serve it: {loads}"
+    return WaitCause(f"a slot on {_names(lanes)}", why, "add lanes, or raise the --capacity of these", True)
 
 
 def _load(lane: LaneView, queue: Queue) -> str:

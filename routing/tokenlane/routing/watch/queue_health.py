@@ -9,7 +9,7 @@ from tokenlane.config.cli.sentences import counted
 from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import RolePolicy
-from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
+from tokenlane.routing.decide.wait_cause import WaitCause
 
 from .finding import Code, Finding
 from .snapshot import Failures, QueueStatus, Rates, RoleStatus, Snapshot
@@ -38,9 +38,7 @@ def _unserved(snapshot: Snapshot) -> Iterator[Finding]:
         if queue.oldest_ms < snapshot.policy.patience_ms:
             continue
         if next(candidates(snapshot.policy, queue.role, queue.needs, lanes, queue.kind), None) is None:
-            similar[queue.role, f"{queue.priority}{_wanted(queue)}", wait_cause(snapshot.facts, queue.key)].append(
-                queue
-            )
+            similar[queue.role, f"{queue.priority}{_wanted(queue)}", snapshot.cause_of(queue)].append(queue)
     for (role, priority, cause), queues in similar.items():
         waiting, oldest_ms = sum(queue.waiting for queue in queues), max(queue.oldest_ms for queue in queues)
         observed = (
@@ -135,6 +133,6 @@ def examine_waits(snapshot: Snapshot, max_wait_s: float) -> Iterator[Finding]:
             observed = f"{waiting}; the limit (--max-wait) is {max_wait_s:g} s"
             advice, cause = "add lanes, or raise --max-wait", None
             if (queue := snapshot.oldest_queue(role)) is not None:
-                cause = wait_cause(snapshot.facts, queue.key)
+                cause = snapshot.cause_of(queue)
                 observed, advice = f"{observed}; the oldest waits for {cause.brief}: {cause.explanation}", cause.advice
             yield Finding(Code.WAITS_LONG, "fail", observed, advice, role.role, cause)

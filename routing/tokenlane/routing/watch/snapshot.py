@@ -19,7 +19,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView, Offer
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
-from tokenlane.routing.decide.wait_cause import PoolFacts
+from tokenlane.routing.decide.wait_cause import PoolFacts, WaitCause, wait_cause
 
 from .finding import Finding
 
@@ -262,6 +262,10 @@ class Snapshot:
         """The queue in which the role's oldest request of this priority waits; None if none waits."""
         queues = (queue for queue in self.queues if (queue.role, queue.priority) == (role.role, role.priority))
         return max(queues, key=lambda queue: queue.oldest_ms, default=None)
+
+    def cause_of(self, queue: QueueStatus) -> WaitCause:
+        """Why the requests of a queue wait, the newest included."""
+        return wait_cause(self.facts, queue.key, ahead=queue.waiting - 1)
 
     def without_key(self, key_id: str) -> tuple[WorkerStatus, ...]:
         """The live workers that do not report this key. Workers of an older version report no keys."""

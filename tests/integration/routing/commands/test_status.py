@@ -71,7 +71,7 @@ async def test_a_pool_at_work(at_work: Pool, tmp_path: Path) -> None:
     assert rows[LANE.lane][:5] == [LANE.lane, "up", "1", "0", str(LANE.offer.limit_of("chat"))]
     assert rows[WORKER][:4] == [WORKER, LANE.lane, "up", "1"]
     assert life.FACTS.host in rows[WORKER]
-    assert re.search(r"^planner +high +1 .* its turn$", out, re.MULTILINE)
+    assert re.search(r"^planner +high +1 .* dispatch to \w+$", out, re.MULTILINE)
     assert re.search(r"^planner +normal +0 .* -$", out, re.MULTILINE)
     assert rows["work"][1:3] == ["1", "waiting,"]
 

@@ -35,10 +35,27 @@ def test_a_full_lane() -> None:
 
 
 def test_a_free_lane() -> None:
-    """Requests for a lane with free slots wait for their turn, or for a router."""
+    """Requests for a lane with free slots wait for their dispatch, or for a router."""
     free = lane_view("gpu0", limit=4, queued=1)
-    assert cause(seen(free)).brief == "its turn"
+    assert cause(seen(free)).brief == "dispatch to gpu0"
     assert cause(seen(free, routers=())).brief == "a router"
+
+
+@pytest.mark.parametrize(
+    ("queued", "ahead", "brief"),
+    [
+        (3, 0, "dispatch to gpu0"),
+        (3, 1, "a slot on gpu0"),
+        (2, 1, "dispatch to gpu0"),
+        (1, 30, "a slot on gpu0"),
+        (0, 30, "dispatch to gpu0"),
+    ],
+)
+def test_a_slot_that_is_free_for_a_moment(queued: int, ahead: int, brief: str) -> None:
+    """It is for those who come first: the others wait for more. But where a whole lane is idle, no router works."""
+    found = wait_cause(seen(lane_view("gpu0", limit=4, queued=queued)).facts, QUEUE.key, ahead)
+    assert found.brief == brief
+    assert found.takes_turns
 
 
 def test_a_reserved_lane() -> None:

@@ -33,8 +33,11 @@ export function showNumbers(wanted) {
   asNumbers = wanted || window.uPlot === undefined;
 }
 
-/** A chart of some columns of a role's samples. `lines`: each with `column`, `name`, `color` (a CSS variable), `factor`. */
-export function chart(role, lines) {
+/**
+ * A chart of some columns of a role's samples. `lines`: each with `column`, `name`, `color` (a CSS variable), `factor`.
+ * `least`: the value that the chart is high enough for, at least.
+ */
+export function chart(role, lines, least) {
   const canvas = element("div", { class: "canvas", "aria-hidden": "true" });
   const summary = element("span", { class: "unseen" });
   const table = numbersTable(lines);
@@ -47,23 +50,23 @@ export function chart(role, lines) {
       canvas.hidden = asNumbers;
       table.element.hidden = !asNumbers;
       if (asNumbers) table.update(known);
-      else plot = draw(canvas, plot, known, lines);
+      else plot = draw(canvas, plot, known, lines, least);
       setText(summary, asNumbers ? "" : described(known, lines));
     },
   };
 }
 
-function draw(canvas, plot, known, lines) {
+function draw(canvas, plot, known, lines, least) {
   const width = canvas.clientWidth;
   if (!width) return plot;
   const data = [known.map(([time]) => time), ...lines.map((line) => known.map((sample) => sample[line.column] * line.factor))];
-  if (plot === null) return new window.uPlot(options(width, lines), data, canvas);
+  if (plot === null) return new window.uPlot(options(width, lines, least), data, canvas);
   if (plot.width !== width) plot.setSize({ width, height: HEIGHT });
   plot.setData(data);
   return plot;
 }
 
-function options(width, lines) {
+function options(width, lines, least) {
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
   return {
     width,
@@ -74,7 +77,7 @@ function options(width, lines) {
     axes: [{ show: false }, { show: false }],
     scales: {
       x: { time: false, range: () => [newest - SPAN_MS, newest] },
-      y: { range: (_, _low, high) => [0, Math.max(1, high) * 1.05] },
+      y: { range: (_, _low, high) => [0, Math.max(least, high) * 1.05] },
     },
     series: [
       {},

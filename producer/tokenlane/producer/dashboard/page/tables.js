@@ -5,6 +5,7 @@ import { chart } from "./charts.js";
 import { age, byId, cell, element, rows, setText } from "./dom.js";
 
 const WAITING = [{ column: 1, name: "waiting", color: "--waiting", fill: "--waiting-fill", factor: 1, digits: 0 }];
+const LEAST_WAITING = 10; // the height of a chart of fewer: one waiting request is no backlog
 const FLOW = [
   { column: 2, name: "came", color: "--came", factor: 60, digits: 1 },
   { column: 3, name: "ended", color: "--ended", factor: 60, digits: 1 },
@@ -22,6 +23,10 @@ function button(text, onclick) {
   return element("button", { type: "button", onclick }, text);
 }
 
+function perMinute(perSecond) {
+  return (60 * perSecond).toFixed(60 * perSecond < 9.95 ? 1 : 0);
+}
+
 export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
   let role = first;
   const standing = badge();
@@ -29,9 +34,10 @@ export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
   const oldest = cell("Oldest", "number");
   const running = cell("Running", "number");
   const why = cell("Waits for", "why");
-  const depth = chart(first.name, WAITING);
-  const flow = chart(first.name, FLOW);
-  const rates = element("span", { class: "rates" });
+  const depth = chart(first.name, WAITING, LEAST_WAITING);
+  const flow = chart(first.name, FLOW, 1);
+  const came = element("span", { class: "came" }); // in the colours of the chart's lines
+  const ended = element("span", { class: "ended" });
   const act = button("", () => {
     if (role.is_paused) {
       confirmAction(`Resume role ${role.name}?`, "Its requests start again.", "Resume", { action: "resume", role: role.name });
@@ -45,7 +51,7 @@ export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
     element("th", { scope: "row" }, element("span", { class: "name" }, first.name), standing),
     waiting, oldest, running, why,
     cell("Waiting, last 2 min", "plot", depth.element),
-    cell("Per minute", "plot", rates, flow.element),
+    cell("Per minute, last 2 min", "plot", element("span", { class: "rates" }, came, ", ", ended), flow.element),
     cell("", "actions", act),
   );
   return {
@@ -57,8 +63,9 @@ export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
       setText(waiting, role.waiting);
       setText(oldest, age(role.oldest_ms));
       setText(running, role.running);
-      setText(why, role.waits_for);
-      setText(rates, `${(60 * role.accepted).toFixed(1)} came, ${(60 * role.ended).toFixed(1)} ended`);
+      setText(why, role.waits_for || "–");
+      setText(came, `${perMinute(role.accepted)} came`);
+      setText(ended, `${perMinute(role.ended)} ended`);
       depth.update();
       flow.update();
       setText(act, role.is_paused ? "Resume" : "Pause");

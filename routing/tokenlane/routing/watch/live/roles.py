@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tokenlane.config.cli.sentences import age, counted
-from tokenlane.routing.decide.wait_cause import WaitCause, wait_cause
+from tokenlane.routing.decide.wait_cause import WaitCause
 from tokenlane.routing.watch.finding import Code, Finding, Severity
 from tokenlane.routing.watch.pool_health import MAX_WAIT_S
 from tokenlane.routing.watch.queue_health import describe_ends, failing_advice, fails, total_failures, total_rates
@@ -115,7 +115,7 @@ def _waits(snapshot: Snapshot, queues: Sequence[QueueStatus]) -> list[_Wait]:
     """What the requests of a role's queues wait for, the worst first."""
     by_brief: defaultdict[str, list[tuple[WaitCause, QueueStatus]]] = defaultdict(list)
     for queue in sorted(queues, key=lambda queue: -queue.oldest_ms):
-        cause = wait_cause(snapshot.facts, queue.key)
+        cause = snapshot.cause_of(queue)
         by_brief[cause.brief].append((cause, queue))
     waits = []
     for (cause, oldest), *others in by_brief.values():
