@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -176,21 +177,26 @@ async def check_sizes_and_colours(page: Page) -> None:
     await page.until("document.documentElement.scrollWidth <= 390")
     assert await page.run("getComputedStyle(document.querySelector('#roles tbody tr')).display") == "grid"
     await page.until("[...document.querySelectorAll('#roles canvas')].every((it) => it.clientWidth > 100)")
-    await page.click("#numbers")
-    await page.until("document.querySelector('#roles .numbers').innerText.includes('now')")
-    assert await page.run("document.querySelector('#roles .canvas').hidden")
+    await press(page, "#numbers")
+    await page.until("document.querySelector('#roles .canvas').hidden")
+    assert "now" in await page.text("#roles .numbers")
     await page.until("document.documentElement.scrollWidth <= 390")
     await page.resize(1280, 860)
     await page.prefer("light")
 
 
-async def choose(page: Page, label: str) -> None:
-    """Press the button with this label, and confirm. Rows move while the pool changes, so no mouse does it."""
-    await page.until(f"!{DIALOG}")
-    found = f"document.querySelector('button[aria-label=\"{label}\"]')"
+async def press(page: Page, selector: str) -> None:
+    """Press a button with the keyboard: rows move while the pool changes, so a mouse may miss it."""
+    found = f"document.querySelector({json.dumps(selector)})"
     await page.until(f"{found} !== null && ({found}.focus(), document.activeElement === {found})")
     await page.press("Enter")
-    await page.until("document.querySelector('dialog').open && document.querySelector('#token-field').hidden")
+
+
+async def choose(page: Page, label: str) -> None:
+    """Press the button with this label, and confirm."""
+    await page.until(f"!{DIALOG}")
+    await press(page, f'button[aria-label="{label}"]')
+    await page.until(f"{DIALOG} && document.querySelector('#token-field').hidden")
     await page.press("Tab")
     await page.until("document.activeElement.id === 'confirm-yes'")
     await page.press("Enter")
@@ -297,7 +303,7 @@ async def test_closing_the_dialog_while_a_model_loads(pool: Pool, page: Page) ->
         await choose(page, "Pause role planner")
         await page.shows("Role planner is paused", "#done")
         await page.until(f"!{DIALOG}")
-        await page.click("[aria-label='Resume role planner']")
+        await press(page, "[aria-label='Resume role planner']")
         await page.until(DIALOG)
         loaded.set()
         await page.shows("no memory left", "#done")
