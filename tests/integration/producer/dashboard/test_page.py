@@ -278,7 +278,7 @@ async def test_the_first_look_fails(pool: Pool, page: Page, monkeypatch: pytest.
 
     monkeypatch.setattr(follow, "take_snapshot", fail)
     async with shown(page, pool):
-        await page.shows("has not answered for", "#outage")
+        await page.shows("Redis does not answer", "#outage")
         assert "below" not in await page.text("#outage")
         assert await page.run("document.querySelector('#link').dataset.state") == "outage"
 
