@@ -10,6 +10,9 @@ from pydantic import Field
 from .wire import WIRE_VERSION, Value
 
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+Code: TypeAlias = Annotated[str, Field(max_length=128)]
+_FEW = Field(max_length=256)
+"""Limits counts by name. Workers count a few dozen names, so no worker sends a report with more."""
 
 BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
 """The state of a worker's circuit breaker. `open`: its model server failed most requests, so none starts now.
@@ -33,10 +36,10 @@ class AttemptsReport(Value):
     continued an answer; `wasted_deltas`: the number of deltas of cancelled or expired requests that no agent received.
     """
 
-    ended: Mapping[str, Count] = {}
-    errors: Mapping[str, Count] = {}
-    failing: Mapping[str, Count] = {}
-    failing_code: str = ""
+    ended: Annotated[Mapping[Code, Count], _FEW] = {}
+    errors: Annotated[Mapping[Code, Count], _FEW] = {}
+    failing: Annotated[Mapping[Code, Count], _FEW] = {}
+    failing_code: Code = ""
     failing_ms: Count = 0
     prompt_tokens: Count = 0
     completion_tokens: Count = 0

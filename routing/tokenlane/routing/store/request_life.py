@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.errors import Duplicate, LlmError, QueueFull, RequestCancelled, RequestLost
@@ -28,6 +28,9 @@ from .server import Urgency
 _PURGED_AT_ONCE = 100
 
 Ending = Literal["completed", "failed", "cancelled", "expired"]
+RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
+"""What became of a request when an attempt ended. `left`: another attempt runs it, or a router recovers it when its
+lease runs out."""
 State = Literal["missing", "waiting", "delayed", "dispatched", "running", Ending]
 
 

@@ -25,13 +25,13 @@ from tokenlane.routing.decide.recovery import (
     decide,
     decide_without_budget,
 )
-from tokenlane.routing.store.request_life import Ending
+from tokenlane.routing.store.request_life import Ending, RequestOutcome
 from tokenlane.routing.telemetry.attempt import current_span
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
 
-from .outcome import Answered, AttemptOutcome, NotResumed, RequestOutcome, code_of
+from .outcome import Answered, AttemptOutcome, NotResumed, code_of
 from .retry_until_answered import retry_until_answered
 
 logger = logging.getLogger(__name__)

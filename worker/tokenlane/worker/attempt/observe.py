@@ -24,12 +24,12 @@ from tokenlane.routing.contract.errors import (
     SchemaMismatch,
 )
 from tokenlane.routing.contract.worker_report import AttemptsReport
-from tokenlane.routing.store.request_life import Ending
+from tokenlane.routing.store.request_life import Ending, RequestOutcome
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.telemetry.attempt import describe_attempt
 from tokenlane.worker.lane.running_attempts import AttemptEnded, Observer, Run
 
-from .outcome import Answered, AttemptOutcome, NotResumed, RequestOutcome, code_of
+from .outcome import Answered, AttemptOutcome, NotResumed, code_of
 
 logger = logging.getLogger(__name__)
 

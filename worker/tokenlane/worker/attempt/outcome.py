@@ -1,16 +1,15 @@
-"""The outcome of an attempt, and what becomes of its request."""
+"""How an attempt ended: its outcome and the code for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.attempt_end import NotResumedReason
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.results import Result
 from tokenlane.routing.decide.recovery import End, TryAgain
-from tokenlane.routing.store.request_life import Ending
 from tokenlane.worker.lane.running_attempts import Stopped
 
 
@@ -38,9 +37,6 @@ class NotResumed(Exception):
 
 AttemptOutcome: TypeAlias = Answered | LlmError | Stopped | NotResumed
 """How an attempt ended: it completed its answer, failed, was stopped, or did not resume the answer."""
-
-RequestOutcome: TypeAlias = Ending | Literal["requeued", "left"]
-"""What became of the request. `left`: another attempt runs it, or a router recovers it when its lease runs out."""
 
 
 def code_of(outcome: AttemptOutcome) -> str:

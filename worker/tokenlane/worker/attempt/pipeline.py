@@ -22,6 +22,7 @@ from opentelemetry.trace import Span
 from tokenlane.config.cli.log_lines import concerning
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.store.replies.claim import ClaimedAttempt
+from tokenlane.routing.store.request_life import RequestOutcome
 from tokenlane.routing.telemetry.attempt import processing
 from tokenlane.routing.telemetry.batches import batch_spans
 from tokenlane.worker.lane.lane import Lane
@@ -29,7 +30,7 @@ from tokenlane.worker.lane.running_attempts import Run, Stopped
 
 from .finish import finish
 from .observe import attempt_span, emit, observe
-from .outcome import AttemptOutcome, NotResumed, RequestOutcome
+from .outcome import AttemptOutcome, NotResumed
 from .perform import perform
 from .read import read
 from .resume import resume

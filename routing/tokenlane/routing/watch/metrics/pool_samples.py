@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from typing import get_args
 
+from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.recovery import FREE_RETRIES
+from tokenlane.routing.store.request_life import RequestOutcome
 from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot, WorkerStatus
 
 from .increases import Count, Increases
 from .samples import Names, Sample
-from .table import MOST_NAMES
+from .table import MOST_NAMES, OTHER
 
+_OUTCOMES = {outcome for literal in get_args(RequestOutcome) for outcome in get_args(literal)}
 _OLDEST = "tokenlane_oldest_request_seconds"
 
 
@@ -83,10 +86,11 @@ class PoolSamples:
 
         for ended, attempts in report.attempts.ended.items():
             kind, _, outcome = ended.partition(":")
-            yield count("tokenlane_attempts_total", attempts, kind, outcome)
+            reported = label, _known(kind, KINDS), _known(outcome, _OUTCOMES)
+            yield Count(worker.name, "tokenlane_attempts_total", (lane.name, kind, outcome), reported, attempts)
         for code, attempts in report.attempts.errors.items():
-            reported = label, self._codes.of(code)
-            yield Count(worker.name, "tokenlane_attempt_errors_total", (lane.name, code), reported, attempts)
+            by_code = label, self._codes.of(code)
+            yield Count(worker.name, "tokenlane_attempt_errors_total", (lane.name, code), by_code, attempts)
         yield count("tokenlane_tokens_total", report.attempts.prompt_tokens, "input")
         yield count("tokenlane_tokens_total", report.attempts.completion_tokens, "output")
         for metric, value in {
@@ -98,6 +102,11 @@ class PoolSamples:
             "tokenlane_internal_errors_total": report.internal_errors,
         }.items():
             yield count(metric, value)
+
+
+def _known(name: str, names: Container[str]) -> str:
+    """The label for a name that a worker reports, perhaps one of another version."""
+    return name if name in names else OTHER
 
 
 def _lanes(snapshot: Snapshot) -> tuple[LaneStatus, ...]:

@@ -182,7 +182,7 @@ METRICS = (
         "requests",
         ("lane", "kind", "outcome"),
         "attempts that ended, by what became of the request: `completed`, `failed`, `cancelled`, `expired`, `requeued` "
-        "(tried again or continued), or `left` to another worker",
+        "(tried again or continued), or `left` to another worker; kinds and outcomes of other versions are `other`",
         Panel(_WORK, "Attempts per second", ("lane", "outcome")),
     ),
     _counter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from tokenlane.routing.contract.worker_report import AttemptsReport, Hits, WorkerReport
 from tokenlane.routing.decide.lanes.state import LaneState
@@ -180,6 +181,29 @@ def test_counters_of_names_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(10):
         counters = increases.add([count(1, f"w{number}", f"lane{number}", f"lane{number}")])
     assert counters == {("n", (f"lane{number}",)): 1 for number in (6, 7, 8, 9)}
+
+
+def test_ended_attempts_of_unknown_kinds_and_outcomes() -> None:
+    """They share one label, so a report cannot make series at will, and its counts are not lost."""
+    pool = PoolSamples()
+    unknown = {"chat:odd": 1, "odd:completed": 2, "odder:completed": 4, "nonsense": 8}
+    pool.of(snapshot(lanes=(lane(worker()),)))
+    found = values(
+        pool.of(snapshot(lanes=(lane(worker(report=WorkerReport(attempts=AttemptsReport(ended=unknown)))),)))
+    )
+    assert {key[1:]: value for key, value in found.items() if key[0] == "tokenlane_attempts_total"} == {
+        ("gpu0", "chat", "other"): 1,
+        ("gpu0", "other", "completed"): 6,
+        ("gpu0", "other", "other"): 8,
+    }
+
+
+@pytest.mark.parametrize("names", [[f"code{number}" for number in range(5_000)], ["x" * 5_000]])
+@pytest.mark.parametrize("field", ["ended", "errors", "failing"])
+def test_a_report_with_more_names_than_workers_have(field: str, names: list[str]) -> None:
+    """It is not a report, and `status` names its worker among what it could not parse."""
+    with pytest.raises(ValidationError):
+        AttemptsReport.model_validate({field: dict.fromkeys(names, 1)})
 
 
 def test_the_cache_s_counters() -> None:
