@@ -17,7 +17,7 @@ from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
-from tokenlane.routing.support.tasks import background, restart_on_error
+from tokenlane.routing.support.tasks import InternalErrors, background, restart_on_error
 
 from .attempt.measure import AttemptTimes
 from .attempt.observe import AttemptTotals, log_attempt
@@ -51,6 +51,7 @@ async def open_lane(
     transcripts: bool = False,
     token_spans: TokenSpans = "sampled",
     timings: Timings = TIMINGS,
+    internal_errors: InternalErrors | None = None,
 ) -> AsyncIterator[Lane]:
     """Connect a lane to its pool, announce it, and run its background tasks for the duration of the block.
 
@@ -59,6 +60,7 @@ async def open_lane(
         cache: the settings of the vector cache. By default, there is no cache.
         transcripts: whether to log requests and answers.
         token_spans: of which requests the batches of the answer are recorded as spans, if spans are recorded at all.
+        internal_errors: where unexpected errors in the lane's tasks are counted, if the caller counts its own there.
 
     Raises:
         PoolUnavailable: no pool answers.
@@ -67,7 +69,8 @@ async def open_lane(
         LlmError: the model server answers, but cannot list its models. If it does not answer, nothing is raised:
             the lane accepts work as soon as the server is up.
     """
-    async with connect(redis.url, pool_name, keys=redis.keys, unseals=True) as pool, open_hub(pool) as hub:
+    opened = connect(redis.url, pool_name, keys=redis.keys, unseals=True, internal_errors=internal_errors)
+    async with opened as pool, open_hub(pool) as hub:
         opening: AbstractAsyncContextManager[VectorCache | None] = nullcontext()
         if cache is not None:
             opening = open_cache(cache.path, cache.limit_bytes, pool.keychain.key)

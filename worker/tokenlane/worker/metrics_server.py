@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -22,11 +22,15 @@ _OPTION = "--metrics"
 
 
 @dataclass
-class MetricsServer:
-    """The pages of a worker. `url`: where they are; empty if they are not served. Set `lane` when it is announced."""
+class WorkerHealth:
+    """What a worker's pages say of its lane. Set `lane` when it is announced.
 
-    url: str = ""
+    `internal_errors`: unexpected errors in this process. Give it to `open_lane`, so that the errors of the pages are
+    reported with those of the lane.
+    """
+
     lane: Lane | None = None
+    internal_errors: InternalErrors = field(default_factory=InternalErrors)
 
     async def read(self) -> Iterable[Sample]:
         """The worker's metrics; none before its lane is announced."""
@@ -42,13 +46,13 @@ class MetricsServer:
             return f"lane {self.lane.name!r}: another worker uses its name for {self.lane.heartbeat.conflict}"
         if self.lane.availability.state is LaneState.UP:
             return ""
-        why = self.lane.availability.condition.why or self.lane.availability.state
-        return f"lane {self.lane.name!r} is {self.lane.availability.state}: {why}"
+        why = self.lane.availability.condition.why
+        return f"lane {self.lane.name!r} is {self.lane.availability.state}{why and f': {why}'}"
 
 
 @asynccontextmanager
-async def serving_metrics(server: MetricsServer, listen: str | None, pool: str) -> AsyncIterator[None]:
-    """Serve `/metrics`, `/healthz` and `/readyz` while the block runs.
+async def serving_metrics(health: WorkerHealth, listen: str | None, pool: str) -> AsyncIterator[str]:
+    """Serve `/metrics`, `/healthz` and `/readyz` while the block runs. Yields their URL, empty if nothing is served.
 
     Args:
         listen: HOST or HOST:PORT; None to serve nothing.
@@ -58,11 +62,11 @@ async def serving_metrics(server: MetricsServer, listen: str | None, pool: str) 
         ConfigError: this process cannot listen at the address.
     """
     if listen is None:
-        yield
+        yield ""
         return
     app = web.Application()
-    add_metrics(app, pool, server.read)
-    add_health(app, server.why_not_ready)
+    add_metrics(app, pool, health.read)
+    add_health(app, health.why_not_ready)
     address = bind_address(listen, _OPTION, PORT, any_port=True)
-    async with serve_http(app, address, option=_OPTION, errors=InternalErrors()) as server.url:
-        yield
+    async with serve_http(app, address, option=_OPTION, errors=health.internal_errors) as url:
+        yield url

@@ -27,7 +27,7 @@ from .assembly import open_lane
 from .builtin.server import with_builtin_server
 from .lane.arq_worker import NO_FUNCTIONS
 from .lane.lane import Lane
-from .metrics_server import MetricsServer, serving_metrics
+from .metrics_server import WorkerHealth, serving_metrics
 from .run_and_drain import run_worker
 
 
@@ -83,13 +83,19 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
             settings = await stack.enter_async_context(with_builtin_server(settings))
         if not stopping.is_set():
             cache, transcripts = cache_settings(), debugging("llm")
-            tokens, server = telemetry_settings().tokens, MetricsServer()
+            tokens, health = telemetry_settings().tokens, WorkerHealth()
             lane = open_lane(
-                *(settings, redis), pool_name=pool, cache=cache, transcripts=transcripts, token_spans=tokens
+                settings,
+                redis,
+                pool_name=pool,
+                cache=cache,
+                transcripts=transcripts,
+                token_spans=tokens,
+                internal_errors=health.internal_errors,
             )
 
             async def ready(opened: Lane) -> None:
-                server.lane = opened
+                health.lane = opened
 
-            async with serving_metrics(server, settings.metrics, pool):
+            async with serving_metrics(health, settings.metrics, pool):
                 await run_worker(lane, fallback=True, on_ready=ready, stopping=stopping)

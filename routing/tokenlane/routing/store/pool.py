@@ -35,10 +35,10 @@ class Pool:
     beat.
     """
 
-    def __init__(self, commands: Commands, keys: Keys) -> None:
+    def __init__(self, commands: Commands, keys: Keys, internal_errors: InternalErrors | None = None) -> None:
         self.commands = commands
         self.keys = keys
-        self.internal_errors = InternalErrors()
+        self.internal_errors = internal_errors or InternalErrors()
         self.keychain = Keychain(KeyRing(), str(self))
         self.scripts = Scripts(commands, keys)
         self.requests = Requests(self.scripts, self.keychain)
@@ -106,6 +106,7 @@ async def connect(
     keys: KeyRing | None = None,
     unseals: bool = False,
     greets: bool = True,
+    internal_errors: InternalErrors | None = None,
 ) -> AsyncIterator[Pool]:
     """Connect to a pool until the block ends.
 
@@ -115,6 +116,7 @@ async def connect(
             caller that neither seals nor unseals payloads.
         unseals: whether the caller unseals payloads, as workers do, and so needs all of the pool's keys.
         greets: whether to check that a Redis server answers. Without that, the first command connects.
+        internal_errors: where unexpected errors in tasks for the pool are counted; by default, the pool's own.
 
     Raises:
         PoolUnavailable: no Redis server answers, or the server refuses the connection.
@@ -125,7 +127,7 @@ async def connect(
     if greets:
         await server.greet()
     async with server.commands() as commands:
-        opened = Pool(commands, Keys(pool, server.database))
+        opened = Pool(commands, Keys(pool, server.database), internal_errors)
         if keys is not None:
             await opened.key_agreement.join(keys, unseals=unseals)
         yield opened

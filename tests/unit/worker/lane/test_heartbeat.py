@@ -28,7 +28,7 @@ from tokenlane.worker.lane.heartbeat import Heartbeat
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.publisher import Publisher
 from tokenlane.worker.lane.running_attempts import Run, Runs, Stopped
-from tokenlane.worker.metrics_server import MetricsServer
+from tokenlane.worker.metrics_server import WorkerHealth
 
 FACTS = WorkerInfo("host1", {"tokenlane": "1"})
 LANE = Announcement(lane="lane1", provider="fake", endpoint="http://here", models=("m",), offer=chats(2))
@@ -175,15 +175,17 @@ async def test_a_worker_whose_lane_name_is_taken_is_not_ready() -> None:
     pool, availability = FakePool(), Availability(LANE)
     lease = Heartbeat(cast("Pool", pool), "worker1", availability, FACTS, Runs())
     lane = SimpleNamespace(name="lane1", pool="pool 'main'", heartbeat=lease, availability=availability)
-    server = MetricsServer(lane=cast("Lane", lane))
+    health = WorkerHealth(lane=cast("Lane", lane))
     await lease.open()
-    assert await server.why_not_ready() == ""
+    assert await health.why_not_ready() == ""
     pool.conflict = "http://elsewhere"
     await lease.beat()
-    assert "http://elsewhere" in await server.why_not_ready()
+    assert "http://elsewhere" in await health.why_not_ready()
     pool.conflict = None
     await lease.beat()
-    assert await server.why_not_ready() == ""
+    assert await health.why_not_ready() == ""
+    availability.draining = True
+    assert await health.why_not_ready() == "lane 'lane1' is draining"
 
 
 async def test_an_older_beat_does_not_undo_a_drain() -> None:

@@ -44,7 +44,7 @@ from tokenlane.worker.builtin.server import is_installed, needs_builtin_server, 
 from tokenlane.worker.discovery.choose import choose_model_server, describe_choice
 from tokenlane.worker.discovery.targets import search_targets
 from tokenlane.worker.lane.lane import Lane
-from tokenlane.worker.metrics_server import PORT, MetricsServer, serving_metrics
+from tokenlane.worker.metrics_server import PORT, WorkerHealth, serving_metrics
 from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
 from tokenlane.worker.startup.make_report import dry_run, report_on_lane
 from tokenlane.worker.startup.startup_report import Destination, StartupReport
@@ -150,15 +150,15 @@ async def _work(
     as_json: bool,
 ) -> int:
     """Serve the lane and its metrics. With `as_json`, print only the reports."""
-    server = MetricsServer()
+    health, url = WorkerHealth(), ""
 
     async def ready(lane: Lane) -> None:
-        server.lane = lane
+        health.lane = lane
         startup = await report_on_lane(lane, to)
-        pages = {"metrics": server.url} if server.url else {}
+        pages = {"metrics": url} if url else {}
         report("waiting" if startup.waits else "ready", startup, worker=lane.worker, **pages)
-        if server.url and not as_json:
-            note(f"metrics   {server.url}/metrics")
+        if url and not as_json:
+            note(f"metrics   {url}/metrics")
         if not as_json and not startup.waits and not stopping.is_set():
             note(f"serves    until Ctrl-C; running requests then have {drain_s:g} s to finish")
 
@@ -174,18 +174,19 @@ async def _work(
             cache=cache_settings(),
             transcripts=transcripts,
             token_spans=telemetry_settings().tokens,
+            internal_errors=health.internal_errors,
         )
-        async with serving_metrics(server, to.settings.metrics, to.pool):
+        async with serving_metrics(health, to.settings.metrics, to.pool) as url:
             code = await run_worker(
                 lane, fallback=True, drain_s=drain_s, on_ready=ready, on_draining=draining, stopping=stopping
             )
-        if server.lane and not as_json:
+        if health.lane and not as_json:
             note("stopped   no request runs on this worker any more")
         return code
     except CONFIGURATION_ERRORS:
         raise
     except LlmError as error:
-        if server.lane:
+        if health.lane:
             raise
         endpoint = "its endpoint"
         with suppress(LlmError, ConfigError):  # the first error is the one to report
