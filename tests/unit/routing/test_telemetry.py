@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
@@ -18,8 +19,9 @@ from tokenlane.routing.contract.envelope import Envelope, Needs
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, ProviderDown, QueueFull, RequestCancelled
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.telemetry import conventions as names
-from tokenlane.routing.telemetry.attempt import EarlierAttempt, Waited, calling, processing
+from tokenlane.routing.telemetry.attempt import EarlierAttempt, Waited, calling, describe_attempt, processing
 from tokenlane.routing.telemetry.batches import SAMPLED_OF, batch_spans
+from tokenlane.routing.telemetry.commands import recorded
 from tokenlane.routing.telemetry.request import RequestEnd, RequestSpan, attaching, sending
 
 COMPLETE = RequestEnd(None, Usage(prompt_tokens=3, completion_tokens=5), "gpu0", "m", "stop", None)
@@ -219,16 +221,46 @@ def test_the_sampling_of_batches(
         assert attributes(batch) == {names.FIRST_POSITION: 3, names.LAST_POSITION: 5}
 
 
-def test_every_attribute_of_a_span_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A span has no attribute that the documentation does not list for it."""
+async def test_the_attributes_of_each_kind_of_span_are_those_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span has no attribute that the documentation does not list for it, and the documentation lists no other."""
     spans = recorded_spans(monkeypatch)
-    with sending(envelope(needs=Needs(model="m"))) as (sent, span):
+    usage = Usage(prompt_tokens=3, completion_tokens=5, cached_tokens=2)
+    failed = RequestEnd(ProviderDown(), usage, "gpu0", "m", "stop", 1.0)
+    with sending(envelope(needs=Needs(model="m"), priority="high", conversation="c-7")) as (sent, request):
         pass
-    begun(sent, Waited(1000, 200, EarlierAttempt(8, "gpu0", "m", 3000, WORKER_LOST, "")))
-    span.end(COMPLETE)
+    request.end(failed)
     with attaching(sent.id, 3) as fetched:
         pass
-    fetched.end(COMPLETE)
-    for each in spans.get_finished_spans():
-        for name in attributes(each):
-            assert each.name in names.TABLE[name].spans, (each.name, name)
+    fetched.end(failed)
+    lost = EarlierAttempt(8, "gpu0", "m", 3000, WORKER_LOST, "")
+    with processing(sent, lane="gpu1", worker="w", attempt=9, model="m", waited=Waited(1000, 200, lost)) as attempt:
+        with calling("chat", provider="vllm", endpoint="http://gpu:8000", model="m") as call:
+            call.receive("stop", usage, 1.0)
+        with pytest.raises(ProviderDown), calling("chat", provider="vllm", endpoint="", model="m"):
+            raise refused_with(503)
+        with pytest.raises(ProviderDown):
+            await recorded("finish", failing())
+        batches = batch_spans(attempt, "all")
+        assert batches is not None
+        batches.record(3, 5, 1)
+        describe_attempt(attempt, request_outcome="requeued", code="draining", has_failed=False)
+
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for span in spans.get_finished_spans():
+        name = {"chat m": "model call", "EVALSHA finish": "Redis script"}.get(span.name, span.name)
+        found[name] |= attributes(span).keys()
+        found["links"] |= {name for link in span.links for name in link.attributes or ()}
+    listed = {kind for row in names.TABLE.values() for kind in row.spans}
+    assert found == {kind: {name for name, row in names.TABLE.items() if kind in row.spans} for kind in listed}
+
+
+def refused_with(status: int) -> ProviderDown:
+    """The error of a model server that answered with this HTTP status."""
+    error = ProviderDown()
+    error.http_status = status
+    return error
+
+
+async def failing() -> None:
+    """The reply of a script that failed."""
+    raise ProviderDown

@@ -21,9 +21,9 @@ SYSTEM = "tokenlane"
 
 
 class Row(NamedTuple):
-    """A row of the table. `spans`: the spans that have the attribute."""
+    """A row of the table. `spans`: the spans that have the attribute, or `links` for the links between attempts."""
 
-    spans: str
+    spans: tuple[str, ...]
     meaning: str
 
 
@@ -35,93 +35,91 @@ def _listed(codes: tuple[str, ...]) -> str:
     return ", ".join(f"`{code}`" for code in codes)
 
 
-def _attribute(name: str, spans: str, meaning: str) -> str:
+def _attribute(name: str, spans: tuple[str, ...], meaning: str) -> str:
     TABLE[name] = Row(spans, meaning)
     return name
 
 
 _REQUEST, _QUEUE, _ATTEMPT, _CALL, _FETCH = "llm.request", "llm.queue", "llm.attempt", "model call", "fetch_response"
 _TOKEN, _SCRIPT = "llm.token", "Redis script"
-_READER = f"{_REQUEST}, {_FETCH}"
-_MESSAGE = f"{_REQUEST}, {_QUEUE}, {_ATTEMPT}"
+_READER = (_REQUEST, _FETCH)
+_MESSAGE = (_REQUEST, _QUEUE, _ATTEMPT)
 
-MESSAGING_SYSTEM = _attribute("messaging.system", f"{_REQUEST}, {_ATTEMPT}", f"`{SYSTEM}`")
+MESSAGING_SYSTEM = _attribute("messaging.system", (_REQUEST, _ATTEMPT), f"`{SYSTEM}`")
 MESSAGING_OPERATION = _attribute(
-    "messaging.operation.name", f"{_REQUEST}, {_ATTEMPT}", "`send` by the agent, `process` by a worker"
+    "messaging.operation.name", (_REQUEST, _ATTEMPT), "`send` by the agent, `process` by a worker"
 )
-MESSAGING_OPERATION_TYPE = _attribute("messaging.operation.type", f"{_REQUEST}, {_ATTEMPT}", "the same")
-ROLE = _attribute("messaging.destination.name", f"{_REQUEST}, {_ATTEMPT}", "the request's role")
-REQUEST_ID = _attribute("messaging.message.id", f"{_REQUEST}, {_ATTEMPT}", "the request's id")
+MESSAGING_OPERATION_TYPE = _attribute("messaging.operation.type", (_REQUEST, _ATTEMPT), "the same")
+ROLE = _attribute("messaging.destination.name", (_REQUEST, _ATTEMPT), "the request's role")
+REQUEST_ID = _attribute("messaging.message.id", (_REQUEST, _ATTEMPT), "the request's id")
 
 OPERATION = _attribute(
     "gen_ai.operation.name",
-    f"{_REQUEST}, {_CALL}, {_FETCH}",
+    (_REQUEST, _CALL, _FETCH),
     "`chat`, `embeddings`, `command`, or `fetch_response` for a client that attaches",
 )
 PROVIDER = _attribute(
     "gen_ai.provider.name",
-    f"{_REQUEST}, {_CALL}, {_FETCH}",
+    (_REQUEST, _CALL, _FETCH),
     f"the lane's provider; `{SYSTEM}` for what an agent asks of the pool",
 )
 REQUEST_MODEL = _attribute(
-    "gen_ai.request.model", f"{_REQUEST}, {_ATTEMPT}, {_CALL}", "the model that the agent or the route asks for"
+    "gen_ai.request.model", (_REQUEST, _ATTEMPT, _CALL), "the model that the agent or the route asks for"
 )
-CONVERSATION = _attribute(
-    "gen_ai.conversation.id", f"{_REQUEST}, {_ATTEMPT}", "the conversation, if the agent named one"
-)
-STREAM = _attribute("gen_ai.request.stream", _CALL, "`true` for a chat")
+CONVERSATION = _attribute("gen_ai.conversation.id", (_REQUEST, _ATTEMPT), "the conversation, if the agent named one")
+STREAM = _attribute("gen_ai.request.stream", (_CALL,), "`true` for a chat")
 STREAM_CURSOR = _attribute(
-    "gen_ai.request.stream_cursor", _FETCH, "the position after which the client reads; absent for the whole answer"
+    "gen_ai.request.stream_cursor", (_FETCH,), "the position after which the client reads; absent for the whole answer"
 )
-RESPONSE_ID = _attribute("gen_ai.response.id", _FETCH, "the id of the request that the client attaches to")
+RESPONSE_ID = _attribute("gen_ai.response.id", (_FETCH,), "the id of the request that the client attaches to")
 RESPONSE_MODEL = _attribute("gen_ai.response.model", _READER, "the model that answered")
-FINISH_REASONS = _attribute("gen_ai.response.finish_reasons", f"{_READER}, {_CALL}", "why the answer ended")
+FINISH_REASONS = _attribute("gen_ai.response.finish_reasons", (*_READER, _CALL), "why the answer ended")
 TIME_TO_FIRST_CHUNK = _attribute(
     "gen_ai.response.time_to_first_chunk",
-    f"{_READER}, {_CALL}",
+    (*_READER, _CALL),
     "seconds from the span's start to the first piece of the answer",
 )
-INPUT_TOKENS = _attribute("gen_ai.usage.input_tokens", f"{_REQUEST}, {_CALL}", "tokens of the prompt")
-OUTPUT_TOKENS = _attribute("gen_ai.usage.output_tokens", f"{_REQUEST}, {_CALL}", "tokens of the answer")
+INPUT_TOKENS = _attribute("gen_ai.usage.input_tokens", (_REQUEST, _CALL), "tokens of the prompt")
+OUTPUT_TOKENS = _attribute("gen_ai.usage.output_tokens", (_REQUEST, _CALL), "tokens of the answer")
 CACHED_TOKENS = _attribute(
     "gen_ai.usage.cache_read.input_tokens",
-    f"{_REQUEST}, {_CALL}",
+    (_REQUEST, _CALL),
     "tokens of the prompt that the server had cached, if any",
 )
 
 ERROR_TYPE = _attribute(
-    "error.type", f"{_REQUEST}, {_ATTEMPT}, {_CALL}, {_FETCH}, {_SCRIPT}", "the error's code; absent without a failure"
+    "error.type", (_REQUEST, _ATTEMPT, _CALL, _FETCH, _SCRIPT), "the error's code; absent without a failure"
 )
 HTTP_STATUS = _attribute(
-    "http.response.status_code", _CALL, "the HTTP status with which the model server refused the request"
+    "http.response.status_code", (_CALL,), "the HTTP status with which the model server refused the request"
 )
-SERVER_ADDRESS = _attribute("server.address", _CALL, "the host of the lane's endpoint, or the path of its socket")
-SERVER_PORT = _attribute("server.port", _CALL, "its port")
+SERVER_ADDRESS = _attribute("server.address", (_CALL,), "the host of the lane's endpoint, or the path of its socket")
+SERVER_PORT = _attribute("server.port", (_CALL,), "its port")
 
-DB_SYSTEM = _attribute("db.system.name", _SCRIPT, "`redis`")
-DB_OPERATION = _attribute("db.operation.name", _SCRIPT, "`EVALSHA`")
-DB_PROCEDURE = _attribute("db.stored_procedure.name", _SCRIPT, "the script, such as `submit` or `finish`")
+DB_SYSTEM = _attribute("db.system.name", (_SCRIPT,), "`redis`")
+DB_OPERATION = _attribute("db.operation.name", (_SCRIPT,), "`EVALSHA`")
+DB_PROCEDURE = _attribute("db.stored_procedure.name", (_SCRIPT,), "the script, such as `submit` or `finish`")
 
-AGENT = _attribute("tokenlane.agent", _REQUEST, "the agent's name")
-PRIORITY = _attribute("tokenlane.priority", _REQUEST, "`high` or `low`")
-LANE = _attribute("tokenlane.lane", f"{_MESSAGE}, {_FETCH}", "the lane; of `llm.request`: the lane that ended it")
-WORKER = _attribute("tokenlane.worker", _ATTEMPT, "the worker that runs the attempt")
-ATTEMPT = _attribute("tokenlane.attempt", f"{_QUEUE}, {_ATTEMPT}, links", "the number of the attempt")
+AGENT = _attribute("tokenlane.agent", (_REQUEST,), "the agent's name")
+PRIORITY = _attribute("tokenlane.priority", (_REQUEST,), "`high` or `low`")
+LANE = _attribute("tokenlane.lane", (*_MESSAGE, _FETCH), "the lane; of `llm.request`: the lane that ended it")
+WORKER = _attribute("tokenlane.worker", (_ATTEMPT,), "the worker that runs the attempt")
+ATTEMPT = _attribute("tokenlane.attempt", (_QUEUE, _ATTEMPT, "links"), "the number of the attempt")
 ATTEMPTS = _attribute("tokenlane.attempts", _READER, "how often a lane started the request")
-FIRST_POSITION = _attribute("tokenlane.position.first", _TOKEN, "the position of the batch's first delta")
-LAST_POSITION = _attribute("tokenlane.position.last", _TOKEN, "the position of its last delta")
+FIRST_POSITION = _attribute("tokenlane.position.first", (_TOKEN,), "the position of the batch's first delta")
+LAST_POSITION = _attribute("tokenlane.position.last", (_TOKEN,), "the position of its last delta")
 QUEUE_MS = _attribute(
     "tokenlane.queue_ms", _READER, "milliseconds from the submission to the start of the last attempt"
 )
 OUTCOME = _attribute(
     "tokenlane.outcome",
-    f"{_REQUEST}, {_ATTEMPT}, {_FETCH}",
+    (_REQUEST, _ATTEMPT, _FETCH),
     "`completed`, `failed`, `cancelled` or `expired`; of an attempt also `requeued`, or `left` to a newer attempt; "
     "of a request also `joined`, if its idempotency key led to an earlier request",
 )
 STOPPED = _attribute(
     "tokenlane.stopped",
-    _ATTEMPT,
+    (_ATTEMPT,),
     f"why the worker stopped the attempt: {_listed(get_args(StopReason))}, or why it could not continue the answer: "
     f"{_listed(get_args(NotResumedReason))}",
 )
