@@ -196,6 +196,8 @@ def test_prometheus_may_read_what_it_asks_for() -> None:
     (found,) = workers["dns_sd_configs"]
     assert (found["names"], found["port"]) == ([f"workers.{namespace}.svc"], port)
     assert ALL["Service", "workers"]["spec"]["clusterIP"] == "None"
+    for service in ("exporter", "workers"):  # a pod that is not ready says why in its metrics
+        assert ALL["Service", service]["spec"]["publishNotReadyAddresses"]
 
     ((opened,),) = [rule["ports"] for rule in ALL["NetworkPolicy", "tokenlane"]["spec"]["ingress"]]
     for container in OURS:
