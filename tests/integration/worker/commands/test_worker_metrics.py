@@ -33,7 +33,7 @@ async def test_a_worker_with_metrics(tmp_path: Path, redis_url: str) -> None:
             await eventually(has_counted, child=worker)  # the agent has its answer before the worker counts it
             _, text = await get(f"{url}/metrics")
         labels = 'gen_ai_operation_name="chat",gen_ai_provider_name="openai",gen_ai_response_model="sim"'
-        assert f"gen_ai_server_time_to_first_token_seconds_count{{{labels}" in text
+        assert f"gen_ai_client_operation_time_to_first_chunk_seconds_count{{{labels}" in text
         assert 'tokenlane_queue_wait_seconds_count{pool="main",priority="normal",role="planner"} 1.0' in text
         assert 'tokenlane_delivery_interval_seconds_count{lane="gpu0",pool="main"}' in text
         assert "tokenlane_up" not in text

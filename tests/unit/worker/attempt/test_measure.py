@@ -45,8 +45,8 @@ def test_a_completed_chat() -> None:
     found = measured(ended())
     assert found == {
         ("tokenlane_queue_wait_seconds", "coder", "normal"): (1, 2),
-        ("gen_ai_server_time_to_first_token_seconds", *LABELS): (1, 0.5),
-        ("gen_ai_server_time_per_output_token_seconds", *LABELS): (1, 0.1),
+        ("gen_ai_client_operation_time_to_first_chunk_seconds", *LABELS): (1, 0.5),
+        ("tokenlane_time_per_output_token_seconds", *LABELS): (1, 0.1),
         ("gen_ai_client_operation_duration_seconds", *LABELS, ""): (1, 1.5),
         ("gen_ai_client_token_usage", *LABELS, "input"): (1, 7),
         ("gen_ai_client_token_usage", *LABELS, "output"): (1, 11),
@@ -60,7 +60,11 @@ def test_an_attempt_that_failed_before_its_first_token() -> None:
     failed = replace(ended(), code="provider_down", first_token_ms=None, usage=Usage(total_ms=250))
     found = measured(failed)
     assert found["gen_ai_client_operation_duration_seconds", *LABELS, "provider_down"] == (1, 0.25)
-    assert not [name for name, *_ in found if "token" in name.removeprefix("tokenlane")]
+    assert {name for name, *_ in found} == {
+        "tokenlane_queue_wait_seconds",
+        "gen_ai_client_operation_duration_seconds",
+        "tokenlane_delivery_interval_seconds",
+    }
 
 
 def test_a_continued_answer() -> None:
@@ -68,8 +72,8 @@ def test_a_continued_answer() -> None:
     found = measured(replace(ended(), starts=2, is_first=False, is_continued=True))
     names = {name for name, *_ in found}
     assert "tokenlane_queue_wait_seconds" not in names
-    assert "gen_ai_server_time_per_output_token_seconds" not in names
-    assert "gen_ai_server_time_to_first_token_seconds" in names
+    assert "tokenlane_time_per_output_token_seconds" not in names
+    assert "gen_ai_client_operation_time_to_first_chunk_seconds" in names
 
 
 def test_a_request_that_was_refused_before_waits_once() -> None:

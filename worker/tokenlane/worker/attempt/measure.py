@@ -17,8 +17,8 @@ class AttemptTimes:
         self._lane, self._provider = lane.name, lane.provider
         self._roles, self._models = Names(), Names()
         self._waits = Histograms("tokenlane_queue_wait_seconds")
-        self._first_tokens = Histograms("gen_ai_server_time_to_first_token_seconds")
-        self._per_token = Histograms("gen_ai_server_time_per_output_token_seconds")
+        self._first_chunks = Histograms("gen_ai_client_operation_time_to_first_chunk_seconds")
+        self._per_token = Histograms("tokenlane_time_per_output_token_seconds")
         self._durations = Histograms("gen_ai_client_operation_duration_seconds")
         self._usage = Histograms("gen_ai_client_token_usage")
 
@@ -33,7 +33,7 @@ class AttemptTimes:
         labels = (self._lane, kind.operation, self._provider, self._models.of(event.model))
         self._durations.of(*labels, event.code).observe(usage.total_ms / 1000)
         if event.first_token_ms is not None:
-            self._first_tokens.of(*labels).observe(event.first_token_ms / 1000)
+            self._first_chunks.of(*labels).observe(event.first_token_ms / 1000)
         if usage.prompt_tokens:
             self._usage.of(*labels, "input").observe(usage.prompt_tokens)
         if usage.completion_tokens:
@@ -45,6 +45,6 @@ class AttemptTimes:
 
     def samples(self, intervals: Histogram) -> Iterator[Sample]:
         """All histograms, with that of the lane's delivery intervals."""
-        for histograms in (self._waits, self._first_tokens, self._per_token, self._durations, self._usage):
+        for histograms in (self._waits, self._first_chunks, self._per_token, self._durations, self._usage):
             yield from histograms
         yield Sample("tokenlane_delivery_interval_seconds", (self._lane,), intervals)

@@ -61,9 +61,8 @@ _MEMORY = Panel(_POOL, "Redis memory")
 _BUDGET = Panel(_POOL, "Retries taken from the budget")
 _CACHE = Panel(_WORK, "Vector cache", ("lane",))
 
-# Boundaries that OpenTelemetry's conventions give for the metrics named gen_ai_....
+# Boundaries that OpenTelemetry's conventions give for the metrics named gen_ai_client_..., and servers' time per token.
 _DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-_FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _TOKENS = tuple(float(4**power) for power in range(14))
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -226,18 +225,18 @@ METRICS = (
     ),
     _counter("tokenlane_cache_hits_total", "", ("lane",), "vectors of these that the cache had", _CACHE),
     _histogram(
-        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_client_operation_time_to_first_chunk_seconds",
         "s",
         _GEN_AI,
-        "from the start of an attempt on its lane to its first token",
-        Panel(_LATENCY, "Time to first token", ("lane",)),
-        _FIRST_TOKEN,
+        "from the start of an attempt on its lane to the first piece of its answer",
+        Panel(_LATENCY, "Time to the first piece of the answer", ("lane",)),
+        _DURATIONS,
     ),
     _histogram(
-        "gen_ai_server_time_per_output_token_seconds",
+        "tokenlane_time_per_output_token_seconds",
         "s",
         _GEN_AI,
-        "mean time between the tokens of a completed answer",
+        "mean time between the tokens of a completed answer, as the model server counts tokens",
         Panel(_LATENCY, "Time per output token", ("lane",)),
         _PER_TOKEN,
     ),

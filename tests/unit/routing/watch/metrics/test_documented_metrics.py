@@ -58,6 +58,11 @@ def test_names_follow_prometheus() -> None:
         assert bool(metric.bounds) == (metric.type == "histogram"), metric.name
 
 
+def test_names_are_tokenlane_s_or_those_of_a_model_server_s_client() -> None:
+    """Model servers report `gen_ai_server_...` themselves, and a sum would mix both."""
+    assert all(metric.name.startswith(("tokenlane_", "gen_ai_client_")) for metric in METRICS)
+
+
 def test_no_label_has_unbounded_values() -> None:
     """Requests, agents, clients and workers have ids, which are in no label."""
     labels = {label for metric in METRICS for label in metric.labels}
