@@ -68,6 +68,9 @@ def test_a_line_is_one_line_and_harmless() -> None:
     assert "\x1b" not in line
     assert json.loads(line)["message"] == "a\nb\x1b[2J"
     assert "\x1b" not in TextLines().format(record("a\x1b[2J"))
+    raised = record("failed")
+    raised.exc_info = (ValueError, ValueError("\x1b]0;title\x07"), None)
+    assert TextLines().format(raised).endswith("\nValueError: ]0;title")
 
 
 def test_a_traceback_is_a_field() -> None:
