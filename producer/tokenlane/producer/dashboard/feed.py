@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.live.follow import Look, follow
@@ -31,16 +32,23 @@ class Feed:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the pool answered when it was looked at last."""
+        """Whether the newest look at the pool succeeded."""
         return self.newest.view is not None and not self.newest.outage
 
     async def run(self) -> None:
-        """Follow the pool until cancelled."""
-        async with aclosing(follow(self.pool, with_requests=lambda: self.viewers > 0)) as looks:
-            async for look in looks:
-                self.newest, self._event, self._count = look, None, self._count + 1
-                self._changed.set()
-                self._changed = asyncio.Event()
+        """Follow the pool until cancelled. If an unexpected error ends this, viewers learn that the figures are old."""
+        try:
+            async with aclosing(follow(self.pool, with_requests=lambda: self.viewers > 0)) as looks:
+                async for look in looks:
+                    self._publish(look)
+        except Exception:
+            self._publish(replace(self.newest, outage="The dashboard has an internal error; its log says more."))
+            raise
+
+    def _publish(self, look: Look) -> None:
+        self.newest, self._event, self._count = look, None, self._count + 1
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @contextmanager
     def viewer(self) -> Iterator[None]:

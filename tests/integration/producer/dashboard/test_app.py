@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -24,6 +24,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.live import follow
 from tokenlane.routing.watch.live.follow import Look
+from tokenlane.routing.watch.live.view import live_view
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 from tokenlane.routing.watch.snapshot import Snapshot
 
@@ -233,6 +234,21 @@ async def test_slow_viewers_miss_looks(pool: Pool, monkeypatch: pytest.MonkeyPat
         for viewer in viewers:
             await anext(viewer)
         assert encoded[known:] == [feed.newest]
+
+
+async def test_an_error_of_the_feed_shows_old_figures_as_old(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes after an unexpected error gets the newest view with an outage; the dashboard is not ready then."""
+    await life.submit(pool)
+    feed, views = Feed(pool), [live_view]
+    monkeypatch.setattr(follow, "live_view", lambda *known: views.pop()(*known))
+    with pytest.raises(IndexError):
+        await feed.run()
+    async with aclosing(feed.events()) as events:
+        await anext(events)
+        look = json.loads((await anext(events)).decode().partition("data: ")[2])
+    assert look["outage"]
+    assert look["view"]["waiting"] == 1
+    assert not feed.is_ready
 
 
 async def another_look(feed: Feed) -> None:

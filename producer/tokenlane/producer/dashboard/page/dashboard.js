@@ -118,7 +118,7 @@ followEvents(headers, {
     newest = look;
     if (look.view !== null) addSample(look.view);
     render();
-    setLink(look.outage ? "outage" : "live", look.outage ? "the pool does not answer" : "live");
+    setLink(look.outage ? "outage" : "live", look.outage ? "no new figures" : "live");
   },
   lost(reason) {
     setLink("lost", `${reason} Trying again.`);

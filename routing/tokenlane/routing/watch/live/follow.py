@@ -37,8 +37,8 @@ class Requests:
 
 @dataclass(frozen=True)
 class Look:
-    """The newest view, None before the first one. `requests`: None unless they were asked for. `outage`: why the pool
-    does not answer now; empty if it does."""
+    """The newest view, None before the first one. `requests`: None unless they were asked for. `outage`: why the
+    view is old; empty if it is not."""
 
     view: LiveView | None = None
     requests: Requests | None = None
