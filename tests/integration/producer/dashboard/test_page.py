@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -40,6 +41,16 @@ pytestmark = [
 
 NAMES_OF_ALL = "[...document.querySelectorAll('{}')].map((it) => it.innerText.trim())"
 WITH_TOKEN = f"#token={TOKEN}"
+COUNT_CHARTS = """(({ uPlot: Plot }) => {
+  window.charts = 0;
+  window.uPlot = function (...options) {
+    const plot = new Plot(...options);
+    const { destroy } = plot;
+    plot.destroy = () => { charts -= 1; destroy(); };
+    charts += 1;
+    return plot;
+  };
+})(window)"""
 DIALOG = "(document.querySelector('dialog[open]') !== null)"
 
 
@@ -340,6 +351,28 @@ async def test_a_bug_of_the_page(pool: Pool, page: Page, monkeypatch: pytest.Mon
         assert len(page.errors) == 1
         assert "TypeError" in page.errors[0]
         page.errors.clear()
+
+
+async def test_the_charts_of_a_role_that_leaves(pool: Pool, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are destroyed, so that a page that is open for days keeps no memory for them."""
+    await life.bring(pool, "waiting")
+    hidden = True
+
+    def without_roles(look: Look) -> dict[str, Any]:
+        document = look_document(look)
+        if hidden and document["view"]:
+            document["view"]["roles"] = []
+        return document
+
+    monkeypatch.setattr("tokenlane.producer.dashboard.feed.look_document", without_roles)
+    async with shown(page, pool):
+        await page.until("document.querySelector('#no-roles')?.hidden === false")
+        await page.run(COUNT_CHARTS)
+        hidden = False
+        await page.until("charts === 2")
+        hidden = True
+        await page.until("document.querySelector('#no-roles')?.hidden === false")
+        assert await page.run("charts") == 0
 
 
 async def test_seeing_from_other_hosts(pool: Pool, page: Page, tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ export function chart(role, lines, least) {
       else plot = draw(canvas, plot, known, lines, least);
       setText(summary, asNumbers ? "" : described(known, lines));
     },
+    /** Free the plot: uPlot's listeners on the window would keep it. */
+    end() {
+      plot?.destroy();
+      plot = null;
+    },
   };
 }
 

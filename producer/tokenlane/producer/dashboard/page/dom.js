@@ -19,8 +19,8 @@ export function setText(target, text) {
 }
 
 /**
- * Renders a list into the rows of a parent. `create(item)` returns `{row, update}`; rows with the same key are kept, so
- * that the focus stays where it is although rows move.
+ * Renders a list into the rows of a parent. `create(item)` returns `{row, update, end}`; rows with the same key are kept,
+ * so that the focus stays where it is although rows move. `end()`, if there is one, is called when a row is removed.
  */
 export function rows(parent, keyOf, create) {
   const known = new Map();
@@ -38,7 +38,9 @@ export function rows(parent, keyOf, create) {
       else parent.insertBefore(row, next);
     }
     for (const key of gone) {
-      known.get(key).row.remove();
+      const { row, end } = known.get(key);
+      row.remove();
+      end?.();
       known.delete(key);
     }
     if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });

@@ -71,6 +71,10 @@ export const renderRoles = rows(body("roles"), (role) => role.name, (first) => {
       setText(act, role.is_paused ? "Resume" : "Pause");
       act.setAttribute("aria-label", `${role.is_paused ? "Resume" : "Pause"} role ${role.name}`);
     },
+    end() {
+      depth.end();
+      flow.end();
+    },
   };
 });
 
