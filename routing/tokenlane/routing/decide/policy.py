@@ -15,6 +15,9 @@ from tokenlane.routing.contract.wire import Name
 
 from .lanes.offer import LaneView
 
+LEASES_KEPT = 3
+"""For how many leases after a worker's last beat the pool keeps what it knows about the worker."""
+
 
 class PolicyChanged(LlmError):
     """The pool's policy has changed in the meantime: compare it with yours, and apply again.

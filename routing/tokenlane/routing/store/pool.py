@@ -93,9 +93,13 @@ class Pool:
         """Read the heads of all queues, and all lanes, at one moment."""
         return parse_survey(await self.scripts.run("survey"), self.keys.pool)
 
-    async def snapshot_reply(self) -> Reply:
-        """Read the state of the whole pool at one moment. The header of lua/snapshot.lua describes the reply."""
-        return await self.scripts.run("snapshot")
+    async def snapshot_reply(self, client_silent_ms: int) -> Reply:
+        """Read the state of the whole pool at one moment. The header of lua/snapshot.lua describes the reply.
+
+        Args:
+            client_silent_ms: how long after its last beat a client counts as silent.
+        """
+        return await self.scripts.run("snapshot", client_silent_ms)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from importlib import resources
 
 from tokenlane.routing.contract.kinds import KINDS, queue_suffix
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy import LEASES_KEPT, Policy
 from tokenlane.routing.decide.recovery import FREE_RETRIES, RETRY_MS
 from tokenlane.routing.telemetry.commands import is_recorded, recorded
 
@@ -62,8 +62,8 @@ def _source(name: str, database: int) -> str:
 
 
 def _tables(database: int) -> str:
-    """Lua definitions of the database number, the policy's defaults, the kinds of work and the retry budget, for the
-    parts in lua/shared/."""
+    """Lua definitions of the database number, the policy's defaults, the kinds of work, the retry budget and how long
+    facts of workers are kept."""
     defaults = Policy()
     rules = ", ".join(f"{rule} = {getattr(defaults, rule)}" for rule in RULES)
     names = ", ".join(f"'{name}'" for name in KINDS)
@@ -74,5 +74,5 @@ def _tables(database: int) -> str:
         f"local DATABASE, RULES = '{database}', {{ {rules} }}\n"
         f"local KINDS, SUFFIXES, IS_LONG = {{ {names} }}, {{ {suffixes} }}, {{ {long} }}\n"
         f"local IS_UNROUTED = {{ {unrouted} }}\n"
-        f"local FREE_RETRIES, RETRY_MS = {FREE_RETRIES}, {RETRY_MS}\n"
+        f"local FREE_RETRIES, RETRY_MS, LEASES_KEPT = {FREE_RETRIES}, {RETRY_MS}, {LEASES_KEPT}\n"
     )

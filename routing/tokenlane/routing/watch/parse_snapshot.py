@@ -30,6 +30,8 @@ from tokenlane.routing.store.replies.lane import parse_lane
 
 from .redis_health import examine_sentinels
 from .snapshot import (
+    CLIENT_SILENT_MS,
+    ROUTER_SILENT_MS,
     SCHEMA_VERSION,
     ClientsStatus,
     Failures,
@@ -47,7 +49,6 @@ from .snapshot import (
 )
 from .snapshot_reply import Job, LaneReply, RatesReply, SnapshotReply, decoded
 
-_ROUTER_SILENT_MS = 3_000
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _RATES = {field.name for field in fields(Rates)}
 
@@ -60,7 +61,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
     Raises:
         PoolUnavailable: the pool does not answer.
     """
-    reply = decoded(await pool.snapshot_reply())
+    reply = decoded(await pool.snapshot_reply(CLIENT_SILENT_MS))
     memory = _memory(await pool.commands.ask_about("INFO", "memory"))
     sentinels = await examine_sentinels(pool)
     policy = (_policy(reply.document) or Policy()).model_copy(update={"revision": reply.revision})
@@ -72,7 +73,7 @@ async def take_snapshot(pool: Pool) -> Snapshot:
     routers = tuple(
         RouterStatus(router.name, reply.now - router.beat, _number(router.revision), router.internal_errors)
         for router in sorted(reply.routers)
-        if reply.now - router.beat <= _ROUTER_SILENT_MS
+        if reply.now - router.beat <= ROUTER_SILENT_MS
     )
     revisions = (*((it.name, it.revision) for it in routers), *((it.name, it.revision) for it in workers))
     sealing = tuple(reply.keys.sealing.split())

@@ -24,6 +24,8 @@ from tokenlane.routing.decide.wait_cause import PoolFacts, WaitCause, wait_cause
 from .finding import Finding
 
 SCHEMA_VERSION = 3
+ROUTER_SILENT_MS, CLIENT_SILENT_MS = 3_000, 6_000
+"""How long after its last beat a router is no longer among the pool's routers, and an agent's client is silent."""
 
 WorkerState = LaneState | Literal["silent"]
 """The state that the lane would have if only this worker served it. After a lease without a heartbeat: `left` if it was
@@ -185,7 +187,7 @@ class RouterStatus:
 
 @dataclass(frozen=True)
 class ClientsStatus:
-    """How many agents' clients the pool knows, and how many of them were silent for 6 s."""
+    """How many agents' clients the pool knows, and how many of them were silent for `CLIENT_SILENT_MS`."""
 
     known: int
     silent: int

@@ -10,5 +10,5 @@ begin_with_delete()
 local facts = P .. 'worker:' .. ARGV[1]
 redis.call('HSET', facts, 'lane', ARGV[2], 'host', ARGV[3], 'versions', ARGV[4], 'keys', ARGV[5],
   'revision', redis.call('HGET', P .. 'policy', 'revision') or '0')
-redis.call('PEXPIRE', facts, decimal(3 * policy_rule('lease_ms')))
+redis.call('PEXPIRE', facts, decimal(LEASES_KEPT * policy_rule('lease_ms')))
 return 'ok'

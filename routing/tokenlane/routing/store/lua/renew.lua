@@ -49,7 +49,7 @@ end
 
 -- Only `register` creates this key. If the server does not have it, PEXPIRE returns 0, and the worker registers again.
 local facts = P .. 'worker:' .. worker
-local registered = redis.call('PEXPIRE', facts, decimal(3 * lease))
+local registered = redis.call('PEXPIRE', facts, decimal(LEASES_KEPT * lease))
 if registered == 1 then
   redis.call('HSET', facts, 'revision', redis.call('HGET', P .. 'policy', 'revision') or '0', 'report', report,
     'condition', condition, 'why', why)

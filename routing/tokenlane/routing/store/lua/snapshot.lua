@@ -2,6 +2,7 @@
 --
 -- uses  arq_jobs, lanes, rates
 -- KEYS  1 the pool's prefix
+-- ARGV  1 ms without a beat after which a client counts as silent
 -- reply {now ms, policy revision, policy document or nil, queues, lanes, workers, routers, clients, rates, number of delayed
 --       requests, ms time of the last sweep or 0, keys, LANE_FACTS of lanes.lua, lanes that an operator drained, roles
 --       that an operator paused, ms time when all retries are paid for or 0}
@@ -14,12 +15,11 @@
 --       revision are nil if the worker is not registered
 --       router: {host/name, ms time of the last beat, policy revision that it follows or nil if it stands by, number of
 --       internal errors that its process has survived}
---       clients: {number of clients, number of those that have been silent for 6 s}
+--       clients: {number of clients, number of those that are silent}
 --       rates: {ms that the counts cover, counts, failures}; count: {role, priority, 'accepted', 'refused' or an ending, number
 --       of requests}; failure: {role, priority, error code, lane or '', number of requests}
 --       keys: {ids of the pool's keys, of its retiring keys, of its prepared keys}
 
-local SILENT_MS = 6000
 local now = now_ms()
 local lease = policy_rule('lease_ms')
 local since = decimal(now - lease)
@@ -107,7 +107,7 @@ for _, entry in ipairs(redis.call('XRANGE', P .. 'failed', decimal(window), '+')
 end
 
 local clients = redis.call('ZCARD', P .. 'clients')
-local audible = redis.call('ZCOUNT', P .. 'clients', decimal(now - SILENT_MS), '+inf')
+local audible = redis.call('ZCOUNT', P .. 'clients', decimal(now - tonumber(ARGV[1])), '+inf')
 local keys = {}
 for i, name in ipairs({ 'key', 'retiring', 'prepared' }) do keys[i] = redis.call('GET', P .. name) or '' end
 local policy = redis.call('HMGET', P .. 'policy', 'revision', 'document')

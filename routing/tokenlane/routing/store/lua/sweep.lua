@@ -105,7 +105,7 @@ if now >= hold then
   end
 end
 
-redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', decimal(now - 3 * policy_rule('lease_ms')))
+redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', decimal(now - LEASES_KEPT * policy_rule('lease_ms')))
 if not audited or now - tonumber(audited) > AUDIT_MS then
   redis.call('HSET', swept, 'audited', decimal(now))
   for _, lane in ipairs(redis.call('ZRANGEBYSCORE', P .. 'lanes', '-inf', decimal(now - LANE_KEPT_MS))) do

@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenlane.routing.decide.policy import LEASES_KEPT
 from tokenlane.routing.decide.recovery import FREE_RETRIES
+from tokenlane.routing.watch.snapshot import CLIENT_SILENT_MS, ROUTER_SILENT_MS
 
 MOST_NAMES = 100
 """How many roles, lanes, models or error codes a process reports by name."""
@@ -173,7 +175,7 @@ METRICS = (
         "tokenlane_workers",
         "",
         ("lane", "state"),
-        "workers with a beat within three leases, by state",
+        f"workers with a beat within {LEASES_KEPT} leases, by state",
         Panel(_LANES, "Workers"),
     ),
     _counter(
@@ -264,7 +266,13 @@ METRICS = (
         Panel(_LATENCY, "Tokens of an answer", ("lane", "gen_ai_token_type")),
         _TOKENS,
     ),
-    _gauge("tokenlane_routers", "", (), "routers with a beat within 3 s", Panel(_POOL, "Routers")),
+    _gauge(
+        "tokenlane_routers",
+        "",
+        (),
+        f"routers with a beat within {ROUTER_SILENT_MS / 1000:g} s",
+        Panel(_POOL, "Routers"),
+    ),
     _gauge(
         "tokenlane_sweep_age_seconds",
         "s",
@@ -273,7 +281,11 @@ METRICS = (
         Panel(_POOL, "Time since the last sweep"),
     ),
     _gauge(
-        "tokenlane_clients", "", ("state",), "agents' clients: `live`, or `silent` for 6 s", Panel(_POOL, "Clients")
+        "tokenlane_clients",
+        "",
+        ("state",),
+        f"agents' clients: `live`, or `silent` for {CLIENT_SILENT_MS / 1000:g} s",
+        Panel(_POOL, "Clients"),
     ),
     _gauge(
         "tokenlane_retries_unpaid", "requests", (), "retries taken from the retry budget and not yet paid back", _BUDGET
