@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -68,8 +69,9 @@ async def act(pool: Pool, open_client: OpenClient, action: Action) -> str:
     logger.info("an operator on the dashboard asks: %s", _described(action))
     try:
         done = await _do(pool, open_client, action)
-    except LlmError as error:
-        logger.warning("an operator on the dashboard asked: %s; it failed: %s", _described(action), error.code)
+    except (Exception, asyncio.CancelledError) as error:  # the dashboard cancels it when it ends
+        reason = error.code if isinstance(error, LlmError) else type(error).__name__
+        logger.warning("an operator on the dashboard asked: %s; it failed: %s", _described(action), reason)
         raise
     logger.info("an operator on the dashboard: %s", done)
     return done

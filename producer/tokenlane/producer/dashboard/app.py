@@ -16,10 +16,12 @@ from tokenlane.routing.http_server import add_health
 from tokenlane.routing.support.tasks import background, restart_on_error
 
 from .access import Access, Refused
-from .actions import OpenClient, act, adapter
+from .actions import Action, OpenClient, act, adapter
 from .feed import MOST_VIEWERS, Feed
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_TASKS = web.AppKey("tasks", asyncio.TaskGroup)
+"""What the application does besides answering: it follows the pool, and carries out actions."""
 _WRITE_S = 10.0
 """How long a viewer may take for one event. A slower one is dropped; its page connects again."""
 _TYPES = {".svg": "image/svg+xml", ".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -45,7 +47,7 @@ def dashboard_app(feed: Feed, open_client: OpenClient, access: Access) -> web.Ap
         return "" if feed.is_ready else "not ready"
 
     app = web.Application()
-    app.cleanup_ctx.append(_following(feed))
+    app.cleanup_ctx.append(_with_tasks(feed))
     app.on_response_prepare.append(_add_headers)
     for name, kind, content in _page():
         app.router.add_get(f"/{name}", _checked(access, _file(kind, content), links_allowed=not name))
@@ -100,10 +102,17 @@ def _actions(feed: Feed, open_client: OpenClient, access: Access) -> _Handler:
             action = adapter.validate_json(await request.read())
         except ValidationError:
             raise Refused(400, "This is no action of the dashboard.") from None
+        # A browser that leaves cancels this handler. The action goes on, for as long as the dashboard runs.
+        return await asyncio.shield(request.app[_TASKS].create_task(answer(action)))
+
+    async def answer(action: Action) -> web.Response:
         try:
             return web.Response(text=f"{await act(feed.pool, open_client, action)}\n")
         except LlmError as error:
-            raise Refused(503 if isinstance(error, PoolUnavailable) else 409, error.message) from None
+            return web.Response(status=503 if isinstance(error, PoolUnavailable) else 409, text=f"{error.message}\n")
+        except Exception as error:
+            feed.pool.internal_errors.record("dashboard's actions", error)
+            return web.Response(status=500, text="The dashboard has an internal error; its log says more.\n")
 
     return handle
 
@@ -120,13 +129,14 @@ def _checked(access: Access, handler: _Handler, *, links_allowed: bool = False) 
     return check
 
 
-def _following(feed: Feed) -> Callable[[web.Application], AsyncIterator[None]]:
-    async def follow_meanwhile(_: web.Application) -> AsyncIterator[None]:
+def _with_tasks(feed: Feed) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def run_tasks(app: web.Application) -> AsyncIterator[None]:
         async with background() as tasks:
+            app[_TASKS] = tasks
             tasks.create_task(restart_on_error("dashboard", feed.run, feed.pool.internal_errors))
             yield
 
-    return follow_meanwhile
+    return run_tasks
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

@@ -15,7 +15,6 @@ from tokenlane.producer.dashboard.app import dashboard_app
 from tokenlane.producer.dashboard.feed import Feed
 from tokenlane.routing.http_server import serve_http
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.support.tasks import InternalErrors
 
 TOKEN = "a-token"
 
@@ -34,9 +33,9 @@ async def served(
     Args:
         internal_errors: how many requests must fail unexpectedly by the end of the block.
     """
-    feed, errors, root = Feed(pool), InternalErrors(), web.Application()
+    feed, root = Feed(pool), web.Application()
     access = Access(SecretStr(TOKEN), frozenset(), viewing_is_open=viewing_is_open)
     root.add_subapp("/live", dashboard_app(feed, open_client or (lambda: Client(pool.server.url)), access))
-    async with serve_http(root, ("127.0.0.1", port), option="--listen", errors=errors) as url:
+    async with serve_http(root, ("127.0.0.1", port), option="--listen", errors=pool.internal_errors) as url:
         yield feed, f"{url}/live/"
-    assert (errors.count, pool.internal_errors.count) == (internal_errors, 0)
+    assert pool.internal_errors.count == internal_errors

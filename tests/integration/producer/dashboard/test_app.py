@@ -16,6 +16,7 @@ from tests.integration import life
 from tests.integration.life import LANE, WORKER
 from tests.integration.producer.dashboard.served import TOKEN, served
 
+from tokenlane.producer import Client
 from tokenlane.producer.dashboard import feed as feeds
 from tokenlane.producer.dashboard.actions import adapter
 from tokenlane.producer.dashboard.feed import Feed
@@ -287,6 +288,35 @@ async def test_actions(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     assert "drain lane 'lane1'" in lines[0]
     assert len(lines) == 16
     assert (caplog.records[-1].levelname, "bad_request" in lines[-1]) == ("WARNING", True)
+
+
+async def test_an_action_goes_on_without_its_browser(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    """A browser that leaves does not stop a load, and the log says how the load ended."""
+    caplog.set_level(logging.INFO, "tokenlane.producer.dashboard")
+    loading, may_end = asyncio.Event(), asyncio.Event()
+    ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    class SlowClient(Client):
+        async def load(self, model: str, *, lane: str | None = None) -> None:
+            loading.set()
+            try:
+                await may_end.wait()
+            finally:
+                ended.set_result(may_end.is_set())
+
+    async with (
+        served(pool, open_client=lambda: SlowClient(pool.server.url)) as (_, url),
+        aiohttp.ClientSession(url) as session,
+    ):
+        async with background() as tasks:
+            tasks.create_task(act(session, action="load", model="m1", lane=LANE.lane))
+            await loading.wait()
+        assert (await act(session, action="pause", role="planner"))[0] == 200  # the server knows that the browser left
+        may_end.set()
+        async with asyncio.timeout(20):
+            assert await ended
+            while "has loaded model m1" not in caplog.text:
+                await asyncio.sleep(0.01)
 
 
 async def test_an_invalid_reply_is_no_bad_action(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
