@@ -49,7 +49,7 @@ def export_spans(verb: str) -> None:
         os.environ[name] = os.environ.get(name, "").strip() or default
     try:
         from opentelemetry.sdk._configuration import _OTelSDKConfigurator
-    except ModuleNotFoundError:
+    except ImportError:  # the extra is not installed, or its private name has moved
         logger.warning(
             "spans are not exported, although %s is set: %s", _reason(os.environ), install_advice("telemetry")
         )

@@ -98,6 +98,16 @@ def test_a_missing_extra_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: p
     assert (record.levelno, "[telemetry]" in record.getMessage()) == (logging.WARNING, True)
 
 
+def test_another_version_of_the_sdk_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The name of its configuration is private, so a later version may not have it."""
+    monkeypatch.delattr(sdk, "_OTelSDKConfigurator")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    export_spans("worker")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
 def test_the_page_lists_the_verbs() -> None:
     """docs/tracing.md names all verbs that export spans."""
     page = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
