@@ -59,21 +59,24 @@ Action: TypeAlias = LaneAction | RoleAction | CancelAction | ModelAction
 adapter: TypeAdapter[Action] = TypeAdapter(Action)
 
 
-async def act(pool: Pool, open_client: OpenClient, action: Action) -> str:
+async def act(pool: Pool, open_client: OpenClient, action: Action, address: str | None) -> str:
     """Do this, and return what was done, as a sentence. The log says what is asked for, and how it ends.
+
+    Args:
+        address: the address from which the operator asks, for the log; behind a proxy, the proxy's.
 
     Raises:
         BadRequest: there is no such lane, role or request.
         LlmError: the pool does not answer, or the lane failed.
     """
-    logger.info("an operator on the dashboard asks: %s", _described(action))
+    logger.info("an operator at %s asks: %s", address, _described(action))
     try:
         done = await _do(pool, open_client, action)
     except (Exception, asyncio.CancelledError) as error:  # the dashboard cancels it when it ends
         reason = error.code if isinstance(error, LlmError) else type(error).__name__
-        logger.warning("an operator on the dashboard asked: %s; it failed: %s", _described(action), reason)
+        logger.warning("an operator at %s asked: %s; it failed: %s", address, _described(action), reason)
         raise
-    logger.info("an operator on the dashboard: %s", done)
+    logger.info("an operator at %s asked: %s; done: %s", address, _described(action), done)
     return done
 
 

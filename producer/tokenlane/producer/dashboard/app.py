@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from importlib.resources import files
@@ -18,6 +19,8 @@ from tokenlane.routing.support.tasks import background, restart_on_error
 from .access import Access, Refused
 from .actions import Action, OpenClient, act, adapter
 from .feed import MOST_VIEWERS, Feed
+
+logger = logging.getLogger(__name__)
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _TASKS = web.AppKey("tasks", asyncio.TaskGroup)
@@ -95,7 +98,11 @@ def _events(feed: Feed, access: Access) -> _Handler:
 
 def _actions(feed: Feed, open_client: OpenClient, access: Access) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        access.check_operator(request.headers)
+        try:
+            access.check_operator(request.headers)
+        except Refused as refused:
+            logger.warning("refused an action from %s: %s", request.remote, refused)
+            raise
         if request.content_type != "application/json":
             raise Refused(415, "An action is JSON.")
         try:
@@ -103,11 +110,11 @@ def _actions(feed: Feed, open_client: OpenClient, access: Access) -> _Handler:
         except ValidationError:
             raise Refused(400, "This is no action of the dashboard.") from None
         # A browser that leaves cancels this handler. The action goes on, for as long as the dashboard runs.
-        return await asyncio.shield(request.app[_TASKS].create_task(answer(action)))
+        return await asyncio.shield(request.app[_TASKS].create_task(answer(action, request.remote)))
 
-    async def answer(action: Action) -> web.Response:
+    async def answer(action: Action, address: str | None) -> web.Response:
         try:
-            return web.Response(text=f"{await act(feed.pool, open_client, action)}\n")
+            return web.Response(text=f"{await act(feed.pool, open_client, action, address)}\n")
         except LlmError as error:
             return web.Response(status=503 if isinstance(error, PoolUnavailable) else 409, text=f"{error.message}\n")
         except Exception as error:

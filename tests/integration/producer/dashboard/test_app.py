@@ -287,6 +287,7 @@ async def test_actions(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     lines = [record.getMessage() for record in caplog.records]
     assert "drain lane 'lane1'" in lines[0]
     assert len(lines) == 16
+    assert all("127.0.0.1" in line for line in lines)
     assert (caplog.records[-1].levelname, "bad_request" in lines[-1]) == ("WARNING", True)
 
 
@@ -351,8 +352,8 @@ async def test_what_is_no_action(pool: Pool, action: dict[str, object]) -> None:
             assert answer.status == 400
 
 
-async def test_actions_without_a_right(pool: Pool) -> None:
-    """A form, which another site could send, and a request without the token do nothing."""
+async def test_actions_without_a_right(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    """A form, which another site could send, and a request without the token do nothing. The log has each refusal."""
     pause = json.dumps({"action": "pause", "role": "planner"})
     async with dashboard(pool) as (_, session):
         for body, headers, status in (
@@ -362,4 +363,7 @@ async def test_actions_without_a_right(pool: Pool) -> None:
         ):
             async with session.post("actions", data=body, headers=headers) as answer:
                 assert answer.status == status
+    refused = [each for each in caplog.records if each.name == "tokenlane.producer.dashboard.app"]
+    assert len(refused) == 2
+    assert all("127.0.0.1" in each.getMessage() for each in refused)
     assert await pool.resume_role("planner") is False
