@@ -7,6 +7,7 @@ server together: on a busy machine that is what limits it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Plan:
     spacing_ms: float
 
 
-FULL = Plan(streams=64, tokens=128, rounds=10, spacing_ms=15)
+FULL = Plan(streams=64, tokens=128, rounds=20, spacing_ms=15)
 QUICK = Plan(streams=4, tokens=16, rounds=2, spacing_ms=2)
 
 
@@ -72,10 +73,10 @@ class TraceCost(BaseModel):
     bars: list[Bar]
 
 
-def _export_to(collector: str, spans: Spans) -> None:
-    """Have this process send its spans to the collector, as the verbs do."""
+def _export_to(collector: str, spans: Spans) -> Tasks:
+    """Have this process send its spans to the collector, as the verbs do. Returns a task that sends what is left."""
     if spans == "none":
-        return
+        return {"flush": _flush_nothing}
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -84,21 +85,30 @@ def _export_to(collector: str, spans: Spans) -> None:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{collector}/v1/traces")))
     trace.set_tracer_provider(provider)
 
+    async def flush() -> None:
+        await asyncio.to_thread(provider.force_flush)
+
+    return {"flush": flush}
+
+
+async def _flush_nothing() -> None:
+    pass
+
 
 @asynccontextmanager
 async def worker(redis: str, endpoint: str, capacity: int, collector: str, spans: Spans) -> AsyncIterator[Tasks]:
     """Run the process of a pair's worker."""
-    _export_to(collector, spans)
+    exporting = _export_to(collector, spans)
     async with clients.worker(redis, endpoint, capacity, pool=spans, token_spans=_TOKEN_SPANS[spans]) as tasks:
-        yield tasks
+        yield {**tasks, **exporting}
 
 
 @asynccontextmanager
 async def agent(redis: str, collector: str, spans: Spans) -> AsyncIterator[Tasks]:
     """Run the process of a pair's agent."""
-    _export_to(collector, spans)
+    exporting = _export_to(collector, spans)
     async with clients.agent(redis, pool=spans) as tasks:
-        yield tasks
+        yield {**tasks, **exporting}
 
 
 @asynccontextmanager
@@ -143,10 +153,12 @@ class _Pair:
         return await self.worker.cpu_s(), await self.agent.cpu_s(), used
 
     async def round(self, plan: Plan) -> _Costs:
-        """Answer the questions of a round. Returns the CPU time in microseconds a token."""
+        """Answer the questions of a round, and send all their spans. Returns the CPU time in microseconds a token."""
         before = await self.cpu_s()
         spread_s = plan.tokens * plan.spacing_ms / 1000
         await self.agent.ask(RoundTimes, "load", streams=plan.streams, answers=1, tokens=plan.tokens, spread_s=spread_s)
+        for process in (self.worker, self.agent):
+            await process.ask(type(None), "flush")
         after, tokens = await self.cpu_s(), plan.streams * plan.tokens
         return tuple(1e6 * (now - then) / tokens for now, then in zip(after, before, strict=True))
 
