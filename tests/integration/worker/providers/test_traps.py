@@ -16,6 +16,7 @@ from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
+    ImagesNotAccepted,
     Interrupted,
     LlmError,
     ModelNotFound,
@@ -194,7 +195,7 @@ async def test_ollamas_reasoning_and_calls() -> None:
         (Reply({"error": "model 'm' not found"}, 404), ModelNotFound, False),
         (Reply({"error": "m does not support tools"}, 400), BadRequest, False),
         (Reply({"error": "model runner has unexpectedly stopped"}, 500), ProviderDown, True),
-        (Reply({"error": "this model is missing data required for image input"}, 500), BadRequest, False),
+        (Reply({"error": "this model is missing data required for image input"}, 500), ImagesNotAccepted, False),
         (Reply({"error": "request canceled"}, 499), ProviderDown, True),
         (Reply({"error": "unauthorized", "signin_url": "u"}, 401), Unauthorized, False),
         (Reply(b"", 403), ProviderDown, False),
