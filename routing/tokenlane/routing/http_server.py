@@ -16,14 +16,13 @@ from tokenlane.config.host.listen_address import cannot_listen, host_and_port
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.support.tasks import InternalErrors
 
-_NAME = "tokenlane"
 _SHUTDOWN_S = 1.0
 """How long requests may run on when the block ends; then their handlers are cancelled."""
 _IDLE_S = 75.0
 """How long a connection may be without a whole request: between two, or while the headers of one arrive."""
 
-# What aiohttp sends itself, such as the refusal of a malformed request, would name the versions of aiohttp and Python.
-web_response.SERVER_SOFTWARE = _NAME  # type: ignore[attr-defined]  # aiohttp has no setting for it
+# The header Server would name the versions of aiohttp and Python, also where aiohttp refuses a malformed request.
+web_response.SERVER_SOFTWARE = "tokenlane"  # type: ignore[attr-defined]  # aiohttp has no setting for it
 
 
 @asynccontextmanager
@@ -124,6 +123,5 @@ _log.addFilter(_is_terse)
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = _NAME
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
