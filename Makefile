@@ -27,7 +27,7 @@ PACKAGES := config routing producer worker benches
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-faults test-deployed test-redis test-live check lint types borders format lock sbom
+.PHONY: help install run test test-faults test-builtin test-deployed test-redis test-live check lint types borders format lock sbom
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,12 +39,16 @@ run: $(READY) ## start everything needed, stream answers from a real model, stop
 
 # A module's tests stay together, for they share servers, and modules keep the order of pyproject.toml. Three processes keep
 # two cores busy: many tests wait for other processes.
-test: $(READY) ## run all tests that need no real server and kill none, in three processes
-	$(BIN)/pytest -m "not kills and not deployed" -n 3 --dist loadfile --no-loadscope-reorder --durations=10
+test: $(READY) ## run all tests that need no model and kill no process, in three processes
+	$(BIN)/pytest -m "not kills and not deployed and not live" -n 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 # SEEDS=A-B runs only these seeds of random faults, and prints each. A single seed prints its whole history.
 test-faults: $(READY) ## run the tests that kill, freeze and cut off real processes, in two processes
 	$(BIN)/pytest $(if $(SEEDS),-s --seeds $(SEEDS) tests/faults/test_scenarios.py,-n 2 --dist loadgroup --no-loadscope-reorder -m kills tests/faults tests/live tests/integration)
+
+test-builtin: $(READY) ## run the tests of the built-in model, which it downloads once, and every command of README.md
+	$(BIN)/pytest -m "live and not kills" -n 2 --dist loadfile --no-loadscope-reorder --durations=5 tests/live \
+		--ignore tests/live/test_ollama.py --ignore tests/live/test_vllm.py
 
 test-deployed: $(READY) ## run the tests of what people deploy, as processes: compose, Kubernetes, systemd, Prometheus, an agent's install
 	$(BIN)/pytest -m deployed -n 2 --dist loadfile --no-loadscope-reorder tests/integration
