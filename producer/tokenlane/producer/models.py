@@ -13,7 +13,7 @@ from tokenlane.routing.contract.errors import BadRequest, LlmError, ProviderDown
 from tokenlane.routing.contract.requests import ModelAction
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.lanes.offer import LaneView
-from tokenlane.routing.decide.no_candidate import no_lane
+from tokenlane.routing.decide.no_candidate import no_lane, unsupported_command
 
 from .compose import compose_command
 from .link.link import Link, open_request
@@ -108,7 +108,15 @@ class Models:
         return open_request(self._link, partial(compose_command, command, agent=self._agent, client=self._link.client))
 
     async def _command(self, action: ModelAction, model: str, lane: str | None) -> dict[str, object]:
-        return {"action": action, "model": model, "lane": (await self._find_lane(lane)).name}
+        """The fields of a command to this lane, or to the only open lane.
+
+        Raises:
+            BadRequest: the lane cannot carry out the command; or see `_find_lane`.
+        """
+        known = await self._find_lane(lane)
+        if (instead := known.offer.unsupported.get(action)) is not None:
+            raise unsupported_command(action, known.name, known.provider, instead)
+        return {"action": action, "model": model, "lane": known.name}
 
     async def _find_lane(self, name: str | None) -> LaneView:
         """The lane of this name, or the only open lane.

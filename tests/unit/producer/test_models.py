@@ -1,15 +1,15 @@
-"""Listing the models of a pool some of whose lanes do not answer."""
+"""Model commands to the lanes of a pool, without workers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from tests.lanes import lane_view
 
-from tokenlane.producer import ProviderDown, RequestCancelled, models
+from tokenlane.producer import BadRequest, ProviderDown, RequestCancelled, models
 from tokenlane.producer.link.link import Composed, Link
 from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.producer.models import Models
@@ -39,9 +39,9 @@ class SilentLink:
         request.give_up(RequestCancelled())
 
 
-def lane(name: str, state: str = "up") -> LaneView:
+def lane(name: str, state: str = "up", **offered: Any) -> LaneView:
     """A lane in that state, with a model that has the lane's name."""
-    offer = Offer(limits={"chat": 1, "command": 1})
+    offer = Offer(limits={"chat": 1, "command": 1}, **offered)
     return lane_view(name, models=(f"model-{name}",), offer=offer, state=state)
 
 
@@ -63,4 +63,15 @@ async def test_a_lane_without_a_worker_lists_nothing(state: str) -> None:
         with pytest.raises(ProviderDown) as down:
             await Models(cast("Link", link), "agent1").list_models("a")
     assert (down.value.lane, down.value.retryable) == ("a", True)
+    assert not link.requests
+
+
+async def test_a_command_that_a_lane_cannot_carry_out() -> None:
+    """It is refused before it is sent, with what to do instead, whether the lane is named or the only open one."""
+    link = SilentLink(lane("a", unsupported={"load": "start vllm with the model"}))
+    for name in ("a", None):
+        with pytest.raises(BadRequest) as refused:
+            await Models(cast("Link", link), "agent1").run("load", "m", name)
+        assert (refused.value.lane, refused.value.provider) == ("a", "vllm")
+        assert "start vllm with the model" in refused.value.message
     assert not link.requests

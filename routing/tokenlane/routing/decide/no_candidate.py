@@ -60,6 +60,19 @@ def not_pulled(lane: LaneView, model: str) -> LlmError:
     return LlmError.from_report(report)
 
 
+_DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload": "Unloading"}
+
+
+def unsupported_command(action: str, lane: str, provider: str, advice: str) -> BadRequest:
+    """The error for a model command that a lane cannot carry out.
+
+    Args:
+        advice: what to do instead, as the lane's offer says it.
+    """
+    message = f"{_DOING.get(action, action)} a model is not supported by {provider}: {advice}."
+    return BadRequest(message, lane=lane, provider=provider)
+
+
 def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], pool: str = "this pool") -> LlmError:
     """The error for a queue for which none of these lanes is a candidate.
 

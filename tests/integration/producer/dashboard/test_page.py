@@ -264,6 +264,18 @@ async def test_names_are_text(pool: Pool, page: Page) -> None:
         assert "tokenlane" in await page.run("document.title")
 
 
+async def test_a_lane_that_cannot_load(pool: Pool, page: Page) -> None:
+    """The page offers no button for what its model server cannot do, and offers it once the lane can."""
+    buttons = "[...document.querySelectorAll('#lanes .models button')].filter((it) => !it.hidden).length"
+    vllm = LANE.offer.model_copy(update={"unsupported": {"load": "start it with the model", "unload": "stop it"}})
+    await life.beat(pool, WORKER, replace(LANE, offer=vllm))
+    async with shown(page, pool):
+        await page.until("document.querySelectorAll('#lanes .models .name').length === 2")
+        assert await page.run(buttons) == 0
+        await life.beat(pool, WORKER, LANE)
+        await page.until(f"{buttons} === 4")
+
+
 async def test_filtering_requests(pool: Pool, page: Page) -> None:
     """Where none matches, the page does not say that there are none."""
     waiting = await life.bring(pool, "waiting")

@@ -1,10 +1,12 @@
-"""Providers of other distributions are found by entry point, and only when asked for."""
+"""Providers by name: those of other distributions too, and what their lanes announce."""
 
 from __future__ import annotations
 
 import socket
 from importlib.metadata import EntryPoint, EntryPoints
 from unittest.mock import patch
+
+import pytest
 
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.lane.model_server.describe_lane import describe_lane
@@ -35,3 +37,21 @@ async def test_the_same_address_named_or_not() -> None:
         settings = LaneSettings("gpu0", "llamacpp", named, models=("m",), capacity=1)
         async with providers.create(settings) as provider:
             assert (await describe_lane(settings, provider)).endpoint == f"http://{socket.gethostname()}:8080"
+
+
+@pytest.mark.parametrize(
+    ("provider", "unsupported"),
+    [
+        ("ollama", set()),
+        ("lmstudio", {"verify"}),
+        ("vllm", {"load", "unload"}),
+        ("openai", {"pull", "verify", "load", "unload"}),
+    ],
+)
+async def test_a_lane_announces_what_it_cannot_do(provider: str, unsupported: set[str]) -> None:
+    """The model commands that its provider does not support, each with what to do instead."""
+    settings = LaneSettings("gpu0", provider, "http://127.0.0.1:1", models=("m",), capacity=1)
+    async with default_registry().create(settings) as created:
+        announced = (await describe_lane(settings, created)).offer.unsupported
+    assert announced.keys() == unsupported
+    assert all(announced.values())

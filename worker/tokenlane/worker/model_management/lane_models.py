@@ -10,19 +10,19 @@ from dataclasses import replace
 from typing import NoReturn, assert_never
 
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.routing.contract.errors import BadRequest, DigestMismatch, LlmError, ModelNotFound, ProviderDown
+from tokenlane.routing.contract.errors import DigestMismatch, LlmError, ModelNotFound, ProviderDown
 from tokenlane.routing.contract.requests import ModelCommand
 from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.worker.providers import LlmProvider, Loads, Pulls, SuggestsAlternatives, Verifies
+from tokenlane.routing.decide.no_candidate import unsupported_command
+from tokenlane.worker.providers import LlmProvider, Loads, Pulls, Verifies
 
 from .pinned_digests import check_pin, pin_of, pin_source
 from .shared_pull import ReportProgress, SharedPull
+from .unsupported_commands import unsupported_commands
 
 logger = logging.getLogger(__name__)
-
-_DOING = {"pull": "Pulling", "verify": "Verifying", "load": "Loading", "unload": "Unloading"}
 
 _MOST_REQUESTED = 64
 _PROGRESS_EVERY_S = 1.0
@@ -158,7 +158,7 @@ class LaneModels:
         """Pull the model, or wait for its running pull. A pull stops when no command and no request waits for it."""
         provider = self._provider
         if not isinstance(provider, Pulls):
-            self._unsupported("pull", "put the model where the model server loads its models from")
+            self._refuse("pull")
 
         async def report_and_announce(progress: Progress) -> None:
             await report(progress)
@@ -199,9 +199,7 @@ class LaneModels:
     async def _verify(self, model: str) -> tuple[ModelInfo, ...]:
         provider = self._provider
         if not isinstance(provider, Verifies):
-            self._unsupported(
-                "verify", "compare its files on the model server's host with the hashes that its publisher lists"
-            )
+            self._refuse("verify")
         digest = await provider.verify(model)
         unlisted = ModelInfo(name=model, provider=self._settings.provider, lane=self._settings.name)
         listed = await self._listed(model) or [unlisted]
@@ -212,7 +210,7 @@ class LaneModels:
     async def _load(self, model: str, report: ReportProgress) -> None:
         provider = self._provider
         if not isinstance(provider, Loads):
-            self._unsupported("load", "start the model server with the model")
+            self._refuse("load")
         async with self._loading:
             await check_pin(self._settings, provider, model)
             await report(Progress(step="loading"))
@@ -222,7 +220,7 @@ class LaneModels:
     async def _unload(self, model: str) -> None:
         provider = self._provider
         if not isinstance(provider, Loads):
-            self._unsupported("unload", "stop the model server to free the memory")
+            self._refuse("unload")
         async with self._loading:
             await provider.unload(model)
         await self._try_announce_again()
@@ -255,10 +253,9 @@ class LaneModels:
         )
         self._announce(replace(self._announcement, offer=offer))
 
-    def _unsupported(self, action: str, advice: str) -> NoReturn:
-        if isinstance(self._provider, SuggestsAlternatives):
-            advice = self._provider.alternatives.get(action, advice)
-        raise BadRequest(f"{_DOING[action]} a model is not supported by {self._settings.provider}: {advice}.")
+    def _refuse(self, action: str) -> NoReturn:
+        advice = unsupported_commands(self._provider)[action]
+        raise unsupported_command(action, self._settings.name, self._settings.provider, advice)
 
 
 async def _ignore(_: Progress) -> None:

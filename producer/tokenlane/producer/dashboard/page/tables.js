@@ -86,7 +86,7 @@ export const renderLanes = rows(body("lanes"), (lane) => lane.name, (first) => {
   const tokens = cell("Tokens/s", "number");
   const why = cell("Why", "why");
   const models = element("ul", { class: "models" });
-  const renderModels = rows(models, (name) => name, (name) => ({ row: modelRow(first.name, name), update() {} }));
+  const renderModels = rows(models, (name) => name, (name) => modelRow(first.name, name, () => lane.loads));
   const act = button("", () => {
     if (lane.is_drained) {
       confirmAction(`Resume lane ${lane.name}?`, "It gets new work again.", "Resume", { action: "resume", lane: lane.name });
@@ -119,18 +119,23 @@ export const renderLanes = rows(body("lanes"), (lane) => lane.name, (first) => {
   };
 });
 
-function modelRow(lane, model) {
+/** A model of a lane. `loads()`: whether the lane now loads and unloads models on command. */
+function modelRow(lane, model, loads) {
   const change = (action, verb, text) => {
     const made = button(verb, () => confirmAction(`${verb} model ${model}?`, text, verb, { action, lane, model }));
     made.setAttribute("aria-label", `${verb} model ${model} on lane ${lane}`);
     return made;
   };
-  return element(
-    "li", {},
-    element("span", { class: "name" }, model),
+  const buttons = [
     change("load", "Load", `Lane ${lane} loads it into memory, which may take minutes.`),
     change("unload", "Unload", `Lane ${lane} frees its memory. The next request for it loads it again.`),
-  );
+  ];
+  return {
+    row: element("li", {}, element("span", { class: "name" }, model), ...buttons),
+    update() {
+      for (const each of buttons) each.hidden = !loads();
+    },
+  };
 }
 
 const STATE_SEVERITY = { running: "ok", dispatched: "ok", waiting: "none", delayed: "warn" };

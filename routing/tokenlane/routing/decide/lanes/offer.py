@@ -25,6 +25,8 @@ class Offer(BaseModel):
     pulls missing models that requests need. `lacks`: the missing models that it may pull; None: any model. `pulling`:
     the progress of current pulls, by model. `unpulled`: the error code of recent pulls that failed, by model.
     `not_as_pinned`: the pinned models that the model server has and the lane does not serve, each with the reason.
+    `unsupported`: the model commands that the lane cannot carry out, such as `load`, each with what to do instead;
+    empty from workers of older versions, which refuse such a command only when they get it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -37,6 +39,7 @@ class Offer(BaseModel):
     pulling: dict[str, Progress] = {}
     unpulled: dict[str, str] = {}
     not_as_pinned: dict[str, str] = {}
+    unsupported: dict[str, str] = {}
 
     def can(self, model: str, ability: str) -> bool:
         """Whether this model of the lane has this ability."""

@@ -34,7 +34,8 @@ class Headline:
 @dataclass(frozen=True)
 class LiveLane:
     """A lane. `running`, `queued` and `limit`: of the kind of work that fills it most.
-    `tokens_per_s`: None if it is not known yet. `error`: the code of its newest error, or ''."""
+    `tokens_per_s`: None if it is not known yet. `error`: the code of its newest error, or ''.
+    `loads`: whether it loads and unloads models on command, as far as its worker says."""
 
     name: str
     state: LaneState
@@ -46,6 +47,7 @@ class LiveLane:
     why: str
     error: str
     is_drained: bool
+    loads: bool
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def _live_lane(lane: LaneStatus, trends: Trends) -> LiveLane:
         why=lane.why,
         error=lane.error.code if lane.error else "",
         is_drained=lane.drained,
+        loads=not {"load", "unload"} & lane.offer.unsupported.keys(),
     )
 
 

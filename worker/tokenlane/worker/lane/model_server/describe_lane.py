@@ -17,6 +17,7 @@ from tokenlane.routing.contract.wire import Kind
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.worker.model_management.pinned_digests import check_pin, pin_of
+from tokenlane.worker.model_management.unsupported_commands import unsupported_commands
 from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
 from tokenlane.worker.providers.server_names import lists_all_models
 
@@ -127,6 +128,7 @@ def _offer(
         max_input_tokens=settings.max_input_tokens,
         pulls=settings.auto_pull,
         lacks=tuple(name for name in settings.models if not _is_listed(listed, name)) if settings.models else None,
+        unsupported=unsupported_commands(provider),
     )
 
 
