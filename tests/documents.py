@@ -22,6 +22,7 @@ PAGES_WITH_COMMANDS = (
         "dashboard",
         "requests",
         "models",
+        "swap",
         "embeddings",
         "configuration",
         "simulator",

@@ -29,7 +29,7 @@ from tokenlane.worker.model_management.files.manifest import Manifest
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
 INDENTED = re.compile(r"^\n {4}\S", re.MULTILINE)
 LANGUAGES = {"console", "ini", "json", "nginx", "python", "text", "toml", "yaml"}
-PLAIN_TEXT = {"architecture": 1, "redis": 1, "tracing": 1, "requests": 2, "operations": 4}
+PLAIN_TEXT = {"architecture": 1, "redis": 1, "tracing": 1, "requests": 2, "operations": 4, "swap": 1}
 """The blocks that are neither run nor parsed here: diagrams, a Redis user, which test_acl.py makes, and output."""
 OF_EVERY_VERB = {"--llm", "--config", "--help"}
 

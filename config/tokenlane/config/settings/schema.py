@@ -245,6 +245,9 @@ class Role(Section):
     limits: LimitsSection | None = Field(None, description="a table with depth and in_flight")
     weight: Count | None = None
     continue_with: Literal["same-model", "any"] | None = Field(None, description='"same-model" or "any"')
+    swapped_from: Annotated[list[Text | RouteEntry], BeforeValidator(_split)] | None = Field(
+        None, description="a list as in route, which `tokenlane models swap` writes"
+    )
 
 
 class PolicyRules(Section):

@@ -42,6 +42,11 @@ def roles(incomplete: str) -> list[str]:
     )
 
 
+def roles_and_lanes(incomplete: str) -> list[str]:
+    """The roles and the lanes whose names begin with the text."""
+    return sorted({*roles(incomplete), *lanes(incomplete)})
+
+
 def models(incomplete: str) -> list[str]:
     """The models whose names begin with the text."""
     return _complete(

@@ -24,6 +24,8 @@ def candidates(
       latest failed lane at the end. Each lane appears once.
     - Abilities: lanes whose model has every ability in `needs.can` are preferred. If no lane declares them, all remain.
     - A request of a kind that does not follow routes may use the lane that it names, or any lane that serves its kind.
+    - A request that names its lane does not follow the role's route.
+    - A request that names its model may also use the route before the last swap of the role's model.
     - The fallback lane serves requests that name it, and requests of a kind that falls back if no other lane could
       serve them even with shorter texts.
     - A lane that vanished is expected back, so it blocks the fallback and less capable lanes. A lane that was shut down
@@ -42,7 +44,7 @@ def candidates(
         able = open_to if needs.lane else of_model_servers(open_to)
         return _avoided_last(((lane, needs.model or "") for lane in able if lane.offer.limit_of(kind)), needs)
     pairs: dict[str, tuple[LaneView, str]] = {}
-    for candidate in _route(policy, role):
+    for candidate in _route_for(policy, role, needs):
         for lane in open_to:
             model = _model_for(candidate, needs, lane, kind)
             if model is not None:
@@ -112,7 +114,7 @@ def pullers(policy: Policy, role: str, needs: Needs, lanes: Sequence[LaneView]) 
     if needs.continues is not None and not needs.restarts:
         return
     able = [lane for lane in lanes if lane.state.accepts_work and lane.offer.pulls and needs.lane in (None, lane.name)]
-    for candidate in _route(policy, role):
+    for candidate in _route_for(policy, role, needs):
         for lane in sorted(able, key=lambda lane: lane.name):
             model = _model_to_pull(candidate, needs, lane)
             if model is not None:
@@ -127,6 +129,16 @@ def may_use(policy: Policy, role: str, lane: LaneView, model: str | None = None)
 
 def _route(policy: Policy, role: str) -> tuple[Candidate, ...]:
     return policy.roles.get(role, RolePolicy()).route or (Candidate(),)
+
+
+def _route_for(policy: Policy, role: str, needs: Needs) -> tuple[Candidate, ...]:
+    """The entries that a request with these needs may use."""
+    if needs.lane is not None:
+        return (Candidate(),)
+    route, before = _route(policy, role), policy.roles.get(role, RolePolicy()).swapped_from
+    if needs.model is None or before is None:
+        return route
+    return (*route, *(before or (Candidate(),)))
 
 
 def _leads_to(candidate: Candidate, needs: Needs, lane: LaneView) -> bool:
@@ -172,6 +184,12 @@ def _is_named(lane: LaneView, candidate: Candidate, needs: Needs) -> bool:
 
 def _has_abilities(lane: LaneView, model: str, needs: Needs) -> bool:
     return all(lane.offer.can(model, ability) for ability in needs.can)
+
+
+def may_serve(lane: LaneView, model: str) -> bool:
+    """Whether the lane serves the model for chats, or may pull it on demand."""
+    pulled = lane.offer.pulls and (lane.offer.lacks is None or served_name(model, lane.offer.lacks) is not None)
+    return pulled or served_name(model, lane.models_for("chat")) is not None
 
 
 def is_same_model(one: str, other: str) -> bool:

@@ -87,15 +87,13 @@ def no_candidate_error(queue: Queue, policy: Policy, lanes: Sequence[LaneView], 
     if not connected:
         return no_lane(pool)
     needs, is_routed = queue.needs, KINDS[queue.kind].follows_routes
-    open_to = [lane for lane in connected if not is_routed or may_use(policy, queue.role, lane)]
-    if needs.lane is not None and needs.lane not in (lane.name for lane in open_to):
-        exists = needs.lane in (lane.name for lane in connected)
-        what = (
-            f"The route of role {queue.role!r} does not lead to lane {needs.lane!r}"
-            if exists
-            else f"No connected lane is named {needs.lane!r}"
+    named = [lane for lane in connected if lane.name == needs.lane]
+    open_to = named or [lane for lane in connected if not is_routed or may_use(policy, queue.role, lane)]
+    if needs.lane is not None and not named:
+        return BadRequest(
+            f"No connected lane is named {needs.lane!r}; connected lanes that the role may use: "
+            f"{_names(open_to) or 'none'}."
         )
-        return BadRequest(f"{what}; connected lanes that the role may use: {_names(open_to) or 'none'}.")
     if not is_routed:
         return ProviderDown(
             f"No connected lane serves {queue.kind} requests: update tokenlane on a worker's host; connected lanes: "

@@ -77,12 +77,15 @@ class Limits(_Frozen):
 
 class RolePolicy(_Frozen):
     """The policy for one role. `continue_with`: which of the route's models may continue an answer that broke off: only
-    the model that began it, or any. `weight`: how many of its requests are served for each of a role with weight 1."""
+    the model that began it, or any. `weight`: how many of its requests are served for each of a role with weight 1.
+    `swapped_from`: the route before the last swap of the role's model; None if there was no swap. Only requests that
+    name a model, and answers that broke off, still use it."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()
     continue_with: Literal["same-model", "any"] = "same-model"
     weight: int = Field(default=1, ge=1)
+    swapped_from: tuple[Candidate, ...] | None = None
 
 
 class Policy(_Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 from tokenlane.config.cli.plain_text import escaped
 from tokenlane.config.exit_codes import ConfigError
@@ -14,7 +15,8 @@ from tokenlane.config.settings.values import is_name
 
 from .policy import Candidate, Limits, Policy, RolePolicy
 
-_LANE = "lane:"
+LANE_PREFIX = "lane:"
+"""What a route entry begins with that names a lane."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -27,10 +29,13 @@ def policy_of(settings: Settings) -> Policy:
     document = settings.document
     roles = {
         name: RolePolicy(
-            route=tuple(_candidate(entry, settings.get("roles", name, "route").source) for entry in role.route or ()),
+            route=_route(settings, name, "route", role.route or ()),
             limits=Limits(**role.limits.model_dump() if role.limits else {}),
             weight=role.weight or 1,
             continue_with=role.continue_with or "same-model",
+            swapped_from=None
+            if role.swapped_from is None
+            else _route(settings, name, "swapped_from", role.swapped_from),
         )
         for name, role in document.roles.items()
     }
@@ -51,14 +56,22 @@ def as_toml(policy: Policy) -> str:
         if limits:
             lines.append(f"limits = {_table(limits)}")
         lines += [f"weight = {role.weight}", f"continue_with = {_value(role.continue_with)}"]
+        if role.swapped_from is not None:
+            lines.append(f"swapped_from = [{', '.join(map(route_entry, role.swapped_from))}]")
     return "\n".join(lines) + "\n"
+
+
+def _route(
+    settings: Settings, role: str, key: str, entries: Iterable[str | schema.RouteEntry]
+) -> tuple[Candidate, ...]:
+    return tuple(_candidate(entry, settings.get("roles", role, key).source) for entry in entries)
 
 
 def _candidate(entry: str | schema.RouteEntry, source: str) -> Candidate:
     if isinstance(entry, schema.RouteEntry):
         return Candidate(**entry.model_dump())
     place, slash, model = entry.partition("/")
-    lane = place.removeprefix(_LANE) if place.startswith(_LANE) else None
+    lane = place.removeprefix(LANE_PREFIX) if place.startswith(LANE_PREFIX) else None
     names = list(schema.provider_names())
     if lane is not None and not is_name(lane):
         wrong = f"the route names lane {lane!r}, which is not a valid name."
@@ -79,7 +92,7 @@ def route_entry(candidate: Candidate) -> str:
     provider, model, lane = candidate.provider, candidate.model, candidate.lane
     if (provider is None) == (lane is None) or (provider and provider not in schema.provider_names()):
         return _table(candidate.model_dump(exclude_none=True))
-    place = provider or f"{_LANE}{lane}"
+    place = provider or f"{LANE_PREFIX}{lane}"
     return _value(f"{place}/{model}" if model else place)
 
 

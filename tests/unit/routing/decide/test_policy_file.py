@@ -78,6 +78,7 @@ policies = st.builds(
             limits=st.builds(Limits, depth=st.none() | st.integers(1, 9), in_flight=st.none() | st.integers(1, 9)),
             weight=st.integers(1, 9),
             continue_with=st.sampled_from(["same-model", "any"]),
+            swapped_from=st.none() | st.lists(candidates, max_size=2).map(tuple),
         ),
         max_size=3,
     ),

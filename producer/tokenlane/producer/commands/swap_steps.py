@@ -1,0 +1,252 @@
+"""Swaps the model that serves a role or a lane: the new model must answer before the policy's routes change.
+
+Until then nothing has changed, and the old model serves. Answers that run when the routes change end on the old model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenlane.config.cli.sentences import age
+from tokenlane.producer.client import Client
+from tokenlane.producer.compose import compose
+from tokenlane.producer.link.link import Composed, open_request
+from tokenlane.producer.models import Models
+from tokenlane.routing.contract.envelope import Needs
+from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
+from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.wire import Value, new_id
+from tokenlane.routing.decide.candidates import candidates, may_use, pullers, served_name
+from tokenlane.routing.decide.lanes.offer import LaneView
+from tokenlane.routing.decide.no_candidate import no_lane
+from tokenlane.routing.decide.policy import Candidate, Policy, PolicyChanged
+from tokenlane.routing.decide.policy_file import route_entry
+from tokenlane.routing.decide.swaps import (
+    Routes,
+    find_target,
+    route_of,
+    routes_before,
+    swapped_routes,
+    with_routes,
+)
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
+
+from .client_session import explaining_wait
+
+_QUESTION = "Reply with OK."
+_ANSWER_TOKENS = 8
+
+
+class SwapStep(Value):
+    """A completed step of a swap.
+
+    - `pulled`, `loaded`, `answered`, `unloaded`: what happened with `model` on `lane`, and how long it took.
+    - `kept`: `model` was not unloaded from `lane`, because the route of `role` leads to it.
+    - `moved`: the route of `role` was `before` and is `route` since policy `revision`.
+    - `unchanged`: the route of `role` already was `route`.
+    """
+
+    step: Literal["pulled", "loaded", "answered", "moved", "unchanged", "unloaded", "kept"]
+    lane: str | None = None
+    model: str | None = None
+    took_ms: int | None = None
+    role: str | None = None
+    before: tuple[Candidate, ...] = ()
+    route: tuple[Candidate, ...] = ()
+    revision: int | None = None
+
+    def __str__(self) -> str:
+        place, route = f"{self.model} on lane {self.lane}", _words(self.route)
+        match self.step:
+            case "moved":
+                text = f"role {self.role} from {_words(self.before)} to {route}, policy revision {self.revision}"
+            case "unchanged":
+                text = f"role {self.role}, whose route already is {route}"
+            case "kept":
+                text = f"{place}, because the route of role {self.role} leads to it"
+            case _:
+                text = f"{place} after {age(self.took_ms)}"
+        return f"{self.step:<9} {text}"
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A swap of the model of a role or a lane.
+
+    Args:
+        name: the role or the lane.
+        model: the model to swap to; None to go back to the routes before the last swap.
+        report: called with each completed step.
+        explain: called with what the swap waits for, whenever that changes.
+        timeout_s: how long the new model may take to answer, and the old one to be unloaded.
+        unloads_old: whether to unload the models to which no route leads any more.
+    """
+
+    client: Client
+    pool: Pool
+    name: str
+    model: str | None
+    report: Callable[[SwapStep], None]
+    explain: Callable[[str], None]
+    timeout_s: float
+    unloads_old: bool = False
+
+    async def run(self) -> None:
+        """Carry out the swap.
+
+        Raises:
+            BadRequest: there is no such role or lane, or no swap to undo.
+            ModelNotFound: no lane of the role, or not this lane, offers the model.
+            ProviderDown: no lane that would serve the model accepts work now.
+            PolicyChanged: somebody else has changed one of the routes meanwhile.
+            DeadlineExceeded: it took longer than `timeout_s`.
+            LlmError: a lane could not load the model, or the model did not answer.
+
+        Cancellation: nothing has changed unless `moved` was reported or was due next, but a model server may have
+        loaded the model.
+        """
+        snapshot = await take_snapshot(self.pool)
+        policy, lanes = snapshot.policy, snapshot.views
+        target = find_target(self.name, policy, [status.role for status in snapshot.roles], lanes)
+        routes = (
+            routes_before(policy, target) if self.model is None else swapped_routes(policy, target, self.model, lanes)
+        )
+        changed = {role: route for role, route in routes.items() if route != route_of(policy, role)}
+        for role in routes.keys() - changed.keys():
+            self.report(SwapStep(step="unchanged", role=role, route=routes[role]))
+        if not changed:
+            return
+        after = with_routes(policy, changed)
+        async with self._deadline("before the new model answered, so no route has changed"):
+            for lane, model in await self._places_to_serve(after, changed, lanes):
+                await self._prepare(lane, model)
+        await self._move(policy, changed)
+        if self.unloads_old:
+            async with self._deadline("after the routes changed, and the old model may still be loaded"):
+                await self._unload(list(_places(policy, changed, lanes)), after)
+
+    async def _places_to_serve(
+        self, policy: Policy, routes: Routes, lanes: Sequence[LaneView]
+    ) -> Sequence[tuple[LaneView, str]]:
+        """The lanes that accept work and would serve the roles, each with its model. If there is no such lane, but a
+        lane that may pull the model, that lane pulls it."""
+        if places := [(lane, model) for lane, model in _places(policy, routes, lanes) if lane.state.accepts_work]:
+            return places
+        for role in routes:
+            for lane, model in pullers(policy, role, Needs(), lanes):
+                await self._command("pull", lane, model)
+                return [(lane, model)]
+        raise no_lane(str(self.pool), [lane for lane in lanes if any(may_use(policy, role, lane) for role in routes)])
+
+    async def _prepare(self, lane: LaneView, model: str) -> None:
+        """Load the model, if the lane lists it as not loaded, and let it answer."""
+        listed = await self._models.list_models(lane.name)
+        name = served_name(model, [info.name for info in listed])
+        if any(info.loaded is False for info in listed if info.name == name):
+            await self._command("load", lane, model)
+        began_at = _now()
+        with self._naming(f"Model {model!r} gave no answer on lane {lane.name!r}"):
+            async with (
+                open_request(self.client.link, lambda: self._canary(lane.name, model)) as request,
+                explaining_wait(request, lambda why: self.explain(f"{model} on lane {lane.name}: {why}")),
+            ):
+                await request.finish()
+        self._report_work("answered", lane, model, began_at)
+
+    def _canary(self, lane: str, model: str) -> Composed:
+        """A short question to the model on this lane, wherever the routes lead."""
+        options = ChatOptions(
+            model=model,
+            max_tokens=_ANSWER_TOKENS,
+            priority="high",
+            time_to_live_ms=min(86_400_000, int(1000 * self.timeout_s) + 1000),
+        )
+        envelope, payload = compose(
+            new_id(), _QUESTION, "models", options, agent=self.client.agent, client=self.client.link.client
+        )
+        needs = envelope.needs.model_copy(update={"lane": lane})
+        return envelope.model_copy(update={"needs": needs}), payload
+
+    async def _command(self, action: Literal["pull", "load", "unload"], lane: LaneView, model: str) -> None:
+        began_at, explained = _now(), set[str]()
+        with self._naming(f"Lane {lane.name!r} could not {action} model {model!r}"):
+            async with aclosing(self._models.follow(action, model, lane.name)) as steps:
+                async for progress in steps:
+                    if progress.step not in explained:
+                        explained.add(progress.step)
+                        self.explain(f"{model} on lane {lane.name}: {progress.step}")
+        self._report_work(f"{action}ed", lane, model, began_at)
+
+    async def _move(self, policy: Policy, routes: Routes) -> None:
+        """Set the routes, all in one revision of the policy. What else has changed in the policy meanwhile stays."""
+        now, revision = policy, 0
+        while not revision:
+            try:
+                revision = await self.pool.policies.write(with_routes(now, routes), expected=now.revision)
+            except PolicyChanged:
+                now = await self.pool.policies.read()
+            for role in routes:
+                if now.roles.get(role) != policy.roles.get(role):
+                    raise PolicyChanged(
+                        f"The rules of role {role!r} were changed during the swap, in policy revision {now.revision}, "
+                        "so the swap has changed nothing: see `tokenlane policy show`, then swap again."
+                    )
+        for role, route in routes.items():
+            before = route_of(policy, role)
+            self.report(SwapStep(step="moved", role=role, before=before, route=route, revision=revision))
+
+    async def _unload(self, places: Sequence[tuple[LaneView, str]], policy: Policy) -> None:
+        """Unload the models of these places, unless a route still leads to them."""
+        for lane, model in places:
+            user = next((role for role in policy.roles if may_use(policy, role, lane, model)), None)
+            if user is not None:
+                self.report(SwapStep(step="kept", lane=lane.name, model=model, role=user))
+            elif lane.state.accepts_work:
+                await self._command("unload", lane, model)
+
+    @property
+    def _models(self) -> Models:
+        return Models(self.client.link, self.client.agent)
+
+    def _report_work(self, step: str, lane: LaneView, model: str, began_at: float) -> None:
+        facts = {"step": step, "lane": lane.name, "model": model, "took_ms": round(1000 * (_now() - began_at))}
+        self.report(SwapStep.model_validate(facts))
+
+    @contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """Raise an error from the block with what it means for the swap."""
+        try:
+            yield
+        except LlmError as error:
+            report = error.report().model_copy(update={"message": f"{what}: {error.message}"})
+            raise LlmError.from_report(report).at(request_id=error.request_id) from None
+
+    @asynccontextmanager
+    async def _deadline(self, when: str) -> AsyncIterator[None]:
+        """Raise `DeadlineExceeded` if the block takes longer than `timeout_s`."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The swap was stopped after {self.timeout_s:g} s, {when}: repeat it with a longer --timeout."
+            ) from None
+
+
+def _places(policy: Policy, routes: Routes, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+    """Each lane that may serve one of the roles, with the model that it would use."""
+    pairs = (pair for role in routes for pair in candidates(policy, role, Needs(), lanes))
+    return iter({(lane.name, model): (lane, model) for lane, model in pairs}.values())
+
+
+def _words(route: Sequence[Candidate]) -> str:
+    return ", ".join(route_entry(candidate).strip('"') for candidate in route) or "any lane"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

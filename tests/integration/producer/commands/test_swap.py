@@ -1,0 +1,191 @@
+"""`tokenlane models swap`: the new model answers first, the route moves in one revision, and no request fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from tests.integration.farm import Ended
+from tests.integration.lanes import lane_of
+from tests.verbs import run_in_thread
+from tests.waiting import until
+
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import FaultScript
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.producer import Client
+from tokenlane.producer.commands.swap_steps import Swap, SwapStep
+from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded, ModelNotFound
+from tokenlane.routing.decide.policy import Candidate, Policy, PolicyChanged, RolePolicy
+from tokenlane.routing.store.pool import Pool
+
+OLD = RolePolicy(route=(Candidate(provider="ollama", model="old:latest"),))
+TOKENS, STREAMS = 24, 50
+
+
+@asynccontextmanager
+async def a_lane(redis_url: str, pool: Pool, **more: object) -> AsyncIterator[Simulator]:
+    """A lane with two models, of which the planner's route names the old one."""
+    await pool.policies.write(Policy(roles={"planner": OLD}))
+    server = Simulator(
+        api="ollama",
+        models=["old", "new"],
+        tokens=TOKENS,
+        capacity=STREAMS + 1,
+        **more,  # type: ignore[arg-type]  # as the parameters are
+    )
+    async with server, lane_of(redis_url, LaneSettings("gpu0", "ollama", server.url, capacity=STREAMS)):
+        yield server
+
+
+@dataclass
+class Swaps:
+    """Swaps of the planner's model, and the steps that they reported."""
+
+    client: Client
+    pool: Pool
+    steps: list[SwapStep] = field(default_factory=list)
+
+    async def to(self, model: str | None, *, timeout_s: float = 20, unloads_old: bool = False) -> None:
+        swap = Swap(self.client, self.pool, "planner", model, self.steps.append, lambda _: None, timeout_s, unloads_old)
+        await swap.run()
+
+    @property
+    def names(self) -> list[str]:
+        return [step.step for step in self.steps]
+
+
+async def test_swaps_under_load_fail_no_request(redis_url: str, pool: Pool, client: Client) -> None:
+    """Conversations go on during swaps back and forth: each answer is complete, from one model, and each question
+    repeats the prompt before it byte for byte."""
+    whole = "".join(f"w{number} " for number in range(TOKENS))
+    async with a_lane(redis_url, pool, itl_ms=4) as server:
+        is_over = asyncio.Event()
+
+        async def talk(number: int) -> int:
+            conversation, questions = client.conversation(role="planner"), 0
+            while not (is_over.is_set() and questions > 1):
+                questions += 1
+                answer = await conversation.complete(f"question {questions} of agent {number}")
+                assert answer.text == whole
+                assert answer.usage is not None
+                assert answer.usage.attempts == 1
+            return questions
+
+        async with asyncio.TaskGroup() as tasks:
+            agents = [tasks.create_task(talk(number)) for number in range(STREAMS)]
+            swaps = Swaps(client, pool)
+            for number in range(5):
+                ended = len(server.log) + STREAMS // 2
+                await server.log.wait_for(lambda ended=ended: len(server.log) >= ended, 20)  # type: ignore[misc]
+                await swaps.to("new" if number % 2 == 0 else "old")
+            is_over.set()
+        chats = [each for each in server.log if each.path == "/api/chat" and b"question" in each.body]
+        assert len(chats) == sum(agent.result() for agent in agents)
+        assert {each.ended for each in server.log} == {"completed"}
+        assert {each.model for each in chats} == {"old:latest", "new:latest"}
+        prompts: dict[str, str] = {}
+        for each in chats:
+            body = json.loads(each.body)
+            prompt = json.dumps(body["messages"]).removesuffix("]")
+            agent = body["messages"][0]["content"]
+            assert prompt.startswith(prompts.get(agent, "["))
+            prompts[agent] = prompt
+        assert len(prompts) == STREAMS
+    assert swaps.names.count("moved") == 5
+    assert (await pool.policies.read()).revision == 6
+
+
+async def test_an_answer_that_runs_ends_on_the_old_model(redis_url: str, pool: Pool, client: Client) -> None:
+    """It is not moved, cut off or repeated, neither by the swap nor by going back."""
+    async with a_lane(redis_url, pool, loaded=["old"]) as server:
+        server.faults.append(FaultScript(hold_after=3))
+        async with client.chat("hi", role="planner") as stream:
+            await server.held(1)
+            swaps = Swaps(client, pool)
+            await swaps.to("new")
+            assert swaps.names == ["loaded", "answered", "moved"]
+            assert (await client.complete("hi", role="planner")).model == "new:latest"
+            await swaps.to(None)
+            server.release()
+            answer = await stream.answer()
+        assert (answer.model, len(answer.text.split())) == ("old:latest", TOKENS)
+        assert (await client.complete("hi", role="planner")).model == "old:latest"
+
+
+async def test_a_swap_that_fails_changes_nothing(redis_url: str, pool: Pool, client: Client) -> None:
+    """The new model fails, does not answer in time, or is unknown."""
+    async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
+        swaps = Swaps(client, pool)
+        server.faults.append(FaultScript(status=400, error="secret of the server"))
+        with pytest.raises(BadRequest) as failed:
+            await swaps.to("new")
+        assert (failed.value.lane, failed.value.model) == ("gpu0", "new:latest")
+        assert "secret" not in str(failed.value)
+        with pytest.raises(ModelNotFound):
+            await swaps.to("unknown")
+        server.faults.append(FaultScript(hold_after=0))
+        with pytest.raises(DeadlineExceeded):
+            await swaps.to("new", timeout_s=0.5)
+        assert await pool.policies.read() == Policy(revision=1, roles={"planner": OLD})
+        assert (await client.complete("hi", role="planner")).model == "old:latest"
+
+
+async def test_a_swap_meets_other_changes_of_the_policy(redis_url: str, pool: Pool, client: Client) -> None:
+    """Changes of other rules stay. If the role's own rules change before the new model answers, the swap ends."""
+    async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
+        swaps = Swaps(client, pool)
+        for planner in (OLD, OLD.model_copy(update={"weight": 2})):
+            server.faults.append(FaultScript(hold_after=0))
+            swapping = asyncio.create_task(swaps.to("new"))
+            await until(lambda: any(each.held for each in server.log))
+            coder = RolePolicy(weight=3)
+            await pool.policies.write(Policy(roles={"planner": planner, "coder": coder}))
+            server.release()
+            if planner == OLD:
+                await swapping
+                policy = await pool.policies.read()
+                assert policy.roles["planner"].route == (Candidate(provider="ollama", model="new"),)
+                assert (policy.revision, policy.roles["coder"]) == (3, coder)
+                await swaps.to(None)
+            else:
+                with pytest.raises(PolicyChanged):
+                    await swapping
+                assert (await pool.policies.read()).roles["planner"] == planner
+
+
+async def test_the_command(redis_url: str, pool: Pool) -> None:
+    """It prints each step, unloads the old model if asked, undoes, and refuses with the exit codes of all verbs."""
+    async with a_lane(redis_url, pool) as server:
+
+        async def run(*arguments: str) -> Ended:
+            return await run_in_thread("models", "swap", *arguments, "--redis", redis_url)
+
+        done = await run("planner", "--to", "new", "--unload-old", "--json")
+        steps = [json.loads(line) for line in done.out.splitlines()]
+        assert (done.code, [step["step"] for step in steps]) == (0, ["loaded", "answered", "moved", "unloaded"])
+        assert steps[2] == {
+            "step": "moved",
+            "role": "planner",
+            "before": [{"provider": "ollama", "model": "old:latest"}],
+            "route": [{"provider": "ollama", "model": "new"}],
+            "revision": 2,
+        }
+        assert [each.id for each in server.models.loaded()] == ["new:latest"]
+        assert (await run("planner", "--to", "new")).out.startswith("unchanged")
+        back = await run("lane:gpu0", "--to", "old:latest")
+        assert [line.split()[0] for line in back.out.splitlines()] == ["loaded", "answered", "moved", "Undo"]
+        assert (await run("gpu0", "--back")).code == 0
+        assert (await pool.policies.read()).roles["planner"].route == (Candidate(provider="ollama", model="new"),)
+        for arguments, code in (
+            (("plannr", "--to", "new"), 2),
+            (("planner", "--to", "unknown"), 1),
+            (("planner",), 2),
+            (("planner", "--to", "new", "--back"), 2),
+        ):
+            refused = await run(*arguments, "--json")
+            assert (refused.code, list(json.loads(refused.out))) == (code, ["error"])
