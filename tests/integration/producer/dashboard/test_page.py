@@ -51,6 +51,11 @@ COUNT_CHARTS = """(({ uPlot: Plot }) => {
     return plot;
   };
 })(window)"""
+DRAWN_AT = """((canvas) => {seconds}.map((ago) => {{
+  const x = Math.round(canvas.width * (1 - ago / 120));
+  return canvas.getContext("2d").getImageData(x, 0, 1, canvas.height).data.some(Boolean);
+}}))(document.querySelectorAll("#roles canvas")[{canvas}])"""
+"""Whether a chart has a line so many seconds ago."""
 DIALOG = "(document.querySelector('dialog[open]') !== null)"
 
 
@@ -385,6 +390,32 @@ async def test_the_charts_of_a_role_that_leaves(pool: Pool, page: Page, monkeypa
         hidden = True
         await page.until("document.querySelector('#no-roles')?.hidden === false")
         assert await page.run("charts") == 0
+
+
+def with_a_gap(look: Look) -> dict[str, list[list[float]]]:
+    """The samples of two minutes in which nobody looked for one minute."""
+    assert look.view is not None
+    seconds = (*range(120, 85, -1), *range(30, 0, -1))
+    return {life.ROLE: [[look.view.time_ms - 1000 * each, 5, 1, 1] for each in seconds]}
+
+
+async def test_the_charts_of_an_outage(pool: Pool, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no look was taken there is no line, and no number."""
+    await life.bring(pool, "waiting")
+    monkeypatch.setattr("tokenlane.producer.dashboard.feed.history_document", with_a_gap)
+    async with served(pool) as (feed, url):
+        async with asyncio.timeout(20):
+            while not feed.is_ready:
+                await asyncio.sleep(0.01)
+        await page.open(url)
+        await page.until("document.querySelectorAll('#roles canvas').length === 2")
+        for canvas in range(2):
+            drawn = await page.run(DRAWN_AT.format(canvas=canvas, seconds=[110, 60, 10]))
+            assert drawn == [True, False, True]
+        await press(page, "#numbers")
+        numbers = await page.run(NAMES_OF_ALL.format("#roles .numbers tbody tr:first-child td"))
+        assert [number == "–" for number in numbers[1:5]] == [False, True, False, False]  # 90, 60, 30, 0 s ago
+        await page.open("about:blank")
 
 
 async def test_seeing_from_other_hosts(pool: Pool, page: Page, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import { element, setText } from "./dom.js";
 
 const SPAN_MS = 120_000;
+const GAP_MS = 5000; // samples come once a second; where they are this far apart, nobody looked in between
 const HEIGHT = 36;
 const MARKS_S = [120, 90, 60, 30, 0];
 
@@ -64,11 +65,21 @@ export function chart(role, lines, least) {
 function draw(canvas, plot, known, lines, least) {
   const width = canvas.clientWidth;
   if (!width) return plot;
-  const data = [known.map(([time]) => time), ...lines.map((line) => known.map((sample) => sample[line.column] * line.factor))];
+  const drawn = withGaps(known);
+  const valuesOf = ({ column, factor }) => drawn.map((sample) => (sample.length > 1 ? sample[column] * factor : null));
+  const data = [drawn.map(([time]) => time), ...lines.map(valuesOf)];
   if (plot === null) return new window.uPlot(options(width, lines, least), data, canvas);
   if (plot.width !== width) plot.setSize({ width, height: HEIGHT });
   plot.setData(data);
   return plot;
+}
+
+/** The samples, with one that has only a time in each gap, where uPlot interrupts its line. */
+function withGaps(known) {
+  return known.flatMap((sample, index) => {
+    const isAfterGap = index > 0 && sample[0] - known[index - 1][0] > GAP_MS;
+    return isAfterGap ? [[sample[0] - 1], sample] : [sample];
+  });
 }
 
 function options(width, lines, least) {
@@ -92,7 +103,6 @@ function options(width, lines, least) {
         fill: line.fill ? () => color(line.fill) : undefined,
         width: 1.5,
         points: { show: false },
-        spanGaps: true,
       })),
     ],
   };
@@ -101,7 +111,8 @@ function options(width, lines, least) {
 function valueAt(known, secondsAgo, line) {
   const time = newest - 1000 * secondsAgo;
   const sample = known.findLast((each) => each[0] <= time + 500);
-  return sample === undefined ? "–" : (sample[line.column] * line.factor).toFixed(line.digits);
+  const isMissing = sample === undefined || time - sample[0] > GAP_MS;
+  return isMissing ? "–" : (sample[line.column] * line.factor).toFixed(line.digits);
 }
 
 function described(known, lines) {
