@@ -11,7 +11,7 @@ from dataclasses import replace
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.live.follow import Look, follow
 
-from .documents import history_document, look_document
+from .documents import HistoryDocument, LookDocument, history_document, look_document
 
 MOST_VIEWERS = 64
 
@@ -79,6 +79,6 @@ class Feed:
         return self._event
 
 
-def _event(kind: str, document: object) -> bytes:
+def _event(kind: str, document: LookDocument | HistoryDocument) -> bytes:
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))  # without line ends, as JSON escapes them
     return f"event: {kind}\ndata: {text}\n\n".encode(errors="replace")
