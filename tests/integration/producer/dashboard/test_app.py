@@ -104,7 +104,7 @@ async def test_events(pool: Pool) -> None:
         assert view["lanes"][0]["name"] == LANE.lane
         (request,) = [each for each in look["requests"] if each["state"] == "waiting"]
         assert (request["id"], request["position"], request["in_queue"]) == (waiting, 1, 1)
-        assert "operator" in request["why"]
+        assert request["why"]
         assert "messages" not in json.dumps(look)
         assert look["more_requests"] is False
         assert feed.viewers == 1
@@ -285,8 +285,8 @@ async def test_actions(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
         assert (await act(session, action="cancel", request="f" * 32))[0] == 409
         assert (await act(session, action="drain", lane="unknown"))[0] == 409
     lines = [record.getMessage() for record in caplog.records]
-    assert "drain lane 'lane1'" in lines[0]
     assert len(lines) == 16
+    assert all(name in lines[0] for name in ("drain", LANE.lane))
     assert all("127.0.0.1" in line for line in lines)
     assert (caplog.records[-1].levelname, "bad_request" in lines[-1]) == ("WARNING", True)
 
@@ -312,12 +312,14 @@ async def test_an_action_goes_on_without_its_browser(pool: Pool, caplog: pytest.
         async with background() as tasks:
             tasks.create_task(act(session, action="load", model="m1", lane=LANE.lane))
             await loading.wait()
+            asked = len(caplog.messages)
         assert (await act(session, action="pause", role="planner"))[0] == 200  # the server knows that the browser left
         may_end.set()
         async with asyncio.timeout(20):
             assert await ended
-            while "has loaded model m1" not in caplog.text:
+            while len(caplog.messages) < asked + 3:  # the pause has two lines
                 await asyncio.sleep(0.01)
+    assert (caplog.records[-1].levelname, "m1" in caplog.messages[-1]) == ("INFO", True)
 
 
 async def test_an_invalid_reply_is_no_bad_action(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ async function send(action) {
   });
   const answer = (await response.text()).trim();
   if (!response.ok) throw Object.assign(new Error(answer), { status: response.status });
-  say(answer);
+  say(answer, "ok");
 }
 
 form.addEventListener("submit", async (event) => {
@@ -66,7 +66,7 @@ form.addEventListener("submit", async (event) => {
     if (isShown()) close();
   } catch (error) {
     const text = error.status === undefined ? "The dashboard does not answer." : error.message;
-    if (!isShown()) return say(text);
+    if (!isShown()) return say(text, "fail");
     showError(text);
     byId("confirm-yes").disabled = false;
     setText(byId("confirm-no"), "Leave it");
@@ -103,7 +103,8 @@ function showError(text) {
 }
 
 let silence;
-function say(text) {
+function say(text, severity) {
+  byId("done").dataset.severity = severity;
   setText(byId("done"), text);
   clearTimeout(silence);
   silence = setTimeout(() => setText(byId("done"), ""), 8000);

@@ -63,13 +63,18 @@ def test_how_a_role_stands(snapshot: Snapshot, standing: Standing | None, severi
     assert ("coder" in view.headline.text) == (severity != "ok")
 
 
+def states(text: str, part: str) -> bool:
+    """Whether a text has this part of a sentence, as its first words or others."""
+    return bool(part) and part.casefold() in text.casefold()
+
+
 def test_the_headline_names_role_lane_and_reason() -> None:
     """How many wait, for how long, for which lane, and why that cannot work; and what to do."""
     down = lane_view(DOWN.name, state="down", why=DOWN.why)
-    headline = view_of(replace(with_lanes(DOWN), views=(down,))).headline
-    assert all(fact in headline.text for fact in ("coder", "2", "20 s", "gpu0"))
-    assert DOWN.why in headline.why
-    assert "model servers" in headline.advice
+    view = view_of(replace(with_lanes(DOWN), views=(down,)))
+    assert all(fact in view.headline.text for fact in ("coder", "2", "20 s", "gpu0"))
+    assert DOWN.why in view.headline.why
+    assert states(view.headline.advice, view.roles[0].advice)
 
 
 def test_a_lane_that_fails_while_others_serve() -> None:
@@ -79,7 +84,7 @@ def test_a_lane_that_fails_while_others_serve() -> None:
     both = view_of(replace(behind, lanes=(*behind.lanes, down)))
     assert both.headline.severity == "fail"
     assert "coder" in both.headline.text
-    assert all(fact in both.headline.why for fact in ("'gpu0' (4 of 4)", "'gpu1'", DOWN.why))
+    assert all(fact in both.headline.why for fact in ("gpu0", "gpu1", DOWN.why))
     assert [lane.name for lane in both.lanes] == ["gpu1", "gpu0"]
     alone = view_of(with_lanes(LANE, down, roles=(), queues=()))
     assert (alone.headline.severity, "gpu1" in alone.headline.text) == ("fail", True)
@@ -92,8 +97,7 @@ def test_the_worst_role_comes_first() -> None:
     stuck = replace(QUEUE, role="stuck", oldest_ms=5, needs=QUEUE.needs.model_copy(update={"model": "unknown"}))
     view = view_of(replace(snapshot, roles=roles, queues=(*snapshot.queues, stuck)))
     assert [role.name for role in view.roles] == ["stuck", "failing", "coder", "stopped"]
-    assert "unknown" in view.headline.text
-    assert "2 more roles" in view.headline.text
+    assert all(fact in view.headline.text for fact in ("stuck", "unknown", "2"))
     assert view.roles[-1].is_paused
 
 
@@ -107,10 +111,6 @@ def test_priorities_of_a_role_are_one_row() -> None:
     assert role.failures == (Failures("timeout", "gpu0", 3), Failures("no_lane", "", 1))
 
 
-SLOT = "a slot on gpu0"
-NO_LANE = "a lane with model unknown"
-
-
 def test_the_worst_queue_decides_how_a_role_stands() -> None:
     """A request for a model that no lane has is named, however many older ones wait for a slot, and only those that
     wait for the model count as such. What the role's sentence leaves out stays a problem."""
@@ -119,12 +119,10 @@ def test_the_worst_queue_decides_how_a_role_stands() -> None:
     queues = (replace(snapshot.queues[0], waiting=11), lost)
     snapshot = replace(snapshot, roles=(replace(ROLE, waiting=12, oldest_ms=61_000),), queues=queues)
     view = view_of(snapshot)
-    assert (view.roles[0].standing, view.roles[0].waits_for, view.roles[0].oldest_ms) == (
-        Standing.STUCK,
-        NO_LANE,
-        61_000,
-    )
-    assert f"1 of 12 waiting requests waits for {NO_LANE}, the oldest for 60 s" in view.headline.text
+    (role,) = view.roles
+    assert (role.standing, role.oldest_ms) == (Standing.STUCK, 61_000)
+    assert "unknown" in role.waits_for
+    assert all(fact in view.headline.text for fact in ("1 of 12", role.waits_for, "60 s"))
     assert [problem.code for problem in view.problems] == [Code.WAITS_LONG]  # that of the 11 others
 
 
@@ -132,7 +130,7 @@ def test_a_finding_that_a_role_states_is_no_further_problem() -> None:
     """The row of a role has it already; a role that is red there is one that `status --check` reports as failing."""
     late = view_of(waiting(61_000))
     assert (late.problems, late.headline.severity, late.roles[0].severity) == ((), "fail", "fail")
-    assert SLOT in late.headline.text
+    assert states(late.headline.text, late.roles[0].waits_for)
     failing = view_of(replace(WELL, roles=(FAILING,), queues=()))
     assert failing.problems == ()
     stuck = view_of(with_lanes(roles=(replace(FAILING, waiting=2, oldest_ms=20_000),)))
@@ -165,60 +163,62 @@ LOST = replace(QUEUE, needs=QUEUE.needs.model_copy(update={"model": "unknown"}))
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "facts"),
+    ("snapshot", "standing", "code", "text", "why"),
     [
         pytest.param(
-            replace(WELL, queues=(LOST,)),
-            {
-                "text": ["coder is stuck", "2 requests", NO_LANE],
-                "why": ["unknown"],
-                "advice": ["policy show"],
-            },
+            *(replace(WELL, queues=(LOST,)), Standing.STUCK, None),
+            *(["coder", "2", "unknown"], ["unknown"]),
             id="no lane has the model",
         ),
         pytest.param(
-            waiting(20_000),
-            {"text": ["coder is behind", "2 requests", SLOT, "20 s"], "why": ["(4 of 4)"], "advice": ["Add lanes"]},
+            *(waiting(20_000), Standing.BEHIND, None),
+            *(["coder", "2", "gpu0", "20 s"], ["4 of 4"]),
             id="all slots are taken",
         ),
         pytest.param(
             replace(waiting(20_000), lanes=(HANGING,), roles=(replace(ROLE, rates=Rates(expired=3)),)),
-            {
-                "text": ["coder fails", "180 expired", "no request completed", SLOT],
-                "why": ["'gpu0'", "4 chats run", "no token has come for 20 s"],
-                "advice": ["model server"],
-            },
+            *(Standing.FAILING, Code.LANE_SILENT),
+            *(["coder", "180 expired", "gpu0"], ["gpu0", "4", "20 s"]),
             id="the model server hangs",
         ),
         pytest.param(
-            replace(waiting(20_000), memory=Memory(GIB, GIB)),
-            {"text": ["1024 of 1024 MiB", "refuses new requests"], "why": ["coder is behind"], "advice": ["maxmemory"]},
+            *(replace(waiting(20_000), memory=Memory(GIB, GIB)), Standing.BEHIND, Code.MEMORY),
+            *(["1024"], ["coder", "gpu0"]),
             id="Redis is full",
         ),
         pytest.param(
-            replace(WELL, roles=(FAILING,), queues=()),
-            {"text": ["coder fails", "6 provider_down on gpu0"], "why": [], "advice": ["docs/errors.md"]},
+            *(replace(WELL, roles=(FAILING,), queues=()), Standing.FAILING, None),
+            *(["coder", "6 provider_down", "gpu0"], []),
             id="the role fails",
         ),
     ],
 )
-def test_a_person_reads_which_role_is_behind_and_why(snapshot: Snapshot, facts: dict[str, list[str]]) -> None:
-    """The headline alone names it, the reason and what to do."""
+def test_a_person_reads_which_role_is_behind_and_why(
+    snapshot: Snapshot, standing: Standing, code: Code | None, text: list[str], why: list[str]
+) -> None:
+    """The headline alone names it and the reason. It says what to do about the problem with that code, if there is one,
+    and else about the role."""
     trends = Trends()
     trends.add(snapshot)
     newest = replace(snapshot, time_ms=20_000)
     trends.add(newest)
-    headline = live_view(newest, trends).headline
-    assert headline.severity == ("warn" if headline.text.startswith("coder is behind") else "fail")
-    for part, expected in facts.items():
-        text = str(getattr(headline, part))
-        assert [fact for fact in expected if fact not in text] == [], text
+    view = live_view(newest, trends)
+    (role,), headline = view.roles, view.headline
+    assert role.standing is standing
+    assert headline.severity == ("warn" if standing is Standing.BEHIND and code is None else "fail")
+    assert [fact for fact in text if fact not in headline.text] == []
+    assert [fact for fact in why if fact not in headline.why] == []
+    problem = next((each for each in view.problems if each.code is code), role)
+    assert states(headline.advice, problem.advice)
 
 
 def test_redis_is_full_while_every_role_keeps_up() -> None:
     """It concerns every role, so it is the headline."""
-    headline = view_of(replace(WELL, roles=(), queues=(), memory=Memory(GIB, GIB))).headline
-    assert (headline.severity, "maxmemory" in headline.text) == ("fail", True)
+    view = view_of(replace(WELL, roles=(), queues=(), memory=Memory(GIB, GIB)))
+    (problem,) = view.problems
+    assert (problem.code, view.headline.severity) == (Code.MEMORY, "fail")
+    assert states(view.headline.text, problem.observed)
+    assert states(view.headline.advice, problem.advice)
 
 
 def test_the_load_of_a_lane() -> None:
