@@ -42,6 +42,7 @@ ELSEWHERE = {
     "metrics": "test_exporter.py: they run until they are stopped",
     "CONTRIBUTING.md": "verbs of make, which CI runs",
     "benches/README.md": "a measurement of minutes",
+    "bench-llm": "test_bench_llm.py, on simulated servers",
 }
 """The other pages with commands, and what runs those."""
 SKIPPED = ("make ", "export ", "find ")

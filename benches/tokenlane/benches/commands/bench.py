@@ -19,16 +19,31 @@ from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
 from tokenlane.benches.measure import traces as traces_measurement
 from tokenlane.benches.measure.figures import Bar, table
+from tokenlane.benches.measure.llm import measurement as llm_measurement
+from tokenlane.benches.measure.llm.find import builtin_subject, find_subjects
+from tokenlane.benches.measure.llm.table import table as llm_table
+from tokenlane.benches.measure.plots import llm as llm_plot
+from tokenlane.benches.measure.plots import soak as soak_plot
 from tokenlane.benches.measure.soak import measurement as soak_measurement
-from tokenlane.benches.measure.soak import plot as soak_plot
 from tokenlane.benches.measure.soak import report as soak_report
-from tokenlane.config.exit_codes import FAILED, UserError
+from tokenlane.config.cli.output import note
+from tokenlane.config.cli.plain_text import escaped
+from tokenlane.config.exit_codes import FAILED, NOTHING_FOUND, UserError
+from tokenlane.config.settings.load import configured_model_servers, names_provider, pool_settings
+from tokenlane.config.settings.values import TOY_PROVIDER, LaneSettings
+from tokenlane.worker.builtin.server import needs_builtin_server
+from tokenlane.worker.discovery.targets import Target, search_targets
 
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")]
 _Check: TypeAlias = Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")]
 _Quick: TypeAlias = Annotated[
     bool, typer.Option("--quick", help="Measure for a few seconds only, to check that the benchmark works.")
 ]
+
+_NAME_ONE = (
+    "Start one, name it with --endpoint URL or in llm.toml, or measure the built-in toy model with --builtin. "
+    "`tokenlane probe` shows how to get one."
+)
 
 bench = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -101,6 +116,51 @@ def soak(
     _print(report, soak_report.table(report), report.bars, as_json=as_json, check=check)
 
 
+@bench.command()
+def llm(
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only the model server at this URL; may be repeated. Default: all that are found."),
+    ] = None,
+    builtin: Annotated[bool, typer.Option("--builtin", help="Start and measure the built-in toy model too.")] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure this model of each server; may be repeated. Default: as configured, or its first."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How many answers to measure of each model.")] = 10,
+    warm_up: Annotated[int, typer.Option(min=0, help="How many answers each model gives before.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the prompts, which are the same for all models.")] = 0,
+    svg: Annotated[Path | None, typer.Option(help="Plot the figures of all models into this file.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure model servers: time to the first token and to 256 tokens, tokens a second, and memory."""
+    progress = partial(note, err=True)
+    plan = llm_measurement.LlmPlan(runs, warm_up, seed)
+    with _writing(svg) as write:
+        subjects = asyncio.run(find_subjects(_targets(endpoint or ()), model or (), progress))
+        subjects += map(builtin_subject, _builtin_lanes(endpoint or (), asked=builtin))
+        if not subjects:
+            note(f"No model server was found at its usual port. {_NAME_ONE}", err=True)
+            raise typer.Exit(NOTHING_FOUND)
+        report = asyncio.run(llm_measurement.measure(subjects, plan, progress))
+        write(llm_plot.svg(report))
+    _print(report, llm_table(report), (), as_json=as_json, check=False)
+    if not any(measured.runs for measured in report.measured):
+        raise typer.Exit(FAILED)
+
+
+def _targets(endpoints: Sequence[str]) -> list[Target]:
+    """The model servers at these URLs; without URLs, those in the settings and the usual ports of this host."""
+    named = [Target(LaneSettings("bench", "openai", url)) for url in endpoints]
+    return named or search_targets(configured_model_servers())
+
+
+def _builtin_lanes(endpoints: Sequence[str], *, asked: bool) -> list[LaneSettings]:
+    """The lanes with the built-in model: those in the settings unless there are URLs, else one if it is asked for."""
+    configured = [] if endpoints or not names_provider() else filter(needs_builtin_server, pool_settings())
+    return [*configured] or ([LaneSettings(TOY_PROVIDER, TOY_PROVIDER)] if asked else [])
+
+
 @contextmanager
 def _writing(path: Path | None) -> Iterator[Callable[[str], object]]:
     """Yield a function that writes a text to the file, which is opened first, since a measurement takes long."""
@@ -116,6 +176,6 @@ def _writing(path: Path | None) -> Iterator[Callable[[str], object]]:
 
 
 def _print(report: BaseModel, text: str, bars: Sequence[Bar], *, as_json: bool, check: bool) -> None:
-    sys.stdout.write((report.model_dump_json(indent=2) if as_json else text) + "\n")
+    sys.stdout.write((escaped(report.model_dump_json(indent=2)) if as_json else text) + "\n")
     if check and not all(bar.held for bar in bars):
         raise typer.Exit(FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +32,6 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}"
 
 
-def describe_versions() -> str:
-    """The versions of Python and of the libraries on a token's way."""
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _LIBRARIES)])
+def describe_versions(libraries: Sequence[str] = _LIBRARIES) -> str:
+    """The versions of Python and of libraries, by default of those on a token's way through a pool."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in libraries)])

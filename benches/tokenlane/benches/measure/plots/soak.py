@@ -6,22 +6,13 @@ from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 
-from .report import Soak, SoakFigure
+from tokenlane.benches.measure.soak.report import Soak, SoakFigure
+
+from .page import page
 
 _WIDTH, _HEIGHT, _GAP, _TOP = 290.0, 110.0, 50.0, 60.0
 _NARROWEST = 0.05
 """The least height of a panel, as a part of the figure's level, so that noise looks like noise."""
-
-_STYLE = """
-svg { background: #ffffff; color: #1f2328; font: 13px -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif }
-text { fill: currentColor } .small { font-size: 11px; opacity: 0.75 } .end { text-anchor: end }
-.panel { fill: none; stroke: currentColor; opacity: 0.25 } .warm-up { fill: currentColor; opacity: 0.07 }
-.values { fill: none; stroke: #0969da; stroke-width: 1.5 } .trend { stroke: #1f2328; stroke-dasharray: 5 4 }
-.grows { stroke: #cf222e; stroke-width: 2.5 }
-@media (prefers-color-scheme: dark) {
-svg { background: #0d1117; color: #e6edf3 } .values { stroke: #4493f8 } .trend { stroke: #e6edf3 }
-.grows { stroke: #f85149 } }
-"""
 
 
 def svg(report: Soak) -> str:
@@ -29,7 +20,7 @@ def svg(report: Soak) -> str:
     columns = [[*figures] for _, figures in groupby(report.figures, key=lambda figure: figure.process)]
     width = _GAP + len(columns) * (_WIDTH + _GAP)
     height = _TOP + max(map(len, columns)) * (_HEIGHT + _GAP)
-    panels = "\n".join(
+    panels = (
         f'<g transform="translate({_GAP + column * (_WIDTH + _GAP):g} {_TOP + row * (_HEIGHT + _GAP):g})">'
         f"{''.join(_panel(figure, report))}</g>"
         for column, figures in enumerate(columns)
@@ -39,11 +30,7 @@ def svg(report: Soak) -> str:
         f"{report.minutes:g} minutes at {report.streams} streams, with the same faults in each round. "
         f"The shaded warm-up does not count. Measured at {report.measured_at}"
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">\n'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>\n"
-        f'<text x="{_GAP:g}" y="24">{escape(title)}</text>\n{panels}\n</svg>\n'
-    )
+    return page(title, width, height, panels)
 
 
 def _panel(figure: SoakFigure, report: Soak) -> Iterator[str]:

@@ -1,0 +1,154 @@
+"""`tokenlane bench llm` on simulated servers of each kind, on servers that fail, and as people call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from tests.integration.servers import free_port
+
+from tokenlane.benches.measure.llm import find
+from tokenlane.benches.measure.llm.find import find_subjects
+from tokenlane.benches.measure.llm.measurement import TOKENS, LlmPlan, measure
+from tokenlane.benches.measure.llm.report import LlmReport, Measured
+from tokenlane.benches.simulator import Fault, Simulator
+from tokenlane.config import exit_codes as exits
+from tokenlane.config.settings.values import LaneSettings
+from tokenlane.worker.discovery.targets import Target
+
+BENCH = (sys.executable, "-m", "tokenlane.config", "bench", "llm")
+PLAN = LlmPlan(runs=2, warm_up=1, seed=3)
+
+
+def target(url: str, provider: str | None = None, *models: str) -> Target:
+    return Target(LaneSettings("lane", provider or "openai", url, models), provider)
+
+
+async def measured(*targets: Target, models: Sequence[str] = ()) -> list[Measured]:
+    subjects = await find_subjects(targets, models, print)
+    return (await measure(subjects, PLAN, print)).measured
+
+
+def chats(simulator: Simulator) -> list[dict[str, Any]]:
+    """The requests that were measured: they alone have a seed."""
+    return [json.loads(each.body) for each in simulator.log if b'"seed"' in each.body]
+
+
+async def test_each_kind_of_server_is_measured() -> None:
+    """All get the same prompts, each prompt once, and those that can are made to generate all tokens."""
+    kinds = ("vllm", "ollama", "llamacpp", "tgi", "lmstudio", "openai")
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(Simulator(api=kind, tokens=TOKENS)) for kind in kinds]
+        found = await measured(*(target(server.url) for server in servers))
+        asked = [chats(server) for server in servers]
+    assert [(each.provider, each.problem, each.is_forced) for each in found] == [
+        (kind, "", kind in ("vllm", "llamacpp")) for kind in kinds
+    ]
+    for each, requests in zip(found, asked, strict=True):
+        assert each.model.startswith("sim")
+        assert each.memory_mb is not None
+        assert [(run.tokens, run.is_counted) for run in each.runs] == [(TOKENS, True)] * 2
+        assert all(0 < run.first_token_ms < run.total_ms and run.tokens_per_s > 0 for run in each.runs)
+        assert len(requests) == 3
+        assert [request["messages"] for request in requests] == [request["messages"] for request in asked[0]]
+    prompts = [request["messages"][0]["content"] for request in asked[0]]
+    assert len({prompt.split()[0] for prompt in prompts}) == 3
+    assert prompts == PLAN.prompts() != LlmPlan(2, 1, seed=4).prompts()
+    assert all(request["ignore_eos"] and request["min_tokens"] == TOKENS for request in asked[0])
+
+
+async def test_shorter_answers_are_measured_as_they_come() -> None:
+    """A server that cannot be made to go on; and one that counts no tokens."""
+    async with Simulator(api="ollama", tokens=5) as short, Simulator(api="openai", tokens=5) as silent:
+        silent.faults.extend([Fault(usage=False)] * 3)
+        found = await measured(target(short.url), target(silent.url))
+    assert [[(run.tokens, run.is_counted) for run in each.runs] for each in found] == [
+        [(5, True)] * 2,
+        [(5, False)] * 2,
+    ]
+
+
+async def test_servers_that_fail_have_rows() -> None:
+    """What refuses, breaks off, talks nonsense, is silent or not there is reported; the next server is measured."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    faults = (
+        Fault(status=503, times=0),
+        Fault(request=3, cut_after=5),
+        Fault(malformed_after=2, times=0),
+        Fault(tokens=0, times=0),
+    )
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(Simulator(api="llamacpp", faults=given, tokens=TOKENS))
+            for given in (*([fault] for fault in faults), ())
+        ]
+        works = servers[-1].url
+        targets = [target(url, "llamacpp", "sim") for url in (nobody, *(server.url for server in servers))]
+        targets += [target(works, "ollama"), target(works, None, "x")]
+        found = await measured(*targets)
+    assert [each.endpoint for each in found] == [each.lane.endpoint for each in targets]
+    assert [bool(each.problem) for each in found] == [True] * 5 + [False] + [True] * 2
+    assert [len(each.runs) for each in found] == [0, 0, 1, 0, 0, 2, 0, 0]
+    codes = [each.problem.split(":")[0] for each in found[1:5]]
+    assert codes == ["provider_down", "provider_down", "unreadable_answer", "unreadable_answer"]
+    assert "llama.cpp" in found[6].problem  # configured as another kind
+    assert found[7].model == "x"
+
+
+async def test_only_servers_that_work_count_on_usual_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search finds no server without the wanted model, of an unknown kind, or where nobody listens."""
+    said: list[str] = []
+    async with Simulator(api="vllm", models=["a", "b"]) as works, Simulator(api="openai") as unknown:
+        usual = [target(url) for url in (works.url, unknown.url, f"http://127.0.0.1:{free_port()}")]
+        monkeypatch.setattr(find, "usual_targets", lambda: usual)
+        subjects = await find_subjects(usual, (), said.append)
+        both = await find_subjects(usual, ("b", "a", "c"), said.append)
+    assert [(each.provider, each.model) for each in subjects] == [("vllm", "a")]
+    assert [each.model for each in both] == ["b", "a"]
+    assert not any(each.problem for each in both)
+    assert sum(unknown.url in line for line in said) == 2
+    assert sum(works.url in line for line in said) == 1  # which lacks `c`
+
+
+async def test_the_command_measures_what_is_configured(tmp_path: Path) -> None:
+    """The lanes of llm.toml and their models; the document, the plot, and the exit code if nothing answered."""
+    async with Simulator(api="llamacpp", tokens=TOKENS, models=["phi"]) as server:
+        lanes = {"gpu0": ("llamacpp", server.url), "gpu1": ("vllm", f"http://127.0.0.1:{free_port()}")}
+        settings = "".join(
+            f'[lanes.{name}]\nprovider = "{provider}"\nendpoint = "{url}"\nmodels = ["phi"]\n'
+            for name, (provider, url) in lanes.items()
+        )
+        (tmp_path / "llm.toml").write_text(settings)
+        options = ("--json", "--runs", "2", "--warm-up", "0", "--seed", "5", "--svg", str(tmp_path / "llm.svg"))
+        code, out, progress = await bench(tmp_path, *options)
+        dead, table, _ = await bench(tmp_path, "--endpoint", lanes["gpu1"][1])
+    report = LlmReport.model_validate_json(out)
+    rows = {each.provider: each for each in report.measured if each.endpoint in (url for _, url in lanes.values())}
+    assert (code, report.runs, report.warm_up, report.seed, report.tokens) == (exits.OK, 2, 0, 5, TOKENS)
+    assert [(len(each.runs), each.model, bool(each.problem)) for each in rows.values()] == [
+        (2, "phi", False),
+        (0, "phi", True),
+    ]
+    assert json.loads(out)["measured"][0]["total_ms"]["p99"] > 0
+    assert "run 2 of 2" in progress
+    assert ElementTree.parse(tmp_path / "llm.svg").findall(".//{*}rect[@class='bar']")
+    assert (dead, table.count("\n| - |")) == (exits.FAILED, 1)
+
+
+async def bench(home: Path, *options: str) -> tuple[int | None, str, str]:
+    """The exit code and the outputs of the command in a folder."""
+    process = await asyncio.create_subprocess_exec(
+        *BENCH, *options, stdout=PIPE, stderr=PIPE, cwd=home, env={**os.environ, "TOKENLANE_HOME": str(home)}
+    )
+    out, error = await process.communicate()
+    assert b"Traceback" not in error, error.decode()
+    return process.returncode, out.decode(), error.decode()
