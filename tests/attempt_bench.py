@@ -21,6 +21,7 @@ from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.queue_key import Queue
+from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.keys import Keys
@@ -184,7 +185,13 @@ async def nothing() -> None:
 class Bench:
     """A lane with a fake pool and a fake model server, which share one log."""
 
-    def __init__(self, provider: FakeProvider | None = None, *, abilities: Sequence[str] = ("chat", "prefill")) -> None:
+    def __init__(
+        self,
+        provider: FakeProvider | None = None,
+        *,
+        abilities: Sequence[str] = ("chat", "prefill"),
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
         self.pool = FakePool()
         self.availability = Availability(replace(ANNOUNCEMENT, offer=chats(2, abilities={"m1": tuple(abilities)})))
         self.heartbeat = FakeHeartbeat(self.availability)
@@ -207,6 +214,7 @@ class Bench:
             Embedder(self.provider, "fake"),
             Readiness(self.provider, self.availability, cast("Heartbeat", self.heartbeat), self.runs, nothing),
             observers=(self.events.append, log_attempt),
+            hooks=hooks,
         )
 
     def ask(self, *turns: Message, **options: object) -> None:

@@ -22,8 +22,9 @@ from tests.verbs import every_verb
 
 from tokenlane.benches.simulator.faults import read_faults
 from tokenlane.config.settings.environment import SECRETS, SHORT_NAMES
-from tokenlane.config.settings.load import read
+from tokenlane.config.settings.load import hook_settings, read
 from tokenlane.routing.decide.policy_file import policy_of
+from tokenlane.routing.hooks.load import load_hooks
 from tokenlane.worker.model_management.files.manifest import Manifest
 
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
@@ -36,6 +37,13 @@ OF_EVERY_VERB = {"--llm", "--config", "--help"}
 
 def as_settings(file: Path) -> None:
     assert read().file == file
+
+
+def as_hooks(file: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs" / "examples")
+        assert load_hooks(hook_settings()).request is not None
+    as_settings(file)
 
 
 def as_policy(file: Path) -> None:
@@ -65,6 +73,7 @@ def as_pytest_options(file: Path) -> None:
 
 VALIDATORS: dict[str, Callable[[Path], None]] = {
     "deploy-systemd": as_settings,
+    "hooks": as_hooks,
     "models": as_settings,
     "policy": as_policy,
     "providers": as_the_example_project,

@@ -21,6 +21,7 @@ from tokenlane.routing.contract.errors import (
     DigestMismatch,
     Duplicate,
     EntryDeleted,
+    HookFailed,
     ImagesNotAccepted,
     Interrupted,
     LaneConflict,
@@ -39,7 +40,7 @@ from tokenlane.routing.contract.errors import (
     Unauthorized,
     UnreadableAnswer,
 )
-from tokenlane.routing.contract.requests import ChatOptions, Message
+from tokenlane.routing.contract.requests import ChatOptions, ChatRequest, Message
 from tokenlane.routing.contract.results import ModelInfo, Progress
 
 from .client import Client
@@ -54,6 +55,7 @@ __all__ = [
     "Answer",
     "BadRequest",
     "ChatOptions",
+    "ChatRequest",
     "ChatStream",
     "Client",
     "ContextTooLong",
@@ -67,6 +69,7 @@ __all__ = [
     "EmbedOptions",
     "Embeddings",
     "EntryDeleted",
+    "HookFailed",
     "ImagesNotAccepted",
     "Interrupted",
     "LaneConflict",

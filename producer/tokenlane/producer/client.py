@@ -21,11 +21,13 @@ from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.results import ModelInfo, Progress
 from tokenlane.routing.contract.wire import new_id
+from tokenlane.routing.hooks.functions import Hooks, RequestHook, TokenHook
 
 from .compose import Messages, refuse_unknown
 from .conversation.conversation import Conversation, open_conversation
 from .conversation.options import ConversationOptions
 from .embeddings import Embeddings, EmbedOptions, embed
+from .hooked_link import with_hooks
 from .link.link import Link, OpenLink
 from .link.redis.connect import redis_link
 from .models import Models
@@ -56,9 +58,10 @@ class Client:
             newest first, or an empty list for a pool without a key. Default: TOKENLANE_POOL_KEY, else the key file that
             llm.toml names, else the one next to the server's unix socket.
         link: a function that opens another link, to use in place of `url`, `pool` and `key`.
+        token_hook, request_hook: functions through which answers and requests of all chats pass; see docs/hooks.md.
 
     Raises:
-        TypeError: `url` is empty or not a string; `key` is neither a string nor a list of strings.
+        TypeError: `url` is empty or no string; `key` is neither a string nor a list of strings; a hook is no function.
         ValueError: `agent` or `pool` is not a valid name, or `key` not a valid key.
         PoolUnavailable: there is no URL, and the client finds no pool; or a setting that it reads is wrong.
 
@@ -75,13 +78,15 @@ class Client:
         agent: str | None = None,
         key: PoolKeys = None,
         link: OpenLink | None = None,
+        token_hook: TokenHook | None = None,
+        request_hook: RequestHook | None = None,
     ) -> None:
         self.agent = _default_agent() if agent is None else _name(agent)
         if link is None:
             url, pool, keys = _pool(url, pool, key)
             link = redis_link(url, pool, keys)
         self._pool_name = pool or "main"
-        self._open_link = link
+        self._open_link = with_hooks(link, Hooks(token_hook, request_hook))
         self._link: Link | None = None
         self._stack = AsyncExitStack()
 
@@ -332,9 +337,7 @@ def _keys(key: object) -> KeyRing | None:
 
 def _position(after: object) -> int:
     """The next position; -1 if `after` is not a position."""
-    if after is None:
-        return 0
-    return after + 1 if isinstance(after, int) else -1
+    return 0 if after is None else after + 1 if isinstance(after, int) else -1
 
 
 def _name(name: object) -> str:

@@ -71,6 +71,11 @@ def compose(
     fields = {"id": request_id, "role": role, "messages": _conversation(messages), **options}
     if response_format is not None:
         fields["response_format"] = response_format
+    return compose_chat(fields, agent=agent, client=client)
+
+
+def compose_chat(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+    """Make the envelope and the payload of a `ChatRequest` with these fields. Raises the errors of `compose`."""
     request, payload = _validated(ChatRequest, fields, "shorten its messages")
     _refuse_malformed_tools(request)
     _refuse_contradictions(request)

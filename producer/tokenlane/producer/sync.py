@@ -10,6 +10,7 @@ from typing import Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, Unpa
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 from tokenlane.routing.contract.requests import ChatOptions, Message
 from tokenlane.routing.contract.results import Progress
+from tokenlane.routing.hooks.functions import RequestHook, TokenHook
 
 from . import client, stream
 from .compose import Messages
@@ -46,9 +47,18 @@ class Client(LoopThread[client.Client]):
     """
 
     def __init__(
-        self, url: str | None = None, *, pool: str | None = None, agent: str | None = None, key: client.PoolKeys = None
+        self,
+        url: str | None = None,
+        *,
+        pool: str | None = None,
+        agent: str | None = None,
+        key: client.PoolKeys = None,
+        token_hook: TokenHook | None = None,
+        request_hook: RequestHook | None = None,
     ) -> None:
-        super().__init__(client.Client(url, pool=pool, agent=agent, key=key))
+        super().__init__(
+            client.Client(url, pool=pool, agent=agent, key=key, token_hook=token_hook, request_hook=request_hook)
+        )
 
     def chat(
         self,

@@ -15,6 +15,7 @@ from tokenlane.routing.contract.errors import LaneConflict, LlmError, ModelNotFo
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.lanes.state import UP, LaneState, ServerCondition
+from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.store.hub import Hub, open_hub
 from tokenlane.routing.store.pool import Pool, connect
 from tokenlane.routing.support.tasks import InternalErrors, background, restart_on_error
@@ -50,6 +51,7 @@ async def open_lane(
     cache: CacheSettings | None = None,
     transcripts: bool = False,
     token_spans: TokenSpans = "sampled",
+    hooks: Hooks = NO_HOOKS,
     timings: Timings = TIMINGS,
     internal_errors: InternalErrors | None = None,
 ) -> AsyncIterator[Lane]:
@@ -60,6 +62,7 @@ async def open_lane(
         cache: the settings of the vector cache. By default, there is no cache.
         transcripts: whether to log requests and answers.
         token_spans: of which requests the batches of the answer are recorded as spans, if spans are recorded at all.
+        hooks: the functions through which requests and answers pass.
         internal_errors: where unexpected errors in the lane's tasks are counted, if the caller counts its own there.
 
     Raises:
@@ -76,7 +79,10 @@ async def open_lane(
             opening = open_cache(cache.path, cache.limit_bytes, pool.keychain.key)
         async with provider or default_registry().create(settings) as model_server, opening as vectors:
             lane = await _assemble(
-                *(settings, pool, hub, model_server, vectors, timings), transcripts=transcripts, token_spans=token_spans
+                *(settings, pool, hub, model_server, vectors, timings),
+                transcripts=transcripts,
+                token_spans=token_spans,
+                hooks=hooks,
             )
             async with _serving(lane):
                 yield lane
@@ -133,6 +139,7 @@ async def _assemble(
     *,
     transcripts: bool,
     token_spans: TokenSpans = "off",
+    hooks: Hooks = NO_HOOKS,
 ) -> Lane:
     """Create the parts of a lane, and connect them."""
     availability = Availability(*await _describe_at_startup(settings, provider))
@@ -183,6 +190,7 @@ async def _assemble(
         timings,
         measured=lambda: times.samples(publisher.intervals),
         token_spans=token_spans,
+        hooks=hooks,
     )
 
 

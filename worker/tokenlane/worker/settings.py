@@ -15,10 +15,19 @@ from typing import Any
 from tokenlane.config.exit_codes import UserError
 from tokenlane.config.host.stop_signals import cancelled_by, stop_event
 from tokenlane.config.settings.environment import debugging
-from tokenlane.config.settings.load import cache_settings, find_pool, lane_settings, pool_name, telemetry_settings
+from tokenlane.config.settings.load import (
+    cache_settings,
+    find_pool,
+    hook_settings,
+    lane_settings,
+    pool_name,
+    telemetry_settings,
+)
 from tokenlane.config.settings.values import LaneSettings, RedisSettings
 from tokenlane.routing.commands.pool_session import error_for_user
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.hooks.functions import Hooks
+from tokenlane.routing.hooks.load import load_hooks
 from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.store.server import Server
@@ -50,13 +59,13 @@ def _exiting_on_error() -> Iterator[None]:
 
 
 def _worker_settings() -> type:
-    redis, settings, pool = find_pool(), lane_settings(), pool_name()
+    redis, settings, pool, hooks = find_pool(), lane_settings(), pool_name(), load_hooks(hook_settings())
     server = Server.of(redis.url)
     asyncio.run(_check_pool(server, redis, pool))
 
     async def serve(_: dict[Any, Any]) -> None:
         with _exiting_on_error():
-            await _serve(settings, redis, pool)
+            await _serve(settings, redis, pool, hooks)
         raise asyncio.CancelledError  # ends the arq command in the same way as its own stop signal
 
     options = {
@@ -76,7 +85,7 @@ async def _check_pool(server: Server, redis: RedisSettings, pool: str) -> None:
         pass
 
 
-async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> None:
+async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str, hooks: Hooks) -> None:
     async with AsyncExitStack() as stack:
         stopping = stack.enter_context(stop_event())
         async with cancelled_by(stopping):
@@ -91,6 +100,7 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str) -> Non
                 cache=cache,
                 transcripts=transcripts,
                 token_spans=tokens,
+                hooks=hooks,
                 internal_errors=health.internal_errors,
             )
 

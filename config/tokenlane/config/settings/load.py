@@ -35,6 +35,8 @@ from .schema import LaneSection, provider_names
 from .values import (
     NAME_RULE,
     CacheSettings,
+    HookSetting,
+    HookSettings,
     LaneSettings,
     LogSettings,
     RedisSettings,
@@ -150,6 +152,15 @@ def telemetry_settings() -> TelemetrySettings:
     """Return which spans this process records, if it exports spans."""
     section = read().document.telemetry
     return TelemetrySettings(section.tokens or "sampled", redis=bool(section.redis))
+
+
+def hook_settings() -> HookSettings:
+    """Return the hooks of this host's workers."""
+    settings = read()
+    token, request = (settings.get("advanced", f"{kind}_hook") for kind in ("token", "request"))
+    return HookSettings(
+        *(None if hook.value is None else HookSetting(str(hook.value), hook.source) for hook in (token, request))
+    )
 
 
 def log_settings() -> LogSettings:

@@ -203,6 +203,22 @@ class TelemetrySection(Section):
     redis: YesOrNo | None = None
 
 
+HookName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+        description='"package.module:function", the name of a function that this Python can import',
+    ),
+]
+
+
+class AdvancedSection(Section):
+    """`[advanced]`: functions of yours that the workers of this host call."""
+
+    token_hook: HookName | None = None
+    request_hook: HookName | None = None
+
+
 class LogSection(Section):
     """`[log]`: how the processes of this host log."""
 
@@ -279,6 +295,7 @@ class Document(Section):
     embeddings: EmbeddingsSection = EmbeddingsSection()
     log: LogSection = LogSection()
     telemetry: TelemetrySection = TelemetrySection()
+    advanced: AdvancedSection = AdvancedSection()
     lanes: dict[Name, LaneSection] = {}
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()

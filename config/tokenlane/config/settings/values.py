@@ -163,6 +163,22 @@ class TelemetrySettings:
 
 
 @dataclass(frozen=True)
+class HookSetting:
+    """The name of a hook as `module:function`, and the source that set it."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class HookSettings:
+    """The functions through which a worker passes answers and requests; None for no function."""
+
+    token: HookSetting | None = None
+    request: HookSetting | None = None
+
+
+@dataclass(frozen=True)
 class CacheSettings:
     """The file of a host's embedding cache, and its size limit."""
 

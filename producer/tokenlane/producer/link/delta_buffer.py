@@ -14,6 +14,7 @@ from tokenlane.routing.contract.errors import (
     BadRequest,
     DeadlineExceeded,
     ErrorReport,
+    HookFailed,
     Interrupted,
     LlmError,
     RequestCancelled,
@@ -220,7 +221,7 @@ class DeltaBuffer:
             return
         if self.position > 0:
             error = as_interruption(error)
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted | HookFailed):
             error.partial = self.answer.text
         if isinstance(error, Interrupted | DeadlineExceeded):
             error.at(lane=self.answer.lane, model=self.answer.model)
@@ -258,7 +259,7 @@ class DeltaBuffer:
             begun_by=self._begun_by,
         )
 
-    def _begin_anew(self, attempt: int) -> None:
+    def begin_anew(self, attempt: int) -> None:
         """Drop the answer so far, since this attempt began another one."""
         self._begun_by = attempt
         if self.position == 0:
@@ -283,7 +284,7 @@ class DeltaBuffer:
         # An attempt that failed before its first delta leaves the earlier answer as it is.
         has_answer = bool(deltas) or isinstance(message, Completed) or (isinstance(message, Failed) and message.end > 0)
         if message.begun_by > self._begun_by and has_answer:
-            self._begin_anew(message.begun_by)
+            self.begin_anew(message.begun_by)
         if deltas and message.first < self._handed_over:
             # The attempt continues from the owner's position, and this reader has received more than the owner.
             self.fail(answer_lost("owner"))
@@ -297,7 +298,7 @@ class DeltaBuffer:
     def _add_replayed_part(self, message: Deltas) -> None:
         """Add the text that the owner handed over to this attempt, if this reader has only the beginning of it."""
         if message.begun_by > self._begun_by:
-            self._begin_anew(message.begun_by)
+            self.begin_anew(message.begun_by)
         part, known = "".join(delta.text for delta in message.deltas), self.answer.text
         if self._first > 0 or self.position >= message.stands_for or not part.startswith(known):
             return
@@ -313,9 +314,10 @@ class DeltaBuffer:
         delta.lane, delta.model = message.lane, message.model
         self._early[position] = delta
         while (held := self._early.pop(self.position, None)) is not None:
-            self._accept(held)
+            self.add(held)
 
-    def _accept(self, delta: TokenDelta) -> None:
+    def add(self, delta: TokenDelta) -> None:
+        """Append the next delta to the answer, and to those that the reader has not read."""
         if self.ended:
             return
         self.position += 1
@@ -331,7 +333,7 @@ class DeltaBuffer:
     def _end_with(self, ending: Completed | Failed) -> None:
         if isinstance(ending, Completed):
             if self._begins_anew:  # the new answer is empty, and has no delta that could say so
-                self._accept(TokenDelta(request_id=self.request_id, attempt=self.attempt, lane=ending.lane))
+                self.add(TokenDelta(request_id=self.request_id, attempt=self.attempt, lane=ending.lane))
             self.answer.model, self.answer.lane = ending.model, ending.lane
             self.result = ending.result
             if (beyond := self.error_beyond(ending.end)) is not None:

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias
 from tokenlane.producer.client import Client
 from tokenlane.routing.contract.envelope import Envelope
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest
+from tokenlane.routing.hooks.functions import RequestHook, TokenHook
 from tokenlane.routing.support.tasks import background
 
 from .memory_link import MemoryLink
@@ -75,9 +76,17 @@ class MockPool(AsyncExitStack):
                 raise
             raise link.failure from None
 
-    def client(self, *, agent: str | None = None) -> Client:
+    def client(
+        self,
+        *,
+        agent: str | None = None,
+        token_hook: TokenHook | None = None,
+        request_hook: RequestHook | None = None,
+    ) -> Client:
         """Make a client of this pool, to be entered like any other client."""
-        return Client(link=lambda: nullcontext(self._entered()), agent=agent)
+        return Client(
+            link=lambda: nullcontext(self._entered()), agent=agent, token_hook=token_hook, request_hook=request_hook
+        )
 
     def _entered(self) -> MemoryLink:
         if self._link is None:

@@ -192,6 +192,17 @@ class Interrupted(LlmError):
     partial: str = ""
 
 
+class HookFailed(LlmError):
+    """A hook failed; `partial` holds the part of the answer that was delivered.
+
+    The message names the hook, and the type and place of its exception. Correct the hook, which is a function that the
+    worker's `[advanced]` settings name or that this agent gave to its `Client` (docs/hooks.md).
+    """
+
+    code = "hook_failed"
+    partial: str = ""
+
+
 class RequestLost(LlmError):
     """The pool no longer knows this request: send it again.
 

@@ -16,6 +16,7 @@ from tokenlane.routing.contract.errors import (
     BadRequest,
     ContextTooLong,
     EntryDeleted,
+    HookFailed,
     Interrupted,
     LlmError,
     NoToolCall,
@@ -44,6 +45,7 @@ _FAULTS_OF_REQUESTS = (
     EntryDeleted,
     PoolKeyMismatch,
     Interrupted,
+    HookFailed,
 )
 _NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *_NOT_RESUMED, *(error.code for error in _FAULTS_OF_REQUESTS)}
 """Codes of attempts that ended without the model server having failed."""

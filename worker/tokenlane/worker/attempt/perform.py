@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager
 
 from tokenlane.routing.contract.answers import FinishReason, Usage
-from tokenlane.routing.contract.errors import BadRequest, Interrupted, LlmError, NoToolCall, ProviderDown
+from tokenlane.routing.contract.errors import BadRequest, HookFailed, Interrupted, LlmError, NoToolCall, ProviderDown
 from tokenlane.routing.contract.messages import Handover
 from tokenlane.routing.contract.requests import ChatRequest, EmbedRequest, ModelCommand, Request
 from tokenlane.routing.contract.results import Result
 from tokenlane.routing.telemetry.attempt import ModelCall, calling
+from tokenlane.worker.hooks.filtered_answer import filter_answer
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
 
@@ -80,6 +81,7 @@ async def _stream(lane: Lane, run: Run, request: ChatRequest) -> Answered:
 
     Raises:
         LlmError: the provider failed, or the stream ended without a finish reason.
+        HookFailed: the worker's token hook failed.
         NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
     with _calling(lane, run) as call, _reporting_errors(lane, run):
@@ -98,6 +100,8 @@ async def _publish(lane: Lane, run: Run, request: ChatRequest, call: ModelCall) 
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     stream = lane.provider.chat(*provider_arguments(request, model, run.partial))
+    if lane.hooks.token is not None:
+        stream = filter_answer(lane.hooks.token, stream, "" if run.partial is None else run.partial.text)
     if lane.transcripts:
         log_request(request, run.attempt, model)
         stream = log_answer(stream, run.id, run.attempt)
@@ -157,10 +161,11 @@ def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
 
 @contextmanager
 def _reporting_errors(lane: Lane, run: Run) -> Iterator[None]:
-    """Report an error in the block to the pool, as a failure of the model server, unless the request caused it."""
+    """Report an error in the block to the pool, as a failure of the model server, unless the request or a hook caused
+    it."""
     try:
         yield
-    except (BadRequest, NoToolCall):
+    except (BadRequest, NoToolCall, HookFailed):
         raise
     except Exception as error:
         lane.heartbeat.report_failure(error.code if isinstance(error, LlmError) else ProviderDown.code)

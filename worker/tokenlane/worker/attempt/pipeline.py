@@ -1,11 +1,12 @@
 """Runs one attempt of one request, in steps:
 
-    claim ──▶ read ──▶ resume ──▶ perform ──▶ finish ──▶ observe
+    claim ──▶ read ──▶ hook ──▶ resume ──▶ perform ──▶ finish ──▶ observe
 
-`claim` starts the attempt in the pool, for this worker only. `read` opens and validates the request. `resume` asks the
-agent which part of the answer it has, unless this is the first attempt. `perform` streams the answer or the rest of it,
-or computes another kind of result. `finish` reports the end of the attempt to the pool, after the HTTP stream is
-closed. `observe` turns that end into one event for the log, the trace span and the worker's report.
+`claim` starts the attempt in the pool, for this worker only. `read` opens and validates the request. `hook` lets the
+worker's request hook change it. `resume` asks the agent which part of the answer it has, unless this is the first
+attempt. `perform` streams the answer or the rest of it, or computes another kind of result. `finish` reports the end of
+the attempt to the pool, after the HTTP stream is closed. `observe` turns that end into one event for the log, the trace
+span and the worker's report.
 
 The deadline and `Run.stop` interrupt the steps between `claim` and `finish`. The result of these steps is an
 `AttemptOutcome`, and only `finish` decides what becomes of the request.
@@ -21,6 +22,8 @@ from opentelemetry.trace import Span
 
 from tokenlane.config.cli.log_lines import concerning
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.routing.hooks.request_hook import change_request
 from tokenlane.routing.store.replies.claim import ClaimedAttempt
 from tokenlane.routing.store.request_life import RequestOutcome
 from tokenlane.routing.telemetry.attempt import processing
@@ -105,10 +108,12 @@ async def _end(lane: Lane, run: Run, outcome: AttemptOutcome, span: Span) -> Non
 
 
 async def _run_steps(lane: Lane, run: Run) -> AttemptOutcome:
-    """Run the steps `read`, `resume` and `perform`. The model server's stream is closed on return."""
+    """Run the steps `read`, `hook`, `resume` and `perform`. The model server's stream is closed on return."""
     try:
         async with run.stoppable():
             request = await read(lane, run)
+            if lane.hooks.request is not None and isinstance(request, ChatRequest):
+                request = await change_request(lane.hooks.request, request)
             await resume(lane, run, request)
             return await perform(lane, run, request)
     except (Stopped, NotResumed) as unfinished:

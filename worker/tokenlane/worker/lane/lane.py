@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tokenlane.config.settings.values import TokenSpans
+from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.metrics.samples import Sample
@@ -28,7 +29,7 @@ class Lane:
     `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `observers`: called
     at the end of each attempt. `measured`: returns the metrics that only this worker measures. `unread_queues`: the
     kinds of work whose queue could not be read at the last try. `token_spans`: of which requests the batches of the
-    answer are recorded as spans.
+    answer are recorded as spans. `hooks`: the functions through which requests and answers pass.
     """
 
     pool: Pool
@@ -48,6 +49,7 @@ class Lane:
     measured: Callable[[], Iterable[Sample]] = tuple
     unread_queues: set[str] = field(default_factory=set)
     token_spans: TokenSpans = "sampled"
+    hooks: Hooks = NO_HOOKS
 
     @property
     def name(self) -> str:

@@ -1,0 +1,1 @@
+"""Hooks: functions of users that change requests and filter answers, on a worker or in an agent."""

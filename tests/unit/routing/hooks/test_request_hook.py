@@ -1,0 +1,127 @@
+"""A request hook changes a request, or refuses it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tokenlane.routing.contract.errors import BadRequest, HookFailed
+from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.hooks.functions import Hooks, RequestHook
+from tokenlane.routing.hooks.request_hook import change_request
+
+SECRET = "xyzzy"
+REQUEST = ChatRequest(role="r", messages=[Message(role="user", content=SECRET)])
+
+
+def warmer(request: ChatRequest) -> ChatRequest:
+    return request.model_copy(update={"temperature": 1.5})
+
+
+async def warmer_later(request: ChatRequest) -> ChatRequest:
+    await asyncio.sleep(0)
+    return warmer(request)
+
+
+class Warmer:
+    async def __call__(self, request: ChatRequest) -> ChatRequest:
+        return warmer(request)
+
+
+@pytest.mark.parametrize("hook", [warmer, warmer_later, Warmer(), lambda request: warmer_later(request)])
+async def test_plain_and_async_functions(hook: RequestHook) -> None:
+    """Both may change a copy of the request."""
+    Hooks(request=hook)
+    assert await change_request(hook, REQUEST) == warmer(REQUEST)
+
+
+async def test_what_a_hook_puts_in_is_validated() -> None:
+    """Messages may be mappings, as in a call of the client."""
+    changed = await change_request(
+        lambda r: r.model_copy(update={"messages": [{"role": "user", "content": "b"}]}), REQUEST
+    )
+    assert changed.messages == [Message(role="user", content="b")]
+    assert (changed.id, changed.role) == (REQUEST.id, REQUEST.role)
+
+
+async def test_a_hook_may_refuse() -> None:
+    """Its BadRequest is the agent's, word for word."""
+    error = BadRequest("not today")
+
+    def refuse(request: ChatRequest) -> ChatRequest:
+        raise error
+
+    with pytest.raises(BadRequest) as raised:
+        await change_request(refuse, REQUEST)
+    assert raised.value is error
+
+
+def fails(request: ChatRequest) -> ChatRequest:
+    raise KeyError(SECRET)
+
+
+def exits(request: ChatRequest) -> ChatRequest:
+    raise SystemExit(SECRET)
+
+
+async def hangs(request: ChatRequest) -> ChatRequest:
+    await asyncio.Event().wait()
+    return request
+
+
+async def swallows(request: ChatRequest) -> ChatRequest:
+    try:
+        await asyncio.Event().wait()
+    except BaseException:
+        return request
+    return request
+
+
+def cold(request: ChatRequest) -> ChatRequest:
+    return request.model_copy(update={"temperature": -1})
+
+
+def other(request: ChatRequest) -> ChatRequest:
+    return ChatRequest(role="r", messages=request.messages)
+
+
+def unknown_field(request: ChatRequest) -> ChatRequest:
+    return request.model_copy(update={"flavour": SECRET})
+
+
+def unserializable(request: ChatRequest) -> ChatRequest:
+    return request.model_copy(update={"metadata": {"a": object()}})
+
+
+HOOKS: list[Any] = [fails, exits, hangs, swallows, cold, other, unknown_field, unserializable]
+
+
+@pytest.mark.parametrize("hook", [*HOOKS, lambda r: None, lambda r: SECRET, lambda r: r.messages, lambda: REQUEST])
+async def test_a_hook_that_fails(hook: RequestHook) -> None:
+    """The error names the hook and quotes nothing."""
+    with pytest.raises(HookFailed) as raised:
+        await change_request(hook, REQUEST, patience_s=0.05)
+    assert f"{hook.__module__}:{hook.__qualname__}" in raised.value.message
+    assert SECRET not in str(raised.value)
+
+
+async def test_a_hook_cannot_swallow_a_cancellation() -> None:
+    """The deadline of the request ends it all the same."""
+    task = asyncio.create_task(change_request(swallows, REQUEST))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def generator(request: ChatRequest) -> Any:
+    yield request
+
+
+@pytest.mark.parametrize("hook", [generator, ChatRequest, "filters:add_rules", lambda r: (yield)])
+def test_what_a_request_hook_may_not_be(hook: Any) -> None:
+    """A generator function, a class, and what cannot be called."""
+    with pytest.raises(TypeError, match="request hook"):
+        Hooks(request=hook)
