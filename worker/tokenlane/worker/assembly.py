@@ -154,6 +154,7 @@ async def _assemble(
             attempts=totals.report(),
             delivery=publisher.report(),
             breaker=readiness.breaker_state,
+            silent_ms=runs.silent_ms(publisher.newest_delta_at),
         )
 
     heartbeat = Heartbeat(pool, worker, availability, await worker_info(provider), runs, report)

@@ -61,7 +61,10 @@ class DeliveryReport(Value):
 
 
 class WorkerReport(Value):
-    """Counts since the worker started. Every field has a default, since workers of other versions may leave it out."""
+    """Counts since the worker started. Every field has a default, since workers of other versions may leave it out.
+
+    `silent_ms`: for how long, at the beat, the worker has run chats without a new token; None if it runs no chat.
+    """
 
     v: int = WIRE_VERSION
     cache: Hits = Hits()
@@ -69,3 +72,4 @@ class WorkerReport(Value):
     attempts: AttemptsReport = AttemptsReport()
     delivery: DeliveryReport = DeliveryReport()
     breaker: BreakerState = "closed"
+    silent_ms: Count | None = None

@@ -21,6 +21,8 @@ from .snapshot import LaneStatus, Snapshot
 
 MAX_WAIT_S = 60.0
 """For how many seconds the oldest request of a role may wait, unless `status --max-wait` says otherwise."""
+SILENT_MS = 10_000
+"""For how long a lane may run chats without a new token until it counts as silent."""
 _FAILURES_IN_A_ROW = 3
 """From how many failures in a row a lane counts as failing."""
 _FAILURES_FADE_MS = 5 * 60_000
@@ -54,6 +56,7 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
     yield from examine_queues(snapshot)
     yield from map(_lane, snapshot.lanes)
     yield from _failing(snapshot)
+    yield from _silent(snapshot)
     yield from _pins(snapshot)
     yield from _keys(snapshot)
     yield from _toy(snapshot)
@@ -143,6 +146,16 @@ def _failing(snapshot: Snapshot) -> Iterator[Finding]:
                 severity = "warn"
                 advice = f"{advice}. If that is done, send a request: this line goes once one completes"
             yield Finding(Code.LANE_FAILS, severity, observed, advice, lane.name)
+
+
+def _silent(snapshot: Snapshot) -> Iterator[Finding]:
+    """The lanes that run chats and produce no tokens."""
+    for lane in snapshot.lanes:
+        if lane.silent_ms >= SILENT_MS:
+            chats = counted(lane.chats.running, "chat runs", "chats run")
+            observed = f"lane {lane.name!r} ({lane.endpoint}): {chats}, and no token has come for {age(lane.silent_ms)}"
+            advice = "check whether its model server still answers, and restart the server if it hangs"
+            yield Finding(Code.LANE_SILENT, "warn", observed, advice, lane.name)
 
 
 def _pins(snapshot: Snapshot) -> Iterator[Finding]:

@@ -164,6 +164,13 @@ class LaneStatus:
         return self.slots.get("chat", Slots())
 
     @property
+    def silent_ms(self) -> int:
+        """For how long the lane has run chats without a new token, by its workers' newest beats; 0 if it runs none, or
+        only on workers of older versions."""
+        reported = (worker.report.silent_ms for worker in self.workers if worker.is_alive)
+        return min((silent_ms for silent_ms in reported if silent_ms is not None), default=0)
+
+    @property
     def lacks_key(self) -> bool:
         """Whether its workers stopped accepting work because a request was sealed with a key that they lack."""
         if self.state != "draining" or self.drained:

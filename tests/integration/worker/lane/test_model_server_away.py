@@ -23,6 +23,9 @@ from tokenlane.routing.contract.errors import DeadlineExceeded, ModelNotFound, P
 from tokenlane.routing.decide.lanes.state import RESTART_MS
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.finding import Code
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 
@@ -237,3 +240,25 @@ async def test_a_lane_whose_model_server_never_answered_has_no_limit(pool: Pool,
         async with Simulator(api="vllm", port=int((server.endpoint or "").rpartition(":")[2])):
             assert (await client.complete("q", role="r")).text
             assert await limit() == 64
+
+
+async def test_a_server_that_hangs(
+    strict: Pool, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While chats run and no token comes, the pool has a problem; it ends with the next token."""
+    monkeypatch.setattr("tokenlane.routing.watch.pool_health.SILENT_MS", 500)
+
+    async def is_silent() -> bool:
+        return Code.LANE_SILENT in {problem.code for problem in find_problems(await take_snapshot(strict))}
+
+    async def is_heard() -> bool:
+        return not await is_silent()
+
+    async with Simulator(api="vllm") as simulator:
+        async with lane_of(redis_url, LaneSettings("gpu0", "vllm", simulator.url)):
+            async with client.chat("q", role="r", extra={"simulate": {"hold_after": 4}}) as stream:
+                await simulator.held()
+                await eventually(is_silent)
+                simulator.release()
+                await stream.answer()
+            await eventually(is_heard)

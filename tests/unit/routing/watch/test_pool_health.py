@@ -299,6 +299,26 @@ def test_a_lane_that_failed_a_while_ago() -> None:
     assert "10 min" in finding.observed
 
 
+@pytest.mark.parametrize(
+    ("silent_ms", "expected"),
+    [
+        ((9_999,), []),
+        ((10_000,), ["lane_silent"]),
+        ((60_000, 1_000), []),  # another worker of the lane gets tokens
+        ((60_000, None), ["lane_silent"]),  # the other worker runs no chat, or is of an older version
+        ((None,), []),
+    ],
+)
+def test_a_lane_that_runs_chats_without_tokens(silent_ms: tuple[int | None, ...], expected: list[str]) -> None:
+    """It is a warning if all workers that run chats have got no token for a while; a worker that vanished does not
+    count."""
+    workers = [replace(WORKING, name=f"w{i}", report=WorkerReport(silent_ms=ms)) for i, ms in enumerate(silent_ms)]
+    vanished = replace(WORKING, state="silent", report=WorkerReport(silent_ms=0))
+    snapshot = with_lanes(replace(LANE, slots={"chat": Slots(4, 2)}, workers=(*workers, vanished)), queues=())
+    assert codes(snapshot) == expected
+    assert not any(finding.severity == "fail" for finding in find_problems(snapshot))
+
+
 def test_a_closed_lane_reports_no_failures() -> None:
     """A lane that takes no work has a finding that says why."""
     (lane,) = with_failures(provider_down=9).lanes

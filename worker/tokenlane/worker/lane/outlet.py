@@ -230,7 +230,7 @@ class Outlet:
         if self.batch_spans is not None and deltas:
             self.batch_spans.record(self._first, self._first + deltas - 1, self._waiting_since_ns)
         self._first += deltas
-        self._publisher.deltas += deltas
+        self._publisher.count(deltas)
 
     def _forget_part(self) -> None:
         """Forget the part of an earlier attempt, which is all that is kept before the first `put`."""

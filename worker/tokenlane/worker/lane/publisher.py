@@ -32,8 +32,9 @@ UNFLUSHED_BYTES = 256 * 1024
 class Publisher:
     """Creates the outlets of a worker's attempts. Start `run()`, which flushes them, as a background task.
 
-    `deltas`: how many deltas messages have carried. `dropped_messages`: how many messages to the worker were
-    dropped because it could not read them. `intervals`: the seconds between two flushes of one answer.
+    `deltas`: how many deltas messages have carried; `newest_delta_at`: when the newest of them did, by the event loop's
+    clock. `dropped_messages`: how many messages to the worker were dropped because it could not read them. `intervals`:
+    the seconds between two flushes of one answer.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Publisher:
         self.missed_endings = MissedEndings(timings.missed_s)
         self.unflushed_bytes = unflushed_bytes
         self.deltas = self.dropped_messages = 0
+        self.newest_delta_at = 0.0
         self.intervals = Histogram(DELIVERY_INTERVALS)
         self._batch_wait_s = timings.batch_wait_s
         self._streaming: set[Outlet] = set()
@@ -78,6 +80,12 @@ class Publisher:
         self._replay_requests[key] = min(after, self._replay_requests.get(key, after))
         self._due.set()
         return True
+
+    def count(self, deltas: int) -> None:
+        """Count the deltas of a message."""
+        if deltas:
+            self.deltas += deltas
+            self.newest_delta_at = asyncio.get_running_loop().time()
 
     def report(self) -> DeliveryReport:
         """The counts since the worker started, and the size of the kept messages."""

@@ -218,6 +218,18 @@ class Runs:
         finally:
             del self._runs[run.key]
 
+    def silent_ms(self, newest_token_at: float) -> int | None:
+        """For how long chats have run without a new token: since the newest token of the worker, or since the start of
+        the oldest running chat if that was later. None if no chat runs.
+
+        Args:
+            newest_token_at: when the newest token was published, on the event loop's clock.
+        """
+        starts = [run.started_at for run in self if run.claim.envelope.kind == "chat"]
+        if not starts:
+            return None
+        return round(1000 * (asyncio.get_running_loop().time() - max(newest_token_at, min(starts))))
+
     def close(self) -> None:
         """Stop all runs, and every run that starts later, because the worker shuts down."""
         self.closed_at = min(self.closed_at, asyncio.get_running_loop().time())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -43,13 +43,10 @@ class Trends:
     def __init__(self) -> None:
         self._samples: defaultdict[str, deque[Sample]] = defaultdict(lambda: deque(maxlen=SAMPLES))
         self._reports: dict[str, deque[_Report]] = {}
-        self._busy_since: dict[str, int] = {}
 
     def add(self, snapshot: Snapshot) -> None:
         """Add a snapshot that is newer than all before it."""
         self._add_samples(snapshot)
-        busy = (lane.name for lane in snapshot.lanes if lane.chats.running)
-        self._busy_since = {name: self._busy_since.get(name, snapshot.time_ms) for name in busy}
         workers = {worker.name: worker for lane in snapshot.lanes for worker in lane.workers if worker.is_alive}
         self._reports = {name: self._reports.get(name) or deque(maxlen=SAMPLES) for name in workers}
         for name, worker in workers.items():
@@ -68,14 +65,6 @@ class Trends:
         known = [rate for rate in rates if rate is not None]
         return sum(known) if known else None
 
-    def silent_ms(self, lane: LaneStatus) -> int:
-        """For how long the lane has been running chats and its workers have reported no new token; 0 if unknown."""
-        reports = [self._reports[worker.name] for worker in lane.workers if worker.name in self._reports]
-        if lane.name not in self._busy_since or not reports:
-            return 0
-        since = max(self._busy_since[lane.name], *map(_unchanged_since, reports))
-        return max(0, min(each[-1].beat_at_ms for each in reports) - since)
-
     def _add_samples(self, snapshot: Snapshot) -> None:
         by_role = snapshot.roles_by_name()
         for role in by_role.keys() | self._samples.keys():
@@ -92,11 +81,6 @@ def _extend(reports: deque[_Report], newest: _Report) -> None:
         reports.clear()
     if not reports or newest.beat_at_ms > reports[-1].beat_at_ms:
         reports.append(newest)
-
-
-def _unchanged_since(reports: Sequence[_Report]) -> int:
-    """The time of the first of the newest reports that all have the same number of deltas."""
-    return min(report.beat_at_ms for report in reports if report.deltas == reports[-1].deltas)
 
 
 def _rate(reports: Iterable[_Report]) -> float | None:

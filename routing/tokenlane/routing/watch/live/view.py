@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tokenlane.config.cli.sentences import age, counted, sentence
+from tokenlane.config.cli.sentences import counted, sentence
 from tokenlane.routing.decide.lanes.state import LaneState, has_left
 from tokenlane.routing.watch.finding import Code, Finding, Severity
 from tokenlane.routing.watch.pool_health import find_problems
@@ -15,8 +15,6 @@ from .trends import Trends
 
 ROLES_SHOWN = LANES_SHOWN = 100
 """How many roles and lanes a view has, the worst of all."""
-_SILENT_MS = 10_000
-"""From when a lane that runs chats and produces no token counts as silent."""
 _WORST_FIRST: tuple[Severity, ...] = ("fail", "warn", "ok")
 
 
@@ -80,9 +78,8 @@ def live_view(snapshot: Snapshot, trends: Trends) -> LiveView:
     """The view of the newest snapshot, which `trends` has already."""
     roles = live_roles(snapshot, trends)
     by_name = {role.name: role for role in roles}
-    problems = (
-        *(it for it in find_problems(snapshot) if it.subject not in by_name or not by_name[it.subject].states(it)),
-        *(_silence(lane, ms) for lane in snapshot.lanes if (ms := trends.silent_ms(lane)) >= _SILENT_MS),
+    problems = tuple(
+        it for it in find_problems(snapshot) if it.subject not in by_name or not by_name[it.subject].states(it)
     )
     shown = (lane for lane in snapshot.lanes if not has_left(lane.state, lane.beat_ms))
     lanes = sorted(shown, key=lambda lane: (_WORST_FIRST.index(lane.state.severity), lane.state.is_away, lane.name))
@@ -102,13 +99,6 @@ def live_view(snapshot: Snapshot, trends: Trends) -> LiveView:
         running=sum(role.running for role in roles),
         delayed=snapshot.delayed,
     )
-
-
-def _silence(lane: LaneStatus, silent_ms: int) -> Finding:
-    chats = counted(lane.chats.running, "chat runs", "chats run")
-    observed = f"lane {lane.name!r} ({lane.endpoint}): {chats}, and no token has come for {age(silent_ms)}"
-    advice = "check whether its model server still answers, and restart the server if it hangs"
-    return Finding(Code.LANE_SILENT, "warn", observed, advice, lane.name)
 
 
 def _live_lane(lane: LaneStatus, trends: Trends) -> LiveLane:

@@ -20,7 +20,7 @@ from .samples import Names, Sample
 from .table import MOST_NAMES, OTHER
 
 _OUTCOMES = {outcome for literal in get_args(RequestOutcome) for outcome in get_args(literal)}
-_OLDEST = "tokenlane_oldest_request_seconds"
+_OLDEST, _SILENT = "tokenlane_oldest_request_seconds", "tokenlane_lane_silent_seconds"
 
 
 class PoolSamples:
@@ -41,7 +41,7 @@ class PoolSamples:
         merged: dict[tuple[str, tuple[str, ...]], float] = {}
         for name, labels, value in self._samples(snapshot):
             before = merged.get((name, labels), 0)
-            merged[name, labels] = max(before, value) if name == _OLDEST else before + value
+            merged[name, labels] = max(before, value) if name in (_OLDEST, _SILENT) else before + value
         return [Sample(*key, value) for key, value in merged.items()]
 
     def _samples(self, snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], float]]:
@@ -72,6 +72,7 @@ class PoolSamples:
             yield "tokenlane_lane_running", (name, kind), slots.running
             yield "tokenlane_lane_queued", (name, kind), slots.queued
             yield "tokenlane_lane_limit", (name, kind), slots.limit
+        yield _SILENT, (name,), lane.silent_ms / 1000
         breakers = Counter(worker.report.breaker for worker in lane.workers if worker.is_alive)
         for breaker in get_args(BreakerState):
             yield "tokenlane_lane_breakers", (name, breaker), breakers[breaker]

@@ -161,6 +161,13 @@ METRICS = (
         Panel(_LANES, "Given to the lane and not started", ("lane",)),
     ),
     _gauge(
+        "tokenlane_lane_silent_seconds",
+        "s",
+        ("lane",),
+        "how long the lane has run chats without a new token, by its workers' newest beats; 0 if it runs none",
+        Panel(_LANES, "Time without a token"),
+    ),
+    _gauge(
         "tokenlane_lane_breakers",
         "",
         ("lane", "state"),

@@ -8,7 +8,7 @@ from tests.unit.routing.watch.test_pool_health import LANE, ROLE, WELL, with_lan
 from tokenlane.routing.contract.worker_report import DeliveryReport, WorkerReport
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.watch.live.trends import SAMPLES, Trends
-from tokenlane.routing.watch.snapshot import LaneStatus, Rates, Slots, Snapshot, WorkerStatus
+from tokenlane.routing.watch.snapshot import LaneStatus, Rates, Snapshot, WorkerStatus
 
 
 def lane_at(beat_ms: int, **deltas: int) -> LaneStatus:
@@ -59,32 +59,6 @@ def test_a_count_that_begins_anew() -> None:
     """A worker that lost its count, or another worker of the lane, gives no negative rate."""
     assert rate((1_000, 0, {"w1": 900}), (2_000, 0, {"w1": 10})) is None
     assert rate((1_000, 0, {"w1": 900}), (2_000, 0, {"w2": 10})) is None
-
-
-def silence(*looks: tuple[int, int, int, dict[str, int]]) -> int:
-    """For how long the lane has been silent after looks: time, time since the beat, running chats, deltas by worker."""
-    trends, lane = Trends(), LANE
-    for time_ms, beat_ms, running, deltas in looks:
-        lane = replace(lane_at(beat_ms, **deltas), slots={"chat": Slots(4, running=running)})
-        trends.add(at(time_ms, lane))
-    return trends.silent_ms(lane)
-
-
-@pytest.mark.parametrize(
-    ("looks", "silent_ms"),
-    [
-        ([(0, 0, 4, {"w1": 5}), (12_000, 1_000, 4, {"w1": 5})], 11_000),
-        ([(0, 0, 4, {"w1": 5}), (12_000, 12_000, 4, {"w1": 5})], 0),  # no beat since
-        ([(0, 0, 4, {"w1": 5}), (12_000, 0, 4, {"w1": 6})], 0),
-        ([(0, 0, 4, {"w1": 5}), (8_000, 0, 0, {"w1": 5}), (12_000, 0, 4, {"w1": 5})], 0),  # nothing ran meanwhile
-        ([(0, 0, 0, {"w1": 5}), (8_000, 0, 4, {"w1": 5}), (12_000, 0, 4, {"w1": 5})], 4_000),
-        ([(0, 0, 4, {"w1": 5, "w2": 0}), (12_000, 0, 4, {"w1": 5, "w2": 9})], 0),  # another worker has sent some
-        ([(0, 0, 4, {})], 0),
-    ],
-)
-def test_the_silence_of_a_lane(looks: list[tuple[int, int, int, dict[str, int]]], silent_ms: int) -> None:
-    """It lasts from the first beat with the newest count to the newest beat, while chats run all the time."""
-    assert silence(*looks) == silent_ms
 
 
 def test_samples_of_a_role() -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.lanes import lane_view
 from tests.unit.routing.watch.test_pool_health import LANE, QUEUE, ROLE, WELL, with_lanes
 
+from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.watch.finding import Code
 from tokenlane.routing.watch.live.roles import BEHIND_MS, Standing
@@ -157,7 +158,7 @@ def test_a_view_has_the_worst_of_many_roles_and_lanes() -> None:
 
 
 GIB = 1024**3
-WORKER = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 4, 0, 0, None)
+WORKER = WorkerStatus("w1", LANE.name, LaneState.UP, "host", {}, 4, 0, 0, None, WorkerReport(silent_ms=20_000))
 HANGING = replace(LANE, slots={"chat": Slots(4, running=4)}, workers=(WORKER,))
 LOST = replace(QUEUE, needs=QUEUE.needs.model_copy(update={"model": "unknown"}))
 
@@ -198,11 +199,7 @@ def test_a_person_reads_which_role_is_behind_and_why(
 ) -> None:
     """The headline alone names it and the reason. It says what to do about the problem with that code, if there is one,
     and else about the role."""
-    trends = Trends()
-    trends.add(snapshot)
-    newest = replace(snapshot, time_ms=20_000)
-    trends.add(newest)
-    view = live_view(newest, trends)
+    view = view_of(snapshot)
     (role,), headline = view.roles, view.headline
     assert role.standing is standing
     assert headline.severity == ("warn" if standing is Standing.BEHIND and code is None else "fail")

@@ -116,6 +116,12 @@ def test_omitted_names_are_added_up() -> None:
     assert found["tokenlane_waiting_requests", "other", "normal"] == 7
     assert found["tokenlane_oldest_request_seconds", "other", "normal"] == 9
     assert found["tokenlane_names_omitted", "role"] == 2
+    silent = (
+        lane(worker(report=WorkerReport(silent_ms=ms)), name=name)
+        for name, ms in {"a": 0, "b": 5_000, "c": 7_000}.items()
+    )
+    found = values(pool.of(snapshot(lanes=tuple(silent))))
+    assert found["tokenlane_lane_silent_seconds", "other"] == 7
     later = values(pool.of(snapshot((role("b", 3),))))
     assert later["tokenlane_waiting_requests", "b", "normal"] == 3
     assert later["tokenlane_names_omitted", "role"] == 0
