@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -12,6 +13,8 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.live.follow import Look, follow
 
 from .documents import HistoryDocument, LookDocument, history_document, look_document
+
+logger = logging.getLogger(__name__)
 
 MOST_VIEWERS = 64
 
@@ -40,10 +43,18 @@ class Feed:
         try:
             async with aclosing(follow(self.pool, with_requests=lambda: self.viewers > 0)) as looks:
                 async for look in looks:
+                    self._log_outage(look)
                     self._publish(look)
         except Exception:
             self._publish(replace(self.newest, outage="The dashboard has an internal error; its log says more."))
             raise
+
+    def _log_outage(self, look: Look) -> None:
+        """Log the begin and the end of each outage."""
+        if look.outage and not self.newest.outage:
+            logger.warning("the page shows old figures until the pool can be read: %s", look.outage)
+        elif self.newest.outage and not look.outage:
+            logger.info("%s answers again", self.pool)
 
     def _publish(self, look: Look) -> None:
         self.newest, self._event, self._count = look, None, self._count + 1
