@@ -56,7 +56,6 @@ def test_the_conversation_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: attributes(ended).get(names.CONVERSATION) for name, ended in found.items()} == {
         "llm.request": "c-7",
         "llm.attempt": "c-7",
-        "llm.queue": None,
     }
 
 
@@ -121,31 +120,29 @@ def test_a_request_that_is_not_accepted(monkeypatch: pytest.MonkeyPatch, error: 
     assert not ended.events
 
 
-def test_attempts_and_waits_are_children_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait ends where the attempt begins, and its event says when the request was given to the lane."""
+def test_an_attempt_is_a_child_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows how long the request waited for its start, and for how much of that a lane had been chosen."""
     spans = recorded_spans(monkeypatch)
     with sending(envelope()) as (sent, span):
         pass
     begun(sent, Waited(queued_ms=1000, dispatched_ms=200))
     span.end(COMPLETE)
     found = by_name(spans.get_finished_spans())
-    request, wait, attempt = found["llm.request"], found["llm.queue"], found["llm.attempt"]
+    request, attempt = found["llm.request"], found["llm.attempt"]
     assert request.context is not None
-    assert {each.parent.span_id for each in (wait, attempt) if each.parent} == {request.context.span_id}
-    assert wait.start_time is not None
-    assert (wait.end_time, attempt.start_time) == (wait.start_time + 10**9,) * 2
-    assert [(event.name, event.timestamp - wait.start_time) for event in wait.events] == [("dispatched", 800_000_000)]
+    assert attempt.parent is not None
+    assert attempt.parent.span_id == request.context.span_id
+    assert (attributes(attempt)[names.QUEUE_MS], attributes(attempt)[names.DISPATCHED_MS]) == (1000, 200)
 
 
 def test_a_request_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If its agent sent none, or nonsense, the spans of an attempt are a trace with the wait as its root."""
+    """If its agent sent none, or nonsense, each attempt is a trace of its own, with a link to the one before."""
     for carrier in ({}, {"traceparent": "nonsense"}):
         spans = recorded_spans(monkeypatch)
         begun(envelope(trace=carrier), Waited(1000, 200, EarlierAttempt(8, "gpu0", "m", 3000, WORKER_LOST, "")))
-        wait, *others = sorted(spans.get_finished_spans(), key=lambda span: span.name != "llm.queue")
-        assert (wait.name, wait.parent) == ("llm.queue", None)
-        assert wait.context is not None
-        assert [span.parent and span.parent.span_id for span in others] == [wait.context.span_id] * 2
+        lost, attempt = spans.get_finished_spans()
+        assert (lost.parent, attempt.parent) == (None, None)
+        assert [link.context for link in attempt.links] == [lost.context]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -63,17 +63,19 @@ def processing(
 ) -> AbstractContextManager[Span]:
     """A span around one attempt on a lane: a child of the request's span, and linked to the attempt before.
 
-    The wait before the attempt becomes a span, too. So does an attempt whose worker was lost and with it its span. If
-    the agent sent no trace context, the span of the wait is the parent of the others.
+    An attempt whose worker was lost, and with it its span, gets a span now. If the agent sent no trace context, each
+    attempt is a trace of its own.
     """
     if not envelope.trace and is_off():
         return nullcontext(trace.INVALID_SPAN)
     begun = _Attempt(envelope, carried(envelope.trace), time.time_ns())
-    wait = begun.record_wait(lane, attempt, waited)
-    if not span_context(envelope.trace).is_valid:
-        begun = replace(begun, parent=trace.set_span_in_context(wait))
     links = [] if waited.before is None else begun.links_to(waited.before, ended_ms=waited.queued_ms)
-    span = begun.start(lane, attempt, model, links, worker=worker)
+    more: dict[str, AttributeValue] = {
+        names.WORKER: worker,
+        names.QUEUE_MS: waited.queued_ms,
+        names.DISPATCHED_MS: waited.dispatched_ms,
+    }
+    span = begun.start(lane, attempt, model, more, links)
     return trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False)
 
 
@@ -86,9 +88,16 @@ class _Attempt:
     now_ns: int
 
     def start(
-        self, lane: str, attempt: int, model: str, links: Sequence[Link] = (), *, worker: str = "", since_ms: int = 0
+        self,
+        lane: str,
+        attempt: int,
+        model: str,
+        more: Mapping[str, AttributeValue] = {},
+        links: Sequence[Link] = (),
+        *,
+        since_ms: int = 0,
     ) -> Span:
-        """Start the span of an attempt that began so many ms ago. `worker`: '' if it is unknown."""
+        """Start the span of an attempt that began so many ms ago. `more`: attributes that only its own worker knows."""
         attributes: dict[str, AttributeValue] = {
             names.MESSAGING_SYSTEM: names.SYSTEM,
             names.MESSAGING_OPERATION: "process",
@@ -98,24 +107,13 @@ class _Attempt:
             names.REQUEST_MODEL: model,
             names.LANE: lane,
             names.ATTEMPT: attempt,
+            **more,
         }
-        if worker:
-            attributes[names.WORKER] = worker
         if self.envelope.conversation is not None:
             attributes[names.CONVERSATION] = self.envelope.conversation
         return tracer().start_span(
             "llm.attempt", self.parent, SpanKind.CONSUMER, attributes, links, start_time=self._ago(since_ms)
         )
-
-    def record_wait(self, lane: str, attempt: int, waited: Waited) -> Span:
-        """Record how long the request waited, and when it was given to the lane."""
-        attributes: dict[str, AttributeValue] = {names.LANE: lane, names.ATTEMPT: attempt}
-        span = tracer().start_span(
-            "llm.queue", self.parent, attributes=attributes, start_time=self._ago(waited.queued_ms)
-        )
-        span.add_event("dispatched", timestamp=self._ago(min(waited.dispatched_ms, waited.queued_ms)))
-        span.end(self.now_ns)
-        return span
 
     def links_to(self, before: EarlierAttempt, *, ended_ms: int) -> list[Link]:
         """The link to the attempt before, if it started. If its worker was lost, its span is recorded here instead."""

@@ -12,7 +12,7 @@ from tokenlane.config.settings.values import TokenSpans
 from . import conventions as names
 from .tracer import tracer
 
-SAMPLED_OF = 256
+SAMPLED_OF = 1024
 """With `sampled`, one of so many traces has these spans."""
 
 

@@ -40,10 +40,9 @@ def _attribute(name: str, spans: tuple[str, ...], meaning: str) -> str:
     return name
 
 
-_REQUEST, _QUEUE, _ATTEMPT, _CALL, _FETCH = "llm.request", "llm.queue", "llm.attempt", "model call", "fetch_response"
+_REQUEST, _ATTEMPT, _CALL, _FETCH = "llm.request", "llm.attempt", "model call", "fetch_response"
 _TOKEN, _SCRIPT = "llm.token", "Redis script"
 _READER = (_REQUEST, _FETCH)
-_MESSAGE = (_REQUEST, _QUEUE, _ATTEMPT)
 
 MESSAGING_SYSTEM = _attribute("messaging.system", (_REQUEST, _ATTEMPT), f"`{SYSTEM}`")
 MESSAGING_OPERATION = _attribute(
@@ -102,14 +101,20 @@ DB_PROCEDURE = _attribute("db.stored_procedure.name", (_SCRIPT,), "the script, s
 
 AGENT = _attribute("tokenlane.agent", (_REQUEST,), "the agent's name")
 PRIORITY = _attribute("tokenlane.priority", (_REQUEST,), "`high` or `low`")
-LANE = _attribute("tokenlane.lane", (*_MESSAGE, _FETCH), "the lane; of `llm.request`: the lane that ended it")
+LANE = _attribute("tokenlane.lane", (_REQUEST, _ATTEMPT, _FETCH), "the lane; of `llm.request`: the lane that ended it")
 WORKER = _attribute("tokenlane.worker", (_ATTEMPT,), "the worker that runs the attempt")
-ATTEMPT = _attribute("tokenlane.attempt", (_QUEUE, _ATTEMPT, "links"), "the number of the attempt")
+ATTEMPT = _attribute("tokenlane.attempt", (_ATTEMPT, "links"), "the number of the attempt")
 ATTEMPTS = _attribute("tokenlane.attempts", _READER, "how often a lane started the request")
 FIRST_POSITION = _attribute("tokenlane.position.first", (_TOKEN,), "the position of the batch's first delta")
 LAST_POSITION = _attribute("tokenlane.position.last", (_TOKEN,), "the position of its last delta")
 QUEUE_MS = _attribute(
-    "tokenlane.queue_ms", _READER, "milliseconds from the submission to the start of the last attempt"
+    "tokenlane.queue_ms",
+    (*_READER, _ATTEMPT),
+    "milliseconds from the submission to the start of the last attempt; of an attempt: to its start, from the "
+    "submission or from the end of the attempt before",
+)
+DISPATCHED_MS = _attribute(
+    "tokenlane.dispatched_ms", (_ATTEMPT,), "milliseconds of these since a router gave the request to the lane"
 )
 OUTCOME = _attribute(
     "tokenlane.outcome",
