@@ -113,9 +113,9 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
 
 
 @asynccontextmanager
-async def agent(redis: str, *, pool: str = "main") -> AsyncIterator[Tasks]:
+async def agent(redis: str) -> AsyncIterator[Tasks]:
     """Run the process of the agent, which also measures the floor."""
-    async with Client(redis, pool=pool, key=[]) as client, asking(redis) as floor:
+    async with Client(redis, key=[]) as client, asking(redis) as floor:
 
         async def ask(tokens: int) -> Arrivals:
             arrivals: Arrivals = []
@@ -134,7 +134,6 @@ async def worker(
     endpoint: str,
     capacity: int,
     *,
-    pool: str = "main",
     provider: str = "openai",
     token_spans: TokenSpans = "sampled",
 ) -> AsyncIterator[Tasks]:
@@ -146,7 +145,7 @@ async def worker(
         opened.set()
 
     async with background() as tasks:
-        lane = open_lane(settings, RedisSettings(redis), pool_name=pool, token_spans=token_spans)
+        lane = open_lane(settings, RedisSettings(redis), token_spans=token_spans)
         running = tasks.create_task(run_worker(lane, on_ready=on_ready, stopping=stopping))
         yield {"ready": opened.wait}
         stopping.set()

@@ -1,18 +1,19 @@
 """Measures what traces cost: the throughput of worker and agent without spans, with the default, and with every span.
 
-Three pairs of worker and agent take turns, each pair in a pool of its own. Two pairs send their spans by OTLP to a
-collector that discards them. Throughput is the number of tokens in a second of CPU time of worker, agent and Redis
-server together: on a busy machine that is what limits it.
+Three pairs of worker and agent answer at the same time, each pair with a Redis server of its own, so that whatever else
+the machine does slows all pairs alike. Two pairs send their spans by OTLP to a collector that discards them.
+Throughput is the number of tokens in a second of CPU time of worker, agent and Redis server together: on a busy machine
+that is what limits it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Literal, TypeAlias
 
 from aiohttp import web
@@ -39,7 +40,7 @@ _TOKEN_SPANS: dict[Spans, TokenSpans] = {"none": "off", "default": "sampled", "a
 
 @dataclass(frozen=True)
 class Plan:
-    """A measurement: in each round, each pair answers one question of so many tokens in each of so many streams."""
+    """A measurement: in each round, all pairs answer one question of so many tokens in each of so many streams."""
 
     streams: int
     tokens: int
@@ -47,19 +48,21 @@ class Plan:
     spacing_ms: float
 
 
-FULL = Plan(streams=64, tokens=128, rounds=20, spacing_ms=15)
+FULL = Plan(streams=64, tokens=128, rounds=28, spacing_ms=30)
 QUICK = Plan(streams=4, tokens=16, rounds=2, spacing_ms=2)
 
 
 class PairCost(BaseModel):
-    """What a pair and the Redis server cost, in microseconds of CPU time a token (median of the rounds), and the
-    throughput that the pair loses against the one without spans, in percent (median of the ratios in each round)."""
+    """What a pair and its Redis server cost, in microseconds of CPU time a token (median of the rounds), and the
+    throughput that the pair loses against the one without spans, in percent: the mean of the rounds, and its standard
+    error."""
 
     spans: Spans
     worker_us: float
     agent_us: float
     server_us: float
     lost_percent: float
+    error_percent: float
 
 
 class TraceCost(BaseModel):
@@ -99,7 +102,7 @@ async def _flush_nothing() -> None:
 async def worker(redis: str, endpoint: str, capacity: int, collector: str, spans: Spans) -> AsyncIterator[Tasks]:
     """Run the process of a pair's worker."""
     exporting = _export_to(collector, spans)
-    async with clients.worker(redis, endpoint, capacity, pool=spans, token_spans=_TOKEN_SPANS[spans]) as tasks:
+    async with clients.worker(redis, endpoint, capacity, token_spans=_TOKEN_SPANS[spans]) as tasks:
         yield {**tasks, **exporting}
 
 
@@ -107,7 +110,7 @@ async def worker(redis: str, endpoint: str, capacity: int, collector: str, spans
 async def agent(redis: str, collector: str, spans: Spans) -> AsyncIterator[Tasks]:
     """Run the process of a pair's agent."""
     exporting = _export_to(collector, spans)
-    async with clients.agent(redis, pool=spans) as tasks:
+    async with clients.agent(redis) as tasks:
         yield {**tasks, **exporting}
 
 
@@ -172,16 +175,14 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
     Raises:
         UserError: a process of the measurement exited early, or the embedded server did not start.
     """
-    used: dict[Spans, list[_Costs]] = {spans: [] for spans in _TOKEN_SPANS}
+    rounds: list[list[_Costs]] = []
     async with _pairs(plan) as pairs:
-        for pair in pairs:
-            await pair.round(plan)
+        await _round(pairs, plan)
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}")
-            first = number % len(pairs)  # so that no pair always follows the same one
-            for pair in (*pairs[first:], *pairs[:first]):
-                used[pair.spans].append(await pair.round(plan))
-    costs = [_cost(spans, rounds, used["none"]) for spans, rounds in used.items()]
+            rounds.append(await _round(pairs, plan))
+    without, *_ = used = [*zip(*rounds, strict=True)]
+    costs = [_cost(pair.spans, costs, without) for pair, costs in zip(pairs, used, strict=True)]
     lost = next(cost.lost_percent for cost in costs if cost.spans == "default")
     return TraceCost(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -195,13 +196,14 @@ async def measure(plan: Plan, progress: Callable[[str], None] = lambda line: Non
 
 @asynccontextmanager
 async def _pairs(plan: Plan) -> AsyncIterator[list[_Pair]]:
-    async with EmbeddedServer() as server, child_process(metronome.metronome) as backend, AsyncExitStack() as stack:
+    async with child_process(metronome.metronome) as backend, AsyncExitStack() as stack:
         sink = await stack.enter_async_context(child_process(collector))
-        redis = await stack.enter_async_context(Redis.from_url(server.url))
         to, endpoint = await sink.ask(str, "url"), await backend.ask(str, "url")
         await backend.ask(type(None), "pace", first_ms=10, spacing_ms=plan.spacing_ms)
         pairs = []
         for spans in _TOKEN_SPANS:
+            server = await stack.enter_async_context(EmbeddedServer())
+            redis = await stack.enter_async_context(Redis.from_url(server.url))
             serving = child_process(
                 worker, redis=server.url, endpoint=endpoint, capacity=plan.streams, collector=to, spans=spans
             )
@@ -212,15 +214,23 @@ async def _pairs(plan: Plan) -> AsyncIterator[list[_Pair]]:
         yield pairs
 
 
-def _cost(spans: Spans, rounds: list[_Costs], without: list[_Costs]) -> PairCost:
-    ratios = [sum(bare) / sum(cost) for cost, bare in zip(rounds, without, strict=True)]
+async def _round(pairs: list[_Pair], plan: Plan) -> list[_Costs]:
+    """Have all pairs run a round at the same time. Returns what it cost each of them."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(pair.round(plan)) for pair in pairs]
+    return [task.result() for task in running]
+
+
+def _cost(spans: Spans, rounds: Sequence[_Costs], without: Sequence[_Costs]) -> PairCost:
+    lost = [100 * (1 - sum(bare) / sum(cost)) for cost, bare in zip(rounds, without, strict=True)]
     worker_us, agent_us, server_us = map(median, zip(*rounds, strict=True))
     return PairCost(
         spans=spans,
         worker_us=worker_us,
         agent_us=agent_us,
         server_us=server_us,
-        lost_percent=100 * (1 - median(ratios)),
+        lost_percent=fmean(lost),
+        error_percent=stdev(lost) / len(lost) ** 0.5,
     )
 
 
@@ -235,7 +245,8 @@ def table(report: TraceCost) -> str:
         "|---|--:|--:|--:|--:|--:|",
         *(
             f"| {cost.spans} | {cost.worker_us:.0f} | {cost.agent_us:.0f} | {cost.server_us:.0f} "
-            f"| {1e6 / (cost.worker_us + cost.agent_us + cost.server_us):.0f} | {cost.lost_percent:.1f} % |"
+            f"| {1e6 / (cost.worker_us + cost.agent_us + cost.server_us):.0f} "
+            f"| {cost.lost_percent:.1f} ± {cost.error_percent:.1f} % |"
             for cost in report.pairs
         ),
         "",
