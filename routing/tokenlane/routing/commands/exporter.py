@@ -62,16 +62,24 @@ class _Reader:
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._samples = pool, PoolSamples()
-        self._reading: asyncio.Task[list[Sample]] | None = None
+        self._reading: asyncio.Task[list[Sample] | None] | None = None
         self._is_away = False
 
     async def read(self) -> list[Sample]:
-        """The values of a new snapshot. If the pool does not answer, only `tokenlane_up`, which is 0."""
+        """The values of a new snapshot. If the pool does not answer, `tokenlane_up` is 0, and its values are missing.
+
+        Raises:
+            HTTPInternalServerError: the read failed because of a bug, which was counted and logged.
+        """
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())  # ends by itself, within _READ_S
-        return await asyncio.shield(self._reading)
+        samples = await asyncio.shield(self._reading)
+        if samples is None:
+            raise web.HTTPInternalServerError(text="internal error; the exporter's log says more\n")
+        return [*samples, Sample("tokenlane_exporter_errors_total", (), self._pool.internal_errors.count)]
 
-    async def _read(self) -> list[Sample]:
+    async def _read(self) -> list[Sample] | None:
+        """The values of the pool; None after a bug. It is not raised, since maybe nobody waits for the result."""
         try:
             async with asyncio.timeout(_READ_S):
                 samples = self._samples.of(await take_snapshot(self._pool))
@@ -79,6 +87,9 @@ class _Reader:
             self._log_outage(str(error))
         except TimeoutError:
             self._log_outage(f"{self._pool} has not answered for {_READ_S:g} s")
+        except Exception as error:
+            self._pool.internal_errors.record("exporter", error)
+            return None
         else:
             if self._is_away:
                 logger.info("%s answers again", self._pool)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+from aiohttp import web
 from tests.unit.routing.watch.test_pool_health import WELL
 
 from tokenlane.routing.commands import exporter
 from tokenlane.routing.commands.exporter import _Reader
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.watch.snapshot import Snapshot
 
 
+@dataclass
 class Slow:
     """A pool that answers when `answers` is set. `asked`: how often it was asked."""
 
-    def __init__(self) -> None:
-        self.asked, self.began, self.answers = 0, asyncio.Event(), asyncio.Event()
+    asked: int = 0
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    internal_errors: InternalErrors = field(default_factory=InternalErrors)
 
     async def take_snapshot(self, _: Pool) -> Snapshot:
         self.asked += 1
@@ -51,8 +57,36 @@ async def test_a_pool_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(exporter, "_READ_S", 0.01)
     reader = _Reader(cast("Pool", pool))
     for _ in range(3):
-        assert await reader.read() == [("tokenlane_up", (), 0)]
+        assert await reader.read() == [("tokenlane_up", (), 0), ("tokenlane_exporter_errors_total", (), 0)]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     pool.answers.set()
     assert ("tokenlane_up", (), 1) in await reader.read()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_bug_is_logged_and_counted_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even if the scrape that began the read has gone away. The next scrape that succeeds has the count."""
+    pool, in_callbacks = Slow(), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: in_callbacks.append(context))
+
+    async def fail(_: Pool) -> Snapshot:
+        await pool.take_snapshot(_)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(exporter, "take_snapshot", fail)
+    reader = _Reader(cast("Pool", pool))
+    gone = asyncio.create_task(reader.read())
+    await pool.began.wait()
+    gone.cancel()
+    await asyncio.wait({gone})
+    waiting = asyncio.create_task(reader.read())
+    pool.answers.set()
+    with pytest.raises(web.HTTPInternalServerError):
+        await waiting
+    assert (pool.asked, pool.internal_errors.count) == (1, 1)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    monkeypatch.setattr(exporter, "take_snapshot", pool.take_snapshot)
+    assert ("tokenlane_exporter_errors_total", (), 1) in await reader.read()
+    assert in_callbacks == []

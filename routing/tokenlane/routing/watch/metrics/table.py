@@ -62,6 +62,7 @@ _SLOTS = Panel(_LANES, "Running and limit", ("lane",))
 _MEMORY = Panel(_POOL, "Redis memory")
 _BUDGET = Panel(_POOL, "Retries taken from the budget")
 _CACHE = Panel(_WORK, "Vector cache", ("lane",))
+_BUGS = Panel(_POOL, "Internal errors per second")
 
 # Boundaries that OpenTelemetry's conventions give for the metrics named gen_ai_client_..., and servers' time per token.
 _DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -318,7 +319,14 @@ METRICS = (
         "",
         ("lane",),
         "bugs of tokenlane that workers survived; their logs have the tracebacks",
-        Panel(_POOL, "Internal errors per second"),
+        _BUGS,
+    ),
+    _counter(
+        "tokenlane_exporter_errors_total",
+        "",
+        (),
+        "bugs of tokenlane that the exporter survived; its log has the tracebacks",
+        _BUGS,
     ),
     _gauge(
         "tokenlane_names_omitted",
