@@ -180,15 +180,17 @@ def _rest(shown: int, known: int, singular: str, plural: str) -> Iterator[tuple[
 def _sparkline(samples: Sequence[Sample]) -> str:
     """How many requests waited in the last two minutes. Each character stands for the most in its share of that time,
     and is blank if nobody looked then."""
-    size = SAMPLES // _SPARK_CELLS
-    missing = SAMPLES - len(samples)
-    shares = [samples[max(0, first - missing) : max(0, first + size - missing)] for first in range(0, SAMPLES, size)]
-    most = [max((sample.waiting for sample in share), default=None) for share in shares]
-    highest = max(sample.waiting for sample in samples) if samples else 0
+    cell_ms = 1000 * SAMPLES // _SPARK_CELLS  # samples are taken once a second
+    most: dict[int, int] = {}
+    for sample in samples:
+        cells_ago = (samples[-1].time_ms - sample.time_ms) // cell_ms
+        most[cells_ago] = max(most.get(cells_ago, 0), sample.waiting)
+    shown = [most.get(cells_ago) for cells_ago in reversed(range(_SPARK_CELLS))]
+    highest = max((count for count in shown if count is not None), default=0)
     if not highest:
         return "-"
     last = len(_SPARKS) - 1
-    return "".join(" " if count is None else _SPARKS[math.ceil(count / highest * last)] for count in most)
+    return "".join(" " if count is None else _SPARKS[math.ceil(count / highest * last)] for count in shown)
 
 
 def _load(lane: LiveLane) -> str:
