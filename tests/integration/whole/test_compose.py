@@ -11,7 +11,7 @@ from tests.repository import ROOT
 
 from tokenlane.benches.simulator import Simulator
 
-from .containers import Containers, containers, runs_here
+from .containers import Containers, containers, drops_rights, runs_here
 
 PROFILES = {"core", "observe"}
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -60,4 +60,6 @@ async def test_the_commands_of_the_page_work() -> None:
         async with containers(services, {"http://ollama:11434": ollama.url}) as project:
             for command in commands:
                 await carry_out(command, project)
+                if drops_rights():
+                    assert project.users() == {name: {services[name].user} for name in project.running}
             assert project.running == {}
