@@ -274,6 +274,7 @@ def _lane(settings: Settings, name: str) -> LaneSettings:
         api_key_from=source,
         max_input_tokens=lane.max_input_tokens,
         auto_pull=bool(lane.auto_pull),
+        keep_kv=bool(lane.keep_kv),
         metrics=lane.metrics,
         digests=pins,
         pinned_by={model: settings.leaves["models", model, "digest"].source for model in pins},

@@ -140,6 +140,7 @@ class Provider(Section):
     token_timeout_ms: Milliseconds | None = None
     max_input_tokens: Count | None = None
     auto_pull: YesOrNo | None = None
+    keep_kv: YesOrNo | None = None
     api_key_env: Variable | None = None
 
 

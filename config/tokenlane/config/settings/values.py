@@ -135,6 +135,7 @@ class LaneSettings:
     max_input_tokens: int | None = None  # an estimate; longer prompts are refused; None: no limit
     metrics: str | None = None  # HOST or HOST:PORT at which the worker serves its metrics; None: nowhere
     auto_pull: bool = False  # pull a missing model when a request names it
+    keep_kv: bool = False  # keep the KV cache of models in files while they are unloaded
     digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: the digest that it must have
     pinned_by: Mapping[str, str] = field(default_factory=dict, hash=False)  # by model: FILE:LINE of that digest
 

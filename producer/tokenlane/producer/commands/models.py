@@ -15,6 +15,7 @@ from tokenlane.config.cli.download_bar import download_bar
 from tokenlane.config.cli.output import Table, show, show_json
 from tokenlane.config.cli.plain_text import json_text, one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
+from tokenlane.config.cli.sentences import counted
 from tokenlane.producer.client import Client
 from tokenlane.producer.models import Models
 from tokenlane.routing.commands import completion
@@ -163,6 +164,7 @@ def _with_speed(progress: Progress, began_at: float, bytes_before: int, now: flo
 def _table(listed: list[ModelInfo]) -> Table:
     headings = ("MODEL", "LANE", "PROVIDER", "LOADED", "OFFERED", "SIZE", "QUANT", "CONTEXT", "CAN", "DIGEST")
     any_pinned = any(info.pinned_by for info in listed)
+    any_kv = any(info.kv_tokens_kept is not None for info in listed)
     rows = [
         (
             info.name,
@@ -176,7 +178,19 @@ def _table(listed: list[ModelInfo]) -> Table:
             ", ".join(info.capabilities) or "-",
             (info.digest or "-").removeprefix("sha256:")[:12],  # like Ollama's list; `verify` prints the whole digest
             *((info.pinned_by or "-",) if any_pinned else ()),
+            *((kv_text(info.kv_tokens_kept, info.kv_lost_because),) if any_kv else ()),
         )
         for info in listed
     ]
-    return Table((*headings, "PINNED BY") if any_pinned else headings, rows, {})
+    more = (*(("PINNED BY",) if any_pinned else ()), *(("KV CACHE",) if any_kv else ()))
+    return Table((*headings, *more), rows, {})
+
+
+def kv_text(tokens: int | None, lost_because: str) -> str:
+    """What became of a model's KV cache when its lane loaded the model again, in words."""
+    if tokens is None:
+        return "-"
+    kept = f"KV cache of {counted(tokens, 'token', 'tokens')} kept"
+    if not lost_because:
+        return kept
+    return f"{kept}, the rest lost: {lost_because}" if tokens else f"KV cache lost: {lost_because}"

@@ -19,6 +19,7 @@ from tokenlane.producer.models import Models
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
 from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.contract.wire import Value, new_id
 from tokenlane.routing.decide.candidates import candidates, may_use, pullers, served_name
 from tokenlane.routing.decide.lanes.offer import LaneView
@@ -37,6 +38,7 @@ from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 from .client_session import explaining_wait
+from .models import kv_text
 
 _QUESTION = "Reply with OK."
 _ANSWER_TOKENS = 8
@@ -46,6 +48,7 @@ class SwapStep(Value):
     """A completed step of a swap.
 
     - `pulled`, `loaded`, `answered`, `unloaded`: what happened with `model` on `lane`, and how long it took.
+      If the lane keeps KV caches, `kv_tokens_kept` and `kv_lost_because` of `loaded` say what became of the model's.
     - `kept`: `model` was not unloaded from `lane`, because the route of `role` leads to it.
     - `moved`: the route of `role` was `before` and is `route` since policy `revision`.
     - `unchanged`: the route of `role` already was `route`.
@@ -55,6 +58,8 @@ class SwapStep(Value):
     lane: str | None = None
     model: str | None = None
     took_ms: int | None = None
+    kv_tokens_kept: int | None = None
+    kv_lost_because: str = ""
     role: str | None = None
     before: tuple[Candidate, ...] = ()
     route: tuple[Candidate, ...] = ()
@@ -71,6 +76,8 @@ class SwapStep(Value):
                 text = f"{place}, because the route of role {self.role} leads to it"
             case _:
                 text = f"{place} after {age(self.took_ms)}"
+        if self.kv_tokens_kept is not None:
+            text += f", {kv_text(self.kv_tokens_kept, self.kv_lost_because)}"
         return f"{self.step:<9} {text}"
 
 
@@ -145,9 +152,8 @@ class Swap:
 
     async def _prepare(self, lane: LaneView, model: str) -> None:
         """Load the model, if the lane lists it as not loaded, and let it answer."""
-        listed = await self._models.list_models(lane.name)
-        name = served_name(model, [info.name for info in listed])
-        if any(info.loaded is False for info in listed if info.name == name):
+        listed = await self._listed(lane, model)
+        if listed is not None and listed.loaded is False:
             await self._command("load", lane, model)
         began_at = _now()
         with self._naming(f"Model {model!r} gave no answer on lane {lane.name!r}"):
@@ -157,6 +163,12 @@ class Swap:
             ):
                 await request.finish()
         self._report_work("answered", lane, model, began_at)
+
+    async def _listed(self, lane: LaneView, model: str) -> ModelInfo | None:
+        """The model as the lane lists it now."""
+        listed = await self._models.list_models(lane.name)
+        name = served_name(model, [info.name for info in listed])
+        return next((info for info in listed if info.name == name), None)
 
     def _canary(self, lane: str, model: str) -> Composed:
         """A short question to the model on this lane, wherever the routes lead."""
@@ -180,7 +192,8 @@ class Swap:
                     if progress.step not in explained:
                         explained.add(progress.step)
                         self.explain(f"{model} on lane {lane.name}: {progress.step}")
-        self._report_work(f"{action}ed", lane, model, began_at)
+        info = await self._listed(lane, model) if action == "load" else None
+        self._report_work(f"{action}ed", lane, model, began_at, info)
 
     async def _move(self, policy: Policy, routes: Routes) -> None:
         """Set the routes, all in one revision of the policy. What else has changed in the policy meanwhile stays."""
@@ -213,9 +226,12 @@ class Swap:
     def _models(self) -> Models:
         return Models(self.client.link, self.client.agent)
 
-    def _report_work(self, step: str, lane: LaneView, model: str, began_at: float) -> None:
+    def _report_work(
+        self, step: str, lane: LaneView, model: str, began_at: float, info: ModelInfo | None = None
+    ) -> None:
         facts = {"step": step, "lane": lane.name, "model": model, "took_ms": round(1000 * (_now() - began_at))}
-        self.report(SwapStep.model_validate(facts))
+        kv = {} if info is None else info.model_dump(include={"kv_tokens_kept", "kv_lost_because"})
+        self.report(SwapStep.model_validate({**facts, **kv}))
 
     @contextmanager
     def _naming(self, what: str) -> Iterator[None]:

@@ -16,7 +16,8 @@ class ModelInfo(Value):
 
     `pinned_by` is the file and line that pin the model's digest, on the host of the lane's worker; None: not pinned.
     `offered` is whether the lane offers the model to requests; None outside lists. `not_offered_because` is the reason
-    if the lane does not, as far as it knows.
+    if the lane does not, as far as it knows. `kv_tokens_kept`: how many tokens of the model's KV cache the server
+    restored when it loaded the model again; None if the lane keeps none. `kv_lost_because`: why tokens were lost.
     """
 
     name: str
@@ -31,6 +32,8 @@ class ModelInfo(Value):
     pinned_by: str | None = None
     offered: bool | None = None
     not_offered_because: str = ""
+    kv_tokens_kept: int | None = None
+    kv_lost_because: str = ""
 
     @property
     def chats(self) -> bool:

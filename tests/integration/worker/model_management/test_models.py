@@ -571,11 +571,11 @@ async def test_a_pull_of_corrupt_content_is_no_model(redis_url: str) -> None:
 async def test_what_a_server_cannot_is_told_with_what_to_do(redis_url: str) -> None:
     """A server that is started with its model is not told to load another: the error says what to do instead."""
     async with (
-        Simulator(api="vllm", models=["org/toy"]) as backend,
-        lane_of(redis_url, LaneSettings("gpu0", "vllm", backend.url)),
+        Simulator(api="llamacpp", models=["org/toy"]) as backend,
+        lane_of(redis_url, LaneSettings("gpu0", "llamacpp", backend.url)),
         Client(redis_url) as client,
     ):
-        with pytest.raises(BadRequest, match=r"^Loading.*vllm.*\bstart\b"):
+        with pytest.raises(BadRequest, match=r"^Loading.*llamacpp.*\bstart\b"):
             await client.load("org/toy")
-        with pytest.raises(BadRequest, match=r"^Unloading.*vllm.*\bstop\b"):
+        with pytest.raises(BadRequest, match=r"^Unloading.*llamacpp.*\bstop\b"):
             await client.unload("org/toy")

@@ -45,11 +45,11 @@ async def backend(tmp_path: Path) -> AsyncIterator[Simulator]:
 @pytest.mark.parametrize("api", DIALECTS)
 async def test_every_server_is_recognised_and_answers(api: str, tmp_path: Path) -> None:
     """Whatever its dialect, with its key where it wants one; the request names localhost as its host."""
-    key = SecretStr("right")
+    key, kind = SecretStr("right"), api.removesuffix("-router")
     async with Simulator(api=api, socket=tmp_path / "s", tokens=3, api_key="right") as backend:
-        seen = await probe_target(Target(LaneSettings("probe", "openai", backend.url, api_key=key), api))
-        assert (seen.provider, seen.models[0].partition(":")[0], seen.problem) == (api, "sim", None)
-        async with default_registry().create(LaneSettings("gpu0", api, backend.url, api_key=key)) as provider:
+        seen = await probe_target(Target(LaneSettings("probe", "openai", backend.url, api_key=key), kind))
+        assert (seen.provider, seen.models[0].partition(":")[0], seen.problem) == (kind, "sim", None)
+        async with default_registry().create(LaneSettings("gpu0", kind, backend.url, api_key=key)) as provider:
             assert await answer_of(provider, ask(), model="sim") == "w0 w1 w2 "
         assert {received.headers["Host"] for received in backend.log} == {"localhost"}
     assert not (tmp_path / "s").exists()

@@ -16,7 +16,7 @@ from tokenlane.routing.contract.results import ModelInfo, ModelReport, Progress
 from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement
 from tokenlane.routing.decide.no_candidate import unsupported_command
-from tokenlane.worker.providers import LlmProvider, Loads, Pulls, Verifies
+from tokenlane.worker.providers import LlmProvider, Pulls, Verifies, can_load
 
 from .pinned_digests import check_pin, pin_of, pin_source
 from .shared_pull import ReportProgress, SharedPull
@@ -209,17 +209,17 @@ class LaneModels:
 
     async def _load(self, model: str, report: ReportProgress) -> None:
         provider = self._provider
-        if not isinstance(provider, Loads):
+        if not can_load(provider):
             self._refuse("load")
         async with self._loading:
-            await check_pin(self._settings, provider, model)
+            await check_pin(self._settings, self._provider, model)
             await report(Progress(step="loading"))
             await provider.load(model)
         await self._try_announce_again()
 
     async def _unload(self, model: str) -> None:
         provider = self._provider
-        if not isinstance(provider, Loads):
+        if not can_load(provider):
             self._refuse("unload")
         async with self._loading:
             await provider.unload(model)

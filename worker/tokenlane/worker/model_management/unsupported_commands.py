@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from tokenlane.worker.providers import LlmProvider, Loads, Pulls, SuggestsAlternatives, Verifies
+from collections.abc import Callable
 
-_COMMANDS: dict[str, tuple[type, str]] = {
-    "pull": (Pulls, "put the model where the model server loads its models from"),
-    "verify": (Verifies, "compare its files on the model server's host with the hashes that its publisher lists"),
-    "load": (Loads, "start the model server with the model"),
-    "unload": (Loads, "stop the model server to free the memory"),
+from tokenlane.worker.providers import LlmProvider, Pulls, SuggestsAlternatives, Verifies, can_load
+
+_COMMANDS: dict[str, tuple[Callable[[LlmProvider], bool], str]] = {
+    "pull": (
+        lambda provider: isinstance(provider, Pulls),
+        "put the model where the model server loads its models from",
+    ),
+    "verify": (
+        lambda provider: isinstance(provider, Verifies),
+        "compare its files on the model server's host with the hashes that its publisher lists",
+    ),
+    "load": (can_load, "start the model server with the model"),
+    "unload": (can_load, "stop the model server to free the memory"),
 }
-"""For each command, the protocol that a provider must implement, and the advice if the provider suggests nothing."""
+"""For each command, whether a provider can carry it out, and the advice if it cannot and suggests nothing."""
 
 
 def unsupported_commands(provider: LlmProvider) -> dict[str, str]:
@@ -18,6 +26,6 @@ def unsupported_commands(provider: LlmProvider) -> dict[str, str]:
     suggested = provider.alternatives if isinstance(provider, SuggestsAlternatives) else {}
     return {
         command: suggested.get(command, advice)
-        for command, (protocol, advice) in _COMMANDS.items()
-        if not isinstance(provider, protocol)
+        for command, (supports, advice) in _COMMANDS.items()
+        if not supports(provider)
     }

@@ -7,21 +7,26 @@ from tokenlane.worker.providers.errors.batch_errors import TooManyTexts
 from .protocol import (
     CountsTokens,
     Embeds,
+    KeepsKv,
     LlmProvider,
     Loads,
+    MayLoad,
     Pulls,
     ReportsHealth,
     ReportsVersion,
     SuggestsAlternatives,
     Verifies,
+    can_load,
 )
 from .registry import ProviderFactory, ProviderRegistry, default_registry
 
 __all__ = [
     "CountsTokens",
     "Embeds",
+    "KeepsKv",
     "LlmProvider",
     "Loads",
+    "MayLoad",
     "ProviderFactory",
     "ProviderRegistry",
     "Pulls",
@@ -30,5 +35,6 @@ __all__ = [
     "SuggestsAlternatives",
     "TooManyTexts",
     "Verifies",
+    "can_load",
     "default_registry",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.requests import ChatRequest
@@ -168,3 +168,25 @@ class Loads(Protocol):
             ModelNotFound: the model is missing.
         """
         ...
+
+
+@runtime_checkable
+class MayLoad(Protocol):
+    """A provider with the methods of `Loads` for a kind of model server that supports them only in some modes."""
+
+    @property
+    def can_load(self) -> bool:
+        """Whether this server supports them, as far as it has been asked."""
+        ...
+
+
+def can_load(provider: LlmProvider) -> TypeGuard[Loads]:
+    """Whether the provider's model server can load and unload models on demand."""
+    return isinstance(provider, Loads) and not (isinstance(provider, MayLoad) and not provider.can_load)
+
+
+@runtime_checkable
+class KeepsKv(Protocol):
+    """A provider that can keep a model's KV cache while the model is unloaded, if the lane's `keep_kv` is set."""
+
+    keeps_kv: ClassVar[Literal[True]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import Dialect
-from .llamacpp import LlamaCppDialect
+from .llamacpp import LlamaCppDialect, LlamaCppRouterDialect
 from .lmstudio import LmStudioDialect
 from .ollama import OllamaDialect
 from .openai import OpenAiDialect
@@ -18,5 +18,6 @@ DIALECTS: dict[str, type[Dialect]] = {
     "lmstudio": LmStudioDialect,
     "tgi": TgiDialect,
     "llamacpp": LlamaCppDialect,
+    "llamacpp-router": LlamaCppRouterDialect,
     "openai": OpenAiDialect,
 }

@@ -18,7 +18,7 @@ from tokenlane.routing.decide.candidates import served_name
 from tokenlane.routing.decide.lanes.offer import Announcement, Offer
 from tokenlane.worker.model_management.pinned_digests import check_pin, pin_of
 from tokenlane.worker.model_management.unsupported_commands import unsupported_commands
-from tokenlane.worker.providers import Embeds, LlmProvider, Loads, Pulls
+from tokenlane.worker.providers import Embeds, KeepsKv, LlmProvider, Loads, MayLoad, Pulls
 from tokenlane.worker.providers.server_names import lists_all_models
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,10 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
     if settings.auto_pull and not _may_start_empty(provider):
         raise BadRequest(
             f"Lane {settings.name!r} sets auto_pull, but {settings.provider} cannot pull models: remove the setting."
+        )
+    if settings.keep_kv and not isinstance(provider, KeepsKv):
+        raise BadRequest(
+            f"Lane {settings.name!r} sets keep_kv, but {settings.provider} cannot keep a KV cache: remove the setting."
         )
     try:
         answer = await provider.models() if reachable else None
@@ -72,7 +76,7 @@ async def describe_lane(settings: LaneSettings, provider: LlmProvider, *, reacha
 
 def _may_start_empty(provider: LlmProvider) -> bool:
     """Whether the model server can start without a model and pull and load models later."""
-    return isinstance(provider, Pulls) and isinstance(provider, Loads)
+    return isinstance(provider, Pulls) and isinstance(provider, Loads) and not isinstance(provider, MayLoad)
 
 
 def _models_to_serve(settings: LaneSettings, listed: Sequence[ModelInfo], *, only_listed: bool) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar, Literal
+from urllib.parse import quote
 
 from pydantic import JsonValue
 
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.results import ModelInfo
@@ -16,6 +19,7 @@ from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continue_an
 
 from .body import options_of, prompt_of, streamed_body
 from .host_files import HubModels
+from .llamacpp_router import LlamaCppRouter, is_loaded, is_router
 from .provider import OpenAiProvider, Prepared
 
 _CHAT_ONLY = {
@@ -32,13 +36,15 @@ _WORDPIECE = 3
 
 
 class LlamaCppProvider(HubModels, OpenAiProvider):
-    """llama.cpp's server: `llama-server` or the built-in server."""
+    """llama.cpp's server: `llama-server`, with one model or in router mode, or the built-in server."""
+
+    keeps_kv: ClassVar[Literal[True]] = True
 
     default_endpoint: ClassVar[str | None] = "http://127.0.0.1:8080"
     kind: ClassVar[Literal["hub", "gguf"]] = "gguf"
     alternatives: ClassVar[Mapping[str, str]] = {
-        "load": "start llama-server with -m FILE, the path that the pull printed",
-        "unload": "stop its server",
+        "load": "start llama-server with -m FILE, the path that the pull printed, or in router mode",
+        "unload": "stop its server, or start it in router mode with --models-dir",
     }
     health_path: ClassVar[str] = "/health"
     version_at: ClassVar[tuple[str, str] | None] = ("/props", "build_info")
@@ -52,14 +58,64 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         self._probed: tuple[object, ...] = ()
         self._more: tuple[str, ...] = ()
         """The abilities of the probed model that are known only from a request."""
+        self._router: LlamaCppRouter | None = None
+        """The server's models, if it is in router mode."""
+        self._able: dict[str, tuple[str, ...]] = {}
+        """The abilities of each model that has been loaded, in router mode."""
+
+    @property
+    def can_load(self) -> bool:
+        """Whether the server is in router mode."""
+        return self._router is not None
+
+    async def aclose(self) -> None:
+        """Close all connections, and delete the KV caches that the lane keeps."""
+        if self._router is not None:
+            self._router.close()
+        await super().aclose()
+
+    def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta, None]:
+        """Stream the answer; see `LlmProvider.chat`. In router mode, the model is loaded first if necessary."""
+        answer = super().chat(request, model, resume)
+        return answer if self._router is None else self._while_loaded(self._router, model, answer)
+
+    async def _while_loaded(
+        self, router: LlamaCppRouter, model: str, answer: AsyncGenerator[TokenDelta, None]
+    ) -> AsyncGenerator[TokenDelta, None]:
+        async with router.residency.using(model), aclosing(answer):
+            async for delta in answer:
+                yield delta
+
+    async def embed(self, inputs: Sequence[str], model: str, dimensions: int | None = None) -> list[list[float]]:
+        """The vectors of the inputs; see `Embeds.embed`. In router mode, the model is loaded first if necessary."""
+        if self._router is None:
+            return await super().embed(inputs, model, dimensions)
+        async with self._router.residency.using(model):
+            return await super().embed(inputs, model, dimensions)
+
+    async def load(self, model: str) -> None:
+        """Load the model, in router mode; see `Loads.load`. Models that must leave for it are unloaded when idle."""
+        assert self._router is not None
+        with self._naming_lane(model):
+            await self._router.residency.load(model)
+
+    async def unload(self, model: str) -> None:
+        """Unload the model once no request uses it, in router mode; see `Loads.unload`."""
+        assert self._router is not None
+        with self._naming_lane(model):
+            await self._router.residency.unload(model)
 
     async def models(self) -> list[ModelInfo]:
-        """The server's only model. `/props` shows most of its abilities; a request for a vector shows whether it
-        embeds. That request is sent only once per model, since it would keep awake a server that sleeps when it is
-        idle.
+        """The server's models. Without router mode there is one. `/props` shows most of its abilities; a request for a
+        vector shows whether it embeds. That request is sent only once per model, since it would keep awake a server
+        that sleeps when it is idle.
         """
         try:
-            models = await super().models()
+            document = await self._request_json("/v1/models")
+            if is_router(document):
+                return await self._routed_models(document)
+            self._router = None
+            models = self._infos(document)
             if not any(model.chats for model in models):
                 return models
             props = await self._request_json("/props")
@@ -79,14 +135,39 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             for model in models
         ]
 
+    async def _routed_models(self, document: dict[str, Any]) -> list[ModelInfo]:
+        """The models of a server in router mode. Their abilities are known once they have been loaded."""
+        if self._router is None:
+            self._router = LlamaCppRouter(self._lane, self._ask_router)
+        router, models = self._router, self._infos(document)
+        router.note(document["data"])
+        changed = []
+        for entry, info in zip(document["data"], models, strict=True):
+            name, loaded, kept = info.name, is_loaded(entry), router.kept.get(info.name)
+            if loaded and name not in self._able:
+                props = await self._request_json(f"/props?model={quote(name, safe='')}&autoload=false")
+                with self._expecting("/props"):
+                    continues = ("prefill",) if await self._can_continue(name) else ()
+                    self._able[name] = ("chat", "schema", *self._capabilities(props), *continues)
+            facts = {"loaded": loaded, "capabilities": self._able.get(name, ("chat", "schema"))}
+            if kept is not None:
+                facts |= {"kv_tokens_kept": kept.tokens, "kv_lost_because": kept.lost_because}
+            changed.append(info.model_copy(update=facts))
+        return changed
+
+    async def _ask_router(self, path: str, question: object, timeout_s: float) -> Any:
+        return await self._request_json(path, question, timeout_s=timeout_s)
+
     async def _probe(self, server: tuple[object, ...]) -> None:
-        continues = await self._can_continue()
+        continues = await self._can_continue("")  # a server with one model ignores the name
         embeds = await self._accepts("/v1/embeddings", {"input": "a", "encoding_format": "float"})
         self._more = tuple(name for name, can in {"prefill": continues, "embed": embeds}.items() if can)
         self._probed = () if embeds is None else server
 
     async def capacity(self) -> int:
-        """The server's slots, from `/props`."""
+        """The server's slots, from `/props`; in router mode those of each model, or 4 if the options do not say it."""
+        if self._router is not None:
+            return self._router.slots or 4
         slots = await self._field("/props", "total_slots", int)
         if slots < 1:
             raise self._unusable_answer("/props")
@@ -94,7 +175,8 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
 
     async def count_tokens(self, request: ChatRequest, model: str) -> int:
         """The length of the prompt; see `CountsTokens.count_tokens`."""
-        question = {"content": await self._rendered(request), "add_special": True, "parse_special": True}
+        rendered = await self._rendered(request, model)
+        question = {"model": model, "content": rendered, "add_special": True, "parse_special": True}
         return len(await self._field("/tokenize", "tokens", list, question))
 
     async def _prepared(self, request: ChatRequest, model: str, resume: str | None) -> Prepared:
@@ -108,7 +190,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             # In plain text a tool call would arrive as text, and logprobs in another format.
             raise self._cannot_continue(" with tools or logprobs")
         asked, begun = continue_answer(request, resume)
-        prompt = await self._rendered(asked)
+        prompt = await self._rendered(asked, model)
         if not prompt.endswith(begun.rstrip()):
             raise self._cannot_continue(" with this model's template")
         options = {
@@ -117,17 +199,17 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         body = streamed_body(request, model, options, {"prompt": prompt})
         return "/v1/completions", body, self._reader(request, model, [ContinuationFilter(begun, echoed=False)])
 
-    async def _rendered(self, request: ChatRequest) -> str:
-        question = prompt_of(request)
+    async def _rendered(self, request: ChatRequest, model: str) -> str:
+        question = {"model": model, **prompt_of(request)}
         kwargs = (request.extra or {}).get("chat_template_kwargs")
         if kwargs:
             question["chat_template_kwargs"] = kwargs
         return await self._field("/apply-template", "prompt", str, question)
 
-    async def _can_continue(self) -> bool:
+    async def _can_continue(self, model: str) -> bool:
         """Whether the model's template leaves a partial answer open."""
         try:
-            return (await self._rendered(PREFILL_PROBE)).endswith("Once upon")
+            return (await self._rendered(PREFILL_PROBE, model)).endswith("Once upon")
         except LlmError:
             return False
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .dialect import LlamaCppDialect
+from .router import LlamaCppRouterDialect
 
-__all__ = ["LlamaCppDialect"]
+__all__ = ["LlamaCppDialect", "LlamaCppRouterDialect"]

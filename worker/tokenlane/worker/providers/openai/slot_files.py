@@ -1,0 +1,136 @@
+"""Keeps the KV cache of a model's slots in files while llama.cpp's server has the model unloaded.
+
+The server writes and reads the files, in the directory of its `--slot-save-path`. The files hold the state of prompts,
+so the directory must be private and on this host, for the lane's worker to protect and delete them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from tokenlane.routing.contract.errors import LlmError
+
+SlotAction: TypeAlias = Callable[[Literal["save", "restore"], str, int, str], Awaitable[dict[str, Any]]]
+"""Asks the server for an action with a model's slot and a file name, and returns its answer."""
+
+_PREFIX = "tokenlane-kv-"
+
+
+class NotKept(Exception):
+    """The KV cache of a model cannot be kept. The message says why, and goes to operators."""
+
+
+@dataclass(frozen=True)
+class KeptKv:
+    """What became of a model's KV cache when the model was loaded again.
+
+    `tokens`: how many tokens the server counted when it restored them. `lost_because`: why tokens were lost; empty if
+    none were.
+    """
+
+    tokens: int = 0
+    lost_because: str = ""
+
+
+class SlotFiles:
+    """The files of one lane.
+
+    Args:
+        lane: the lane's name, which is part of the files' names.
+        act: asks the server to save or restore a slot.
+    """
+
+    def __init__(self, lane: str, act: SlotAction) -> None:
+        self._prefix = f"{_PREFIX}{sha256(lane.encode()).hexdigest()[:12]}-"
+        self._act = act
+        self._directory: Path | None = None
+        self._saved: dict[str, dict[int, int]] = {}
+        """For each unloaded model, the tokens in each of its slots."""
+        self._why_not: dict[str, str] = {}
+
+    def use(self, directory: str | None) -> None:
+        """Use the directory of `--slot-save-path`; None if the server has none. Files that an earlier worker of the
+        lane left there are deleted."""
+        path = None if directory is None else Path(directory)
+        if path != self._directory:
+            self._directory = path
+            self.clear()
+
+    def clear(self) -> None:
+        """Delete all files of the lane."""
+        self._saved.clear()
+        if self._directory is not None:
+            with suppress(OSError):
+                for file in self._directory.glob(f"{self._prefix}*"):
+                    file.unlink(missing_ok=True)
+
+    async def save(self, model: str, slots: list[int]) -> None:
+        """Save the model's slots, before the model is unloaded. What cannot be saved is lost."""
+        self._saved[model], why = {}, ""
+        try:
+            directory = self._private_directory()
+            for slot in slots:
+                name = self._name(model, slot)
+                _create_private(directory / name)
+                answer = await self._act("save", model, slot, name)
+                tokens = answer.get("n_saved")
+                if isinstance(tokens, int) and tokens > 0:
+                    self._saved[model][slot] = tokens
+                else:
+                    (directory / name).unlink(missing_ok=True)
+        except (NotKept, LlmError, OSError) as error:
+            why = str(error) if isinstance(error, NotKept) else f"the server could not save it ({_kind(error)})"
+        self._why_not[model] = why
+
+    async def restore(self, model: str) -> KeptKv | None:
+        """Restore the model's slots after the model was loaded, and delete their files. None if nothing was saved."""
+        saved, why = self._saved.pop(model, None), self._why_not.pop(model, "")
+        if saved is None:
+            return None
+        tokens = 0
+        for slot, expected in saved.items():
+            name = self._name(model, slot)
+            try:
+                restored = (await self._act("restore", model, slot, name)).get("n_restored")
+            except LlmError as error:
+                why = f"the server could not restore it ({_kind(error)})"
+            else:
+                if restored == expected:
+                    tokens += expected
+                else:
+                    why = f"the server restored {restored} of {expected} tokens"
+            finally:
+                if self._directory is not None:
+                    with suppress(OSError):
+                        (self._directory / name).unlink(missing_ok=True)
+        return KeptKv(tokens, why)
+
+    def _private_directory(self) -> Path:
+        if self._directory is None:
+            raise NotKept("the server was started without --slot-save-path")
+        try:
+            status = self._directory.stat()
+        except OSError:
+            raise NotKept("the directory of --slot-save-path is not on the worker's host") from None
+        if status.st_mode & 0o077:
+            raise NotKept("other users may read the directory of --slot-save-path: chmod 700 it")
+        return self._directory
+
+    def _name(self, model: str, slot: int) -> str:
+        return f"{self._prefix}{sha256(model.encode()).hexdigest()[:16]}-{slot}.bin"
+
+
+def _create_private(path: Path) -> None:
+    """Create the file that the server will write, so that only this user may read it."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _kind(error: Exception) -> str:
+    return error.code if isinstance(error, LlmError) else type(error).__name__
