@@ -18,6 +18,8 @@ from tokenlane.benches.commands import bench as commands
 from tokenlane.benches.measure import cancel, recovery, sealing, traces
 from tokenlane.benches.measure.cancel import CancelTimes
 from tokenlane.benches.measure.figures import Overhead, table
+from tokenlane.benches.measure.peers import report as peers
+from tokenlane.benches.measure.peers.report import Comparison
 from tokenlane.benches.measure.recovery import Recovery
 from tokenlane.benches.measure.sealing import SealingCost
 from tokenlane.benches.measure.soak import report as soak
@@ -105,6 +107,35 @@ async def test_traces_measure_each_kind_of_spans() -> None:
     assert report.pairs[0].lost_percent == 0
     assert [bar.limit for bar in report.bars] == [3]
     assert traces.table(report).count("\n| ") == 1 + len(report.pairs)
+
+
+async def test_peers_measure_each_peer_at_each_number_of_streams() -> None:
+    """Those that need no environment of their own: no answer fails, and what stands between has its cost."""
+    command = (*BENCH, "peers", "--quick", "--skip-kills", "--json", "--peers", "arq,bare,tokenlane")
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    out, error = await process.communicate()
+    assert b"Traceback" not in error, error.decode()
+    report = Comparison.model_validate_json(out)
+    assert [(part.peer, part.failure) for part in report.peers] == [("bare", None), ("tokenlane", None), ("arq", None)]
+    for part in report.peers:
+        assert [(at.streams, at.failed) for at in part.levels] == [(1, 0), (16, 0)]
+        assert all(at.first_ms and at.first_ms.samples == at.answers for at in part.levels)
+        assert (part.memory is None) == (part.peer == "bare")
+        assert part.memory is None or part.memory.at_rest_mb > 10
+    assert peers.table(report).count("\n| ") == 2 * (1 + 3) + 1 + 2
+
+
+@pytest.mark.kills
+async def test_a_worker_that_is_killed_and_started_again_loses_no_token() -> None:
+    """Its answers arrive whole in the comparison, after a pause of a lease."""
+    process = await asyncio.create_subprocess_exec(
+        *(*BENCH, "peers", "--quick", "--json", "--peers", "tokenlane"), stdout=PIPE, stderr=PIPE
+    )
+    out, error = await process.communicate()
+    assert b"Traceback" not in error, error.decode()
+    (part,) = Comparison.model_validate_json(out).peers
+    assert part.loss is not None
+    assert (part.loss.whole, part.loss.lost, part.loss.repeated) == (part.loss.answers, 0, 0)
 
 
 @pytest.mark.kills

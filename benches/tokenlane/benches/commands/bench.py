@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -22,6 +23,9 @@ from tokenlane.benches.measure.figures import Bar, table
 from tokenlane.benches.measure.llm import measurement as llm_measurement
 from tokenlane.benches.measure.llm.find import builtin_subject, find_subjects
 from tokenlane.benches.measure.llm.table import table as llm_table
+from tokenlane.benches.measure.peers import measurement as peers_measurement
+from tokenlane.benches.measure.peers import report as peers_report
+from tokenlane.benches.measure.peers.catalog import PEERS
 from tokenlane.benches.measure.plots import llm as llm_plot
 from tokenlane.benches.measure.plots import soak as soak_plot
 from tokenlane.benches.measure.soak import measurement as soak_measurement
@@ -100,6 +104,34 @@ def traces(as_json: _Json = False, check: _Check = False, quick: _Quick = False)
     plan = traces_measurement.QUICK if quick else traces_measurement.FULL
     report = asyncio.run(traces_measurement.measure(plan, partial(typer.echo, err=True)))
     _print(report, traces_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def peers(
+    names: Annotated[str, typer.Option("--peers", help="Which peers, by commas.")] = ",".join(PEERS),
+    streams: Annotated[str, typer.Option(help="Which numbers of streams, by commas.")] = "1,16,64,256,1000",
+    skip_kills: Annotated[bool, typer.Option("--skip-kills", help="Kill no peer in the middle of answers.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make the peers' virtual environments again.")] = False,
+    as_json: _Json = False,
+    quick: _Quick = False,
+) -> None:
+    """Compare tokenlane with other queues, proxies and routers, which get virtual environments in the cache."""
+    plan = peers_measurement.QUICK if quick else peers_measurement.FULL
+    chosen = _chosen("--peers", names, list(PEERS))
+    if not quick:
+        numbers = _chosen("--streams", streams, [str(level.streams) for level in plan.levels])
+        plan = replace(plan, levels=tuple(level for level in plan.levels if str(level.streams) in numbers))
+    progress = partial(typer.echo, err=True)
+    report = asyncio.run(peers_measurement.measure(plan, chosen, kills=not skip_kills, fresh=fresh, progress=progress))
+    _print(report, peers_report.table(report), [], as_json=as_json, check=False)
+
+
+def _chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """Return those of the known names that a list separated by commas has, in the known order."""
+    given = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"{option}: {unknown[0]!r} is unknown. Choose from {', '.join(known)}.")
+    return [name for name in known if name in given]
 
 
 @bench.command()

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import uvloop
@@ -81,12 +82,30 @@ async def child_process(opening: Opening, **arguments: JsonValue) -> AsyncIterat
         UserError: the child exited before the end of the block, which was cancelled.
     """
     name = f"{opening.__module__}:{opening.__name__}"
+    async with child_program(name, sys.executable, "-m", __name__, name, json.dumps(arguments)) as child:
+        yield child
+
+
+@asynccontextmanager
+async def child_program(
+    name: str, *command: str | Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[ChildProcess]:
+    """Run a program that does tasks as a child process, as long as the block runs.
+
+    Args:
+        name: names the program in errors.
+        environment: the environment of the program; None: that of this process.
+
+    Raises:
+        UserError: the child exited before the end of the block, which was cancelled.
+    """
     process = await start_or_kill(
         asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, name, json.dumps(arguments)),
+            *command,
             stdin=PIPE,
             stdout=PIPE,
             limit=_LONGEST_LINE,
+            env=environment,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent
         )
     )

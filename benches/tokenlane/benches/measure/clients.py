@@ -1,8 +1,6 @@
 """The processes of a measurement that send and serve requests: a bare HTTP client, an agent and a worker.
 
-Both clients run a number of streams at once, and ask one question after another in each. They measure how long the
-request took to the model server plus how long the first token took back, and how long each later token took back. The
-time within the model server does not count.
+Both clients run rounds of streams, or watch what becomes of answers: `peers/programs/rounds.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeAlias
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
+from tokenlane.config.exit_codes import UserError
 from tokenlane.config.host.socket_urls import socket_of
 from tokenlane.config.settings.values import LaneSettings, RedisSettings, TokenSpans
 from tokenlane.producer import Client
@@ -27,9 +25,10 @@ from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_lane
 from tokenlane.worker.run_and_drain import run_worker
 
-from .child_process import Tasks
+from .child_process import ChildProcess, Tasks
 from .floor import asking
-from .metronome import MODEL, stamps
+from .metronome import MODEL
+from .peers.programs.rounds import Arrivals, load, watch
 
 _QUESTION = "How long does a token take?"
 _ROLE = "planner"
@@ -38,61 +37,47 @@ LANE = "lane1"
 
 
 class RoundTimes(BaseModel):
-    """The times that one client measured in one round, in milliseconds."""
+    """The times that one client measured in one round, in milliseconds, and how long the round took, in seconds.
+
+    `failed`: why answers failed, one line for each.
+    """
 
     first_ms: list[float]
     delta_ms: list[float]
     floor_ms: list[float]
+    took_s: float
+    failed: list[str]
 
 
-Arrivals: TypeAlias = list[tuple[int, str]]
-"""The arrival time of each token, in nanoseconds of the monotonic clock, and its text."""
-
-
-async def _round(
-    ask: Callable[[int], Awaitable[Arrivals]],
-    streams: int,
-    answers: int,
-    tokens: int,
-    spread_s: float,
-    floor: Callable[[], Awaitable[float]] | None = None,
-) -> dict[str, list[float]]:
-    """Run `streams` streams at once, and ask `answers` questions one after another in each. The starts of the streams
-    are spread evenly over `spread_s` seconds.
+async def ask_for_round(client: ChildProcess, **arguments: JsonValue) -> RoundTimes:
+    """Have a client run a round.
 
     Args:
-        floor: measures the floor (see `floor.py`) before each question, if there is only one stream.
+        arguments: those of `load`.
+
+    Raises:
+        UserError: an answer failed.
     """
-    first_ms, delta_ms, floor_ms = list[float](), list[float](), list[float]()
-
-    async def stream(number: int) -> None:
-        await asyncio.sleep(spread_s * number / streams)
-        for _ in range(answers):
-            if floor is not None and streams == 1:
-                floor_ms.append(await floor())
-            asked = time.monotonic_ns()
-            (arrived, text), *later = await ask(tokens)
-            request_arrived, token_sent = stamps(text)
-            first_ms.append((request_arrived - asked + arrived - token_sent) / 1e6)
-            delta_ms.extend((arrived - stamps(text)[1]) / 1e6 for arrived, text in later)
-            assert len(later) + 1 == tokens
-
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(streams):
-            tasks.create_task(stream(number))
-    return {"first_ms": first_ms, "delta_ms": delta_ms, "floor_ms": floor_ms}
+    times = await client.ask(RoundTimes, "load", **arguments)
+    if times.failed:
+        raise UserError(
+            f"The measurement failed: {len(times.failed)} answers of {client.name} failed, the first with "
+            f"{times.failed[0]}. Run it again; if it fails again, this is an error of tokenlane."
+        )
+    return times
 
 
 @asynccontextmanager
 async def bare(endpoint: str) -> AsyncIterator[Tasks]:
     """Run the process of the bare client: httpx over aiohttp, the cheapest common way to read streams."""
+    socket = socket_of(endpoint)
     # Without a limit: aiohttp's default of 100 connections would bound the streams.
-    connector = aiohttp.UnixConnector(str(socket_of(endpoint)), limit=0)
+    connector = aiohttp.UnixConnector(str(socket), limit=0) if socket else aiohttp.TCPConnector(limit=0)
     transport = AiohttpTransport(client=aiohttp.ClientSession(connector=connector))
-    async with httpx.AsyncClient(base_url="http://localhost", transport=transport, timeout=None) as http:
+    base_url = "http://localhost" if socket else endpoint
+    async with httpx.AsyncClient(base_url=base_url, transport=transport, timeout=None) as http:
 
-        async def ask(tokens: int) -> Arrivals:
-            arrivals: Arrivals = []
+        async def ask(tokens: int, arrivals: Arrivals) -> None:
             body = {
                 "model": MODEL,
                 "messages": [{"role": "user", "content": _QUESTION}],
@@ -107,25 +92,22 @@ async def bare(endpoint: str) -> AsyncIterator[Tasks]:
                     choices = json.loads(line[6:])["choices"]
                     if choices and (text := choices[0]["delta"].get("content")):
                         arrivals.append((time.monotonic_ns(), text))
-            return arrivals
 
-        yield {"load": partial(_round, ask)}
+        yield {"load": partial(load, ask), "watch": partial(watch, ask)}
 
 
 @asynccontextmanager
-async def agent(redis: str) -> AsyncIterator[Tasks]:
-    """Run the process of the agent, which also measures the floor."""
+async def agent(redis: str, *, measures_floor: bool = True) -> AsyncIterator[Tasks]:
+    """Run the process of the agent. It also measures the floor, for which another process must run `floor.echo`."""
     async with Client(redis, key=[]) as client, asking(redis) as floor:
 
-        async def ask(tokens: int) -> Arrivals:
-            arrivals: Arrivals = []
+        async def ask(tokens: int, arrivals: Arrivals) -> None:
             async with client.chat(_QUESTION, role=_ROLE, max_tokens=tokens) as stream:
                 async for delta in stream:
                     if delta.text:
                         arrivals.append((time.monotonic_ns(), delta.text))
-            return arrivals
 
-        yield {"load": partial(_round, ask, floor=floor)}
+        yield {"load": partial(load, ask, floor=floor if measures_floor else None), "watch": partial(watch, ask)}
 
 
 @asynccontextmanager

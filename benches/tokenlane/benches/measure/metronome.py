@@ -20,6 +20,7 @@ from urllib.parse import quote
 from .child_process import Tasks
 
 MODEL = "metronome"
+_BACKLOG = 2048  # a thousand clients may connect at the same moment
 
 
 def _chunk(data: bytes) -> bytes:
@@ -42,12 +43,6 @@ _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-
 _PAGE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _MODELS = b'{"object":"list","data":[{"id":"metronome","object":"model"}]}'
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
-
-
-def stamps(text: str) -> tuple[int, int]:
-    """Return when the request arrived and when the token was sent, from the token's text."""
-    request_arrived, token_sent = text.split()
-    return int(request_arrived), int(token_sent)
 
 
 class _Clock:
@@ -121,7 +116,8 @@ class _Connection(asyncio.Protocol):
         self._received = rest[size:]
         if head.startswith(b"POST"):
             self._came = came
-            self._tokens = self._left = json.loads(rest[:size])["max_tokens"]
+            asked = json.loads(rest[:size])
+            self._tokens = self._left = asked.get("max_completion_tokens") or asked["max_tokens"]
             os.write(self._socket, _STREAM_HEAD)
             self._clock.start(self)
         else:
@@ -146,15 +142,22 @@ class _Connection(asyncio.Protocol):
 async def metronome() -> AsyncIterator[Tasks]:
     """Run the process of the server. The task `url` returns its URL, and the task `pace` sets the pace of the clock.
 
-    It listens at a Unix socket: a write to another process over TCP takes 8 us of CPU at least, mostly the kernel's.
+    It listens at a Unix socket: a write to another process over TCP takes 8 us of CPU at least, mostly the kernel's. It
+    also listens at a port of 127.0.0.1, for clients that know no Unix sockets; the task `tcp_url` returns that URL.
     """
     clock = _Clock()
 
     async def url() -> str:
         return f"unix://{quote(str(at))}"
 
+    async def tcp_url() -> str:
+        return f"http://127.0.0.1:{tcp.sockets[0].getsockname()[1]}"
+
     with TemporaryDirectory(prefix="tokenlane-") as directory:
         at = Path(directory) / "metronome.sock"
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(clock), at)
-        yield {"url": url, "pace": clock.set_pace}
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: _Connection(clock), at)
+        tcp = await loop.create_server(lambda: _Connection(clock), "127.0.0.1", backlog=_BACKLOG)
+        yield {"url": url, "tcp_url": tcp_url, "pace": clock.set_pace}
         server.close()
+        tcp.close()

@@ -122,8 +122,8 @@ class _Round:
 async def _round(processes: _Processes, client: ChildProcess, level: Level) -> _Round:
     answer_s = (level.first_ms + level.spacing_ms * level.tokens) / 1000
     before = await processes.cpu_s()
-    times = await client.ask(
-        RoundTimes, "load", streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=answer_s
+    times = await clients.ask_for_round(
+        client, streams=level.streams, answers=level.answers, tokens=level.tokens, spread_s=answer_s
     )
     after = await processes.cpu_s()
     return _Round(times, {name: after[name] - before[name] for name in after})

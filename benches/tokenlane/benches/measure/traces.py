@@ -26,7 +26,6 @@ from tokenlane.config.settings.values import TokenSpans
 
 from . import clients, metronome
 from .child_process import ChildProcess, Tasks, child_process
-from .clients import RoundTimes
 from .figures import Bar, line_of
 from .machine import describe_machine, describe_versions
 
@@ -159,7 +158,7 @@ class _Pair:
         """Answer the questions of a round, and send all their spans. Returns the CPU time in microseconds a token."""
         before = await self.cpu_s()
         spread_s = plan.tokens * plan.spacing_ms / 1000
-        await self.agent.ask(RoundTimes, "load", streams=plan.streams, answers=1, tokens=plan.tokens, spread_s=spread_s)
+        await clients.ask_for_round(self.agent, streams=plan.streams, answers=1, tokens=plan.tokens, spread_s=spread_s)
         for process in (self.worker, self.agent):
             await process.ask(type(None), "flush")
         after, tokens = await self.cpu_s(), plan.streams * plan.tokens
