@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -50,11 +51,13 @@ class Site:
     workers: dict[Child, str] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
     provider: str = "openai"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     async def open(self, lane: str) -> Child:
         """One more worker of that lane."""
         options = ("--capacity", str(CAPACITY))
-        child = await self.farm.worker(lane, self.backends[lane], *options, provider=self.provider)
+        worker = partial(self.farm.worker, lane, self.backends[lane], *options, provider=self.provider)
+        child = await worker(**self.variables)
         self.workers[child] = lane
         return child
 
@@ -66,15 +69,21 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    directory: Path, policy: Policy = POLICY, lanes: tuple[str, ...] = LANES, provider: str = "openai"
+    directory: Path,
+    policy: Policy = POLICY,
+    lanes: tuple[str, ...] = LANES,
+    provider: str = "openai",
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Site]:
-    """A server that keeps its data, and a ready worker for each lane named. Provider `llamacpp` continues answers."""
+    """A server that keeps its data, and a ready worker for each lane named, with these environment variables. Provider
+    `llamacpp` continues answers."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(directory))
         pool = await stack.enter_async_context(connect(server.url))
         await pool.policies.write(policy)
         backends = {lane: await stack.enter_async_context(Simulator(capacity=64)) for lane in set(lanes)}
-        opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends, provider=provider)
+        opened = Site(server, await stack.enter_async_context(farm(directory, server.url)), backends)
+        opened.provider, opened.variables = provider, variables or {}
         await asyncio.gather(*(opened.open(lane) for lane in lanes))
         yield opened
 

@@ -15,6 +15,7 @@ from tests.faults.tcp_proxy import tcp_proxy
 from tests.integration.farm import Server, eventually
 from tests.integration.life import PREFIX, audit, raw, state_of
 from tests.redis_servers import every_server
+from tests.repository import ROOT
 from tests.waiting import until
 from tests.workshop import FakeProvider
 
@@ -194,6 +195,26 @@ async def test_a_worker_killed_in_the_middle_of_an_answer(lanes: tuple[str, ...]
         async with connect(town.server.url) as pool:
             assert await raw(pool).xlen(f"{PREFIX}failed") == 0
         assert "disconnected" in [received.ended for received in town.backends["gpu0"].log]
+
+
+async def test_a_worker_killed_while_its_hook_holds_text_back(tmp_path: Path) -> None:
+    """The next worker's hook reads what was delivered, and the key that was cut in two is masked as a whole."""
+    key = "sk-abcdefghij0123456789"
+    pieces = ("a ", "b ", key[:9], key[9:], " c")
+    hook = {"PYTHONPATH": str(ROOT / "docs" / "examples"), "TOKENLANE_ADVANCED__TOKEN_HOOK": "filters:mask_keys"}
+    opening = site(tmp_path, lanes=("gpu0", "gpu0"), provider="llamacpp", variables=hook)
+    async with opening as town, Client(town.server.url) as client:
+        backend = town.backends["gpu0"]
+        backend.faults.extend([FaultScript(pieces=pieces, hold_after=3), FaultScript(pieces=pieces)])
+        async with client.chat("hi", role="planner") as stream:
+            deltas = [await anext(stream) for _ in range(2)]
+            await backend.held()
+            await kill_who_runs(town, stream.request_id)
+            deltas += [delta async for delta in stream]
+        assert "".join(delta.text for delta in deltas) == "a b *** c"
+        assert [delta.position for delta in deltas] == [*range(len(deltas))]
+        assert len({delta.attempt for delta in deltas}) == 2
+        assert [received.prefill for received in backend.log if received.sent] == ["", "a b"]
 
 
 async def test_a_worker_killed_in_the_middle_of_an_answer_that_no_lane_can_continue(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
+from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.router import run_router
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_fallback, open_lane
@@ -25,13 +26,15 @@ async def lane_of(
     provider: LlmProvider | None = None,
     cache: CacheSettings | None = None,
     fallback: bool = False,
+    hooks: Hooks = NO_HOOKS,
 ) -> AsyncIterator[Lane]:
     """Serve a lane and run a router for the duration of the block.
 
     Args:
         fallback: serve the fallback lane too.
     """
-    opening = open_lane(settings, RedisSettings(redis_url), provider=provider, cache=cache, timings=timings)
+    redis = RedisSettings(redis_url)
+    opening = open_lane(settings, redis, provider=provider, cache=cache, timings=timings, hooks=hooks)
     async with AsyncExitStack() as stack:
         lane = await stack.enter_async_context(opening)
         fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from tests.documents import examples_of, run_example
+from tests.hooks import examples as filters
+from tests.repository import ROOT
 
 from tokenlane.producer import (
     BadRequest,
@@ -170,6 +172,18 @@ async def test_the_tests_of_an_agent(capsys: pytest.CaptureFixture[str]) -> None
         await names[name]()
     await run_example(examples_of("testing")["Embeddings"][0], MockPool=MockPool)
     assert "['a kitten', 'a young cat']" in capsys.readouterr().out
+
+
+async def test_hooks_of_an_agent() -> None:
+    """The client of the page has the hooks of the file, and the functions on the page are those of the file."""
+    blocks = examples_of("hooks")
+    (code,) = blocks.pop("In an agent")
+    async with MockPool(lambda request: f"sk-{'a' * 20}") as pool:
+        names = await run_example(code, Client=pool.client, filters=filters())
+    assert names["answer"].text == "***"
+    assert [message.role for message in pool.requests[0].messages] == ["system", "user"]
+    file = (ROOT / "docs" / "examples" / "filters.py").read_text(encoding="utf-8")
+    assert [code for codes in blocks.values() for code in codes if code not in file] == []
 
 
 def whole_agent() -> dict[str, Any]:

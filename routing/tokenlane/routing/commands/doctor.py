@@ -11,8 +11,8 @@ from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import FAILED, OK
 from tokenlane.config.settings.environment import unknown_variables
-from tokenlane.config.settings.load import find_pool, pool_name, read
-from tokenlane.routing.watch.doctor import examine, examine_environment
+from tokenlane.config.settings.load import find_pool, hook_settings, pool_name, read
+from tokenlane.routing.watch.doctor import examine, examine_environment, examine_hooks
 from tokenlane.routing.watch.finding import Finding
 
 from .pool_session import pool_session
@@ -26,8 +26,9 @@ def doctor(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Check server, clock, key, lanes, versions and variables. Exit code 1 if a check fails."""
-    findings = (*pool_session(redis, pool, examine), examine_environment(unknown_variables(read())))
+    """Check server, clock, key, lanes, versions, variables and hooks. Exit code 1 if a check fails."""
+    found_here = (examine_environment(unknown_variables(read())), *examine_hooks(hook_settings()))
+    findings = (*pool_session(redis, pool, examine), *found_here)
     name = pool_name(pool)
     if as_json:
         show_json({"v": _SCHEMA_VERSION, "pool": name, "findings": [finding.document() for finding in findings]})

@@ -1,4 +1,4 @@
-"""Runs the checks of `tokenlane doctor`: Redis, keys, policy, lanes, endpoints, versions and variables."""
+"""Runs the checks of `tokenlane doctor`: Redis, keys, policy, lanes, endpoints, versions, variables and hooks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import socket
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+from tokenlane.config.exit_codes import ConfigError
+from tokenlane.config.settings.values import HookSettings
+from tokenlane.routing.hooks.load import load_hooks
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
@@ -106,6 +109,19 @@ def examine_environment(unknown: Mapping[str, str]) -> Finding:
     observed = " ".join(f"{variable} is unknown.{hint}" for variable, hint in unknown.items())
     advice = "correct or unset them; `tokenlane config` shows the settings in effect"
     return Finding(Code.ENVIRONMENT, "warn", observed, advice)
+
+
+def examine_hooks(settings: HookSettings) -> Iterator[Finding]:
+    """Import the hooks that this host's settings name, as its workers do when they start."""
+    if settings == HookSettings():
+        return
+    try:
+        load_hooks(settings)
+    except ConfigError as error:
+        yield Finding(Code.HOOKS, "fail", str(error), "correct it, and restart the workers of this host")
+    else:
+        named = [hook.name for hook in (settings.token, settings.request) if hook is not None]
+        yield Finding(Code.HOOKS, "ok", ", ".join(named))
 
 
 def own_versions() -> dict[str, str]:

@@ -76,6 +76,7 @@ class Code(StrEnum):
     ROLE_FAILS = "role_fails", "most requests of the role get an error, or no answer by their deadline"
     ROUTE_UNKNOWN = "route_unknown", "a route entry that matches no lane serves nothing; its name may be misspelt"
     VERSIONS = "versions", "workers of one pool should run one version; agents may be older"
+    HOOKS = "hooks", "a worker whose hook cannot be imported does not start"
     ENVIRONMENT = "environment", "a variable with a wrong name is ignored silently"
 
     # Its keys.
