@@ -16,14 +16,16 @@ from xml.etree import ElementTree
 import pytest
 from tests.integration.servers import free_port
 
+from tokenlane.benches.commands import bench as commands
 from tokenlane.benches.measure.llm import find
 from tokenlane.benches.measure.llm.find import find_subjects
 from tokenlane.benches.measure.llm.measurement import TOKENS, LlmPlan, measure
 from tokenlane.benches.measure.llm.report import LlmReport, Measured
 from tokenlane.benches.simulator import Fault, Simulator
 from tokenlane.config import exit_codes as exits
+from tokenlane.config.exit_codes import UserError
 from tokenlane.config.settings.values import LaneSettings
-from tokenlane.worker.discovery.targets import Target
+from tokenlane.worker.discovery.targets import Target, usual_targets
 
 BENCH = (sys.executable, "-m", "tokenlane.config", "bench", "llm")
 PLAN = LlmPlan(runs=2, warm_up=1, seed=3)
@@ -128,13 +130,13 @@ async def test_the_command_measures_what_is_configured(tmp_path: Path) -> None:
             for name, (provider, url) in lanes.items()
         )
         (tmp_path / "llm.toml").write_text(settings)
-        options = ("--json", "--runs", "2", "--warm-up", "0", "--seed", "5", "--svg", str(tmp_path / "llm.svg"))
+        named = [word for _, url in lanes.values() for word in ("--endpoint", url)]  # other servers may run here
+        options = (*named, "--json", "--runs", "2", "--warm-up", "0", "--seed", "5", "--svg", str(tmp_path / "llm.svg"))
         code, out, progress = await bench(tmp_path, *options)
         dead, table, _ = await bench(tmp_path, "--endpoint", lanes["gpu1"][1])
     report = LlmReport.model_validate_json(out)
-    rows = {each.provider: each for each in report.measured if each.endpoint in (url for _, url in lanes.values())}
     assert (code, report.runs, report.warm_up, report.seed, report.tokens) == (exits.OK, 2, 0, 5, TOKENS)
-    assert [(len(each.runs), each.model, bool(each.problem)) for each in rows.values()] == [
+    assert [(len(each.runs), each.model, bool(each.problem)) for each in report.measured] == [
         (2, "phi", False),
         (0, "phi", True),
     ]
@@ -144,11 +146,40 @@ async def test_the_command_measures_what_is_configured(tmp_path: Path) -> None:
     assert (dead, table.count("\n| - |")) == (exits.FAILED, 1)
 
 
+def test_a_named_server_keeps_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key and its models; a usual port that is named counts as named. The built-in model needs no endpoint."""
+    (tmp_path / "llm.toml").write_text(
+        '[lanes.gpu0]\nprovider = "vllm"\nendpoint = "http://gpu:1"\nmodels = ["a"]\napi_key_env = "GPU_KEY"\n'
+        '[lanes.toy]\nprovider = "builtin"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPU_KEY", "secret")
+    known, other = commands._targets(["http://gpu:1", "http://127.0.0.1:8000"])
+    assert (known.provider, known.lane.models, known.lane.api_key_from) == ("vllm", ("a",), "GPU_KEY")
+    assert other not in usual_targets()
+    assert next(target.lane.name for target in commands._targets([])) == "gpu0"
+    assert [lane.name for lane in commands._builtin_lanes([], asked=False)] == ["toy"]
+    assert commands._builtin_lanes(["http://gpu:1"], asked=False) == []
+    assert [lane.provider for lane in commands._builtin_lanes(["http://gpu:1"], asked=True)] == ["builtin"]
+
+
+def test_without_any_server_there_is_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command fails, and says what else can be measured."""
+    monkeypatch.setattr(commands, "_targets", lambda endpoints: [])
+    with pytest.raises(UserError, match="--builtin"):
+        commands.llm(endpoint=["http://127.0.0.1:1"])
+
+
 async def bench(home: Path, *options: str) -> tuple[int | None, str, str]:
     """The exit code and the outputs of the command in a folder."""
     process = await asyncio.create_subprocess_exec(
         *BENCH, *options, stdout=PIPE, stderr=PIPE, cwd=home, env={**os.environ, "TOKENLANE_HOME": str(home)}
     )
-    out, error = await process.communicate()
+    try:
+        out, error = await process.communicate()
+    finally:
+        if process.returncode is None:  # the test ran out of time
+            process.kill()
+            await process.wait()
     assert b"Traceback" not in error, error.decode()
     return process.returncode, out.decode(), error.decode()

@@ -32,11 +32,11 @@ from tokenlane.benches.measure.soak import measurement as soak_measurement
 from tokenlane.benches.measure.soak import report as soak_report
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import escaped
-from tokenlane.config.exit_codes import FAILED, NOTHING_FOUND, UserError
+from tokenlane.config.exit_codes import FAILED, UserError
 from tokenlane.config.settings.load import configured_model_servers, names_provider, pool_settings
 from tokenlane.config.settings.values import TOY_PROVIDER, LaneSettings
 from tokenlane.worker.builtin.server import needs_builtin_server
-from tokenlane.worker.discovery.targets import Target, search_targets
+from tokenlane.worker.discovery.targets import Target, search_targets, usual_targets
 
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")]
 _Check: TypeAlias = Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")]
@@ -159,8 +159,8 @@ def llm(
         list[str] | None,
         typer.Option(help="Measure this model of each server; may be repeated. Default: as configured, or its first."),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="How many answers to measure of each model.")] = 10,
-    warm_up: Annotated[int, typer.Option(min=0, help="How many answers each model gives before.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="How many answers to measure of each model.")] = 10,
+    warm_up: Annotated[int, typer.Option(min=0, max=1000, help="How many answers each model gives before.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Draws the prompts, which are the same for all models.")] = 0,
     svg: Annotated[Path | None, typer.Option(help="Plot the figures of all models into this file.")] = None,
     as_json: _Json = False,
@@ -172,8 +172,7 @@ def llm(
         subjects = asyncio.run(find_subjects(_targets(endpoint or ()), model or (), progress))
         subjects += map(builtin_subject, _builtin_lanes(endpoint or (), asked=builtin))
         if not subjects:
-            note(f"No model server was found at its usual port. {_NAME_ONE}", err=True)
-            raise typer.Exit(NOTHING_FOUND)
+            raise UserError(f"No model server was found at its usual port. {_NAME_ONE}")
         report = asyncio.run(llm_measurement.measure(subjects, plan, progress))
         write(llm_plot.svg(report))
     _print(report, llm_table(report), (), as_json=as_json, check=False)
@@ -182,9 +181,11 @@ def llm(
 
 
 def _targets(endpoints: Sequence[str]) -> list[Target]:
-    """The model servers at these URLs; without URLs, those in the settings and the usual ports of this host."""
-    named = [Target(LaneSettings("bench", "openai", url)) for url in endpoints]
-    return named or search_targets(configured_model_servers())
+    """The model servers at these URLs, with their settings if there are any; without URLs, those in the settings and on
+    the usual ports of this host."""
+    targets, usual = search_targets(configured_model_servers()), usual_targets()
+    configured = {target.lane.endpoint: target for target in targets if target not in usual}
+    return [configured.get(url) or Target(LaneSettings("bench", "openai", url)) for url in endpoints] or targets
 
 
 def _builtin_lanes(endpoints: Sequence[str], *, asked: bool) -> list[LaneSettings]:

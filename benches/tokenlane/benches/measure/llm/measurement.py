@@ -31,6 +31,8 @@ from .report import LlmReport, Measured, Run
 from .server_processes import machine_cpu_s, resident_mb, server_processes, used_cpu_s
 
 TOKENS = 256
+_STORY = "Write a long story of at least a thousand words about the traveller with this number."
+"""A task whose answer seldom ends before `TOKENS`, not even that of a small model."""
 _FORCED: Mapping[str, dict[str, JsonValue]] = {
     "vllm": {"ignore_eos": True, "min_tokens": TOKENS},
     "llamacpp": {"ignore_eos": True},
@@ -50,7 +52,7 @@ class LlmPlan:
     def prompts(self) -> list[str]:
         """The prompts of the warm-up and of the runs, all different."""
         numbers = random.Random(self.seed).sample(range(1000, 10_000), self.warm_up + self.runs)
-        return [f"{number} is where you begin: count upwards in words, and do not stop." for number in numbers]
+        return [f"{number}: {_STORY}" for number in numbers]
 
 
 async def measure(subjects: Sequence[Subject], plan: LlmPlan, progress: Callable[[str], None]) -> LlmReport:
@@ -80,7 +82,8 @@ async def _measure(subject: Subject, plan: LlmPlan, progress: Callable[[str], No
     measured = Measured(
         provider=subject.provider, endpoint=subject.endpoint, model=subject.model, problem=subject.problem
     )
-    progress(f"{subject.provider or 'unknown'}, {subject.model or 'no model'}: {subject.problem or 'warm-up'}")
+    named = " ".join(filter(None, (subject.provider, subject.model, subject.endpoint)))
+    progress(f"{named}: {subject.problem or 'starts'}")
     if subject.problem:
         return measured
     try:
