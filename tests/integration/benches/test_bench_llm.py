@@ -143,7 +143,7 @@ async def test_the_command_measures_what_is_configured(tmp_path: Path) -> None:
     assert json.loads(out)["measured"][0]["total_ms"]["p99"] > 0
     assert "run 2 of 2" in progress
     assert ElementTree.parse(tmp_path / "llm.svg").findall(".//{*}rect[@class='bar']")
-    assert (dead, table.count("\n| - |")) == (exits.FAILED, 1)
+    assert (dead, table.count("\n| vllm | phi | - |")) == (exits.FAILED, 1)
 
 
 def test_a_named_server_keeps_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
