@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, PluginSettings, RedisSettings
 from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.router import run_router
 from tokenlane.routing.support.tasks import background
@@ -25,6 +25,7 @@ async def lane_of(
     *,
     provider: LlmProvider | None = None,
     cache: CacheSettings | None = None,
+    plugins: PluginSettings | None = None,
     fallback: bool = False,
     hooks: Hooks = NO_HOOKS,
 ) -> AsyncIterator[Lane]:
@@ -34,7 +35,9 @@ async def lane_of(
         fallback: serve the fallback lane too.
     """
     redis = RedisSettings(redis_url)
-    opening = open_lane(settings, redis, provider=provider, cache=cache, timings=timings, hooks=hooks)
+    opening = open_lane(
+        settings, redis, provider=provider, cache=cache, plugins=plugins, timings=timings, hooks=hooks
+    )
     async with AsyncExitStack() as stack:
         lane = await stack.enter_async_context(opening)
         fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings, TokenSpans
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, PluginSettings, RedisSettings, TokenSpans
 from tokenlane.routing.contract.errors import LaneConflict, LlmError, ModelNotFound
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
@@ -25,6 +25,7 @@ from .attempt.observe import AttemptTotals, log_attempt
 from .embeddings import Embedder
 from .embeddings.fallback_model import FALLBACK_SETTINGS, FastText, is_fasttext_installed
 from .embeddings.vector_cache import VectorCache, open_cache
+from .hooks.prompt_plugins import PromptPlugins
 from .lane.availability import Availability
 from .lane.control_channel import handle_control_message
 from .lane.heartbeat import Heartbeat
@@ -52,6 +53,7 @@ async def open_lane(
     transcripts: bool = False,
     token_spans: TokenSpans = "sampled",
     hooks: Hooks = NO_HOOKS,
+    plugins: PluginSettings | None = None,
     timings: Timings = TIMINGS,
     internal_errors: InternalErrors | None = None,
 ) -> AsyncIterator[Lane]:
@@ -63,6 +65,7 @@ async def open_lane(
         transcripts: whether to log requests and answers.
         token_spans: of which requests the batches of the answer are recorded as spans, if spans are recorded at all.
         hooks: the functions through which requests and answers pass.
+        plugins: the directories of this host's prompt plugins. By default, there are no plugins.
         internal_errors: where unexpected errors in the lane's tasks are counted, if the caller counts its own there.
 
     Raises:
@@ -83,6 +86,7 @@ async def open_lane(
                 transcripts=transcripts,
                 token_spans=token_spans,
                 hooks=hooks,
+                plugins=plugins,
             )
             async with _serving(lane):
                 yield lane
@@ -124,6 +128,7 @@ async def _serving(lane: Lane) -> AsyncIterator[None]:
             "check of the model server": lane.readiness.run,
             "model pulls": lane.models.run_pulls,
             "embeddings": lane.embedder.run,
+            "prompt plugins": lane.plugins.prepare,
         }.items():
             tasks.create_task(restart_on_error(name, work, errors), name=f"tokenlane {name}")
         yield
@@ -140,6 +145,7 @@ async def _assemble(
     transcripts: bool,
     token_spans: TokenSpans = "off",
     hooks: Hooks = NO_HOOKS,
+    plugins: PluginSettings | None = None,
 ) -> Lane:
     """Create the parts of a lane, and connect them."""
     availability = Availability(*await _describe_at_startup(settings, provider))
@@ -192,6 +198,7 @@ async def _assemble(
         measured=lambda: times.samples(publisher.intervals),
         token_spans=token_spans,
         hooks=hooks,
+        plugins=PromptPlugins() if plugins is None else PromptPlugins(plugins.directory, plugins.cache),
     )
 
 

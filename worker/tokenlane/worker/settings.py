@@ -20,6 +20,7 @@ from tokenlane.config.settings.load import (
     find_pool,
     hook_settings,
     lane_settings,
+    plugin_settings,
     pool_name,
     telemetry_settings,
 )
@@ -101,6 +102,7 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str, hooks:
                 transcripts=transcripts,
                 token_spans=tokens,
                 hooks=hooks,
+                plugins=plugin_settings(),
                 internal_errors=health.internal_errors,
             )
 

@@ -39,6 +39,7 @@ from .values import (
     HookSettings,
     LaneSettings,
     LogSettings,
+    PluginSettings,
     RedisSettings,
     TelemetrySettings,
     default_lane,
@@ -116,7 +117,7 @@ def configured_redis(explicit: str | None = None, *, only_command_line: bool = F
 
 def pool_keys(settings: Settings | None = None) -> KeyRing:
     """Return the keys in TOKENLANE_POOL_KEY, else those in `key_file` of [redis], else an empty ring."""
-    file = _key_file(settings or read())
+    file = _path(settings or read(), "redis", "key_file")
     given = keys_from_environment()
     return given if given.keys or file is None else read_key_file(file)
 
@@ -161,6 +162,18 @@ def hook_settings() -> HookSettings:
     return HookSettings(
         *(None if hook.value is None else HookSetting(str(hook.value), hook.source) for hook in (token, request))
     )
+
+
+def plugin_settings() -> PluginSettings | None:
+    """Return the directories of this host's prompt plugins; None if no setting names one."""
+    settings = read()
+    directory = _path(settings, "advanced", "plugins")
+    if directory is None:
+        return None
+    if not directory.is_dir():
+        source = settings.get("advanced", "plugins").source
+        raise ConfigError(f"{source}: advanced.plugins names {directory}, which is no directory: create it.")
+    return PluginSettings(directory, data_dir() / "plugins")
 
 
 def log_settings() -> LogSettings:
@@ -297,8 +310,9 @@ def _api_key(variable: object, lane: str, *, shared: bool = True) -> tuple[Secre
     return key, variable
 
 
-def _key_file(settings: Settings) -> File | None:
-    setting = settings.get("redis", "key_file")
+def _path(settings: Settings, section: str, key: str) -> File | None:
+    """Return the path in a setting. In the file, a relative path starts at the file's directory."""
+    setting = settings.get(section, key)
     if setting.value is None:
         return None
     folder = settings.file.parent if settings.file and setting.source.startswith(str(settings.file)) else File()
@@ -306,7 +320,8 @@ def _key_file(settings: Settings) -> File | None:
         return folder / File(str(setting.value)).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"{setting.source}: redis.key_file begins with the home directory of an unknown user: use an absolute path."
+            f"{setting.source}: {section}.{key} begins with the home directory of an unknown user: use an absolute "
+            "path."
         ) from None
 
 

@@ -108,13 +108,15 @@ _TEXT = "a non-empty string"
 Text = Annotated[str, Field(min_length=1, description=_TEXT)]
 ProviderName = Annotated[str, BeforeValidator(_known_provider)]
 YesOrNo = Annotated[bool, Field(description="true or false")]
-Digest = Annotated[
-    str,
-    Field(
-        pattern=r"^sha256:[0-9a-f]{64}$",
-        description="sha256: and 64 hexadecimal digits, as `tokenlane models verify` prints it",
-    ),
-]
+
+
+def _sha256(printed_by: str) -> Any:
+    description = f"sha256: and 64 hexadecimal digits, as `{printed_by}` prints it"
+    return Field(pattern=r"^sha256:[0-9a-f]{64}$", description=description)
+
+
+Digest = Annotated[str, _sha256("tokenlane models verify")]
+PluginDigest = Annotated[str, _sha256("tokenlane plugins check FILE")]
 
 
 class Section(BaseModel):
@@ -214,10 +216,11 @@ HookName = Annotated[
 
 
 class AdvancedSection(Section):
-    """`[advanced]`: functions of yours that the workers of this host call."""
+    """`[advanced]`: what extends the workers of this host."""
 
     token_hook: HookName | None = None
     request_hook: HookName | None = None
+    plugins: Text | None = Field(None, description=f"{_TEXT}: a directory, relative to the directory of this file")
 
 
 class LogSection(Section):
@@ -244,6 +247,13 @@ class RouteEntry(Section):
     lane: Name | None = None
 
 
+class PromptSection(Section):
+    """`[roles.NAME.prompt]`: the plugin that changes the prompts of a role's chats."""
+
+    plugin: PluginDigest
+    on_error: Literal["fail", "skip"] | None = Field(None, description='"fail" or "skip"')
+
+
 class Role(Section):
     """`[roles.NAME]`: the policy for one role. It takes effect when `tokenlane policy apply` writes it to the pool."""
 
@@ -265,6 +275,7 @@ class Role(Section):
     swapped_from: Annotated[list[Text | RouteEntry], BeforeValidator(_split)] | None = Field(
         None, description="a list as in route, which `tokenlane models swap` writes"
     )
+    prompt: PromptSection | None = Field(None, description="a table with plugin and on_error")
 
 
 class PolicyRules(Section):

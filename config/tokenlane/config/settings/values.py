@@ -188,6 +188,14 @@ class CacheSettings:
 
 
 @dataclass(frozen=True)
+class PluginSettings:
+    """The directory of this host's prompt plugins, and the directory in which their machine code is kept."""
+
+    directory: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
 class LogSettings:
     """How this process logs. `level`: None for the verb's own default. `format`: `auto` is text on a terminal, and JSON
     elsewhere."""

@@ -203,6 +203,16 @@ class HookFailed(LlmError):
     partial: str = ""
 
 
+class PluginFailed(LlmError):
+    """The role's prompt plugin failed, or the lane does not have it.
+
+    The message says which plugin and why; an error text of the plugin is in `detail`. `tokenlane plugins check FILE`
+    tries a plugin. `on_error = "skip"` in `[roles.NAME.prompt]` sends requests without a failing plugin's texts.
+    """
+
+    code = "plugin_failed"
+
+
 class RequestLost(LlmError):
     """The pool no longer knows this request: send it again.
 

@@ -75,17 +75,27 @@ class Limits(_Frozen):
     in_flight: int | None = Field(default=None, ge=1)
 
 
+class PromptPolicy(_Frozen):
+    """The prompt plugin of a role. `plugin`: the hash of its file. `on_error`: whether a request fails if the plugin
+    does, or is sent to the model server as it came."""
+
+    plugin: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    on_error: Literal["fail", "skip"] = "fail"
+
+
 class RolePolicy(_Frozen):
     """The policy for one role. `continue_with`: which of the route's models may continue an answer that broke off: only
     the model that began it, or any. `weight`: how many of its requests are served for each of a role with weight 1.
     `swapped_from`: the route before the last swap of the role's model; None if there was no swap. Only requests that
-    name a model, and answers that broke off, still use it."""
+    name a model, and answers that broke off, still use it. `prompt`: the plugin that changes the prompts of the role's
+    chats."""
 
     route: tuple[Candidate, ...] = ()
     limits: Limits = Limits()
     continue_with: Literal["same-model", "any"] = "same-model"
     weight: int = Field(default=1, ge=1)
     swapped_from: tuple[Candidate, ...] | None = None
+    prompt: PromptPolicy | None = None
 
 
 class Policy(_Frozen):

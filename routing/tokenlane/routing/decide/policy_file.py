@@ -13,7 +13,7 @@ from tokenlane.config.settings.merged import Settings
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.config.settings.values import is_name
 
-from .policy import Candidate, Limits, Policy, RolePolicy
+from .policy import Candidate, Limits, Policy, PromptPolicy, RolePolicy
 
 LANE_PREFIX = "lane:"
 """What a route entry begins with that names a lane."""
@@ -36,6 +36,7 @@ def policy_of(settings: Settings) -> Policy:
             swapped_from=None
             if role.swapped_from is None
             else _route(settings, name, "swapped_from", role.swapped_from),
+            prompt=PromptPolicy(**role.prompt.model_dump(exclude_none=True)) if role.prompt else None,
         )
         for name, role in document.roles.items()
     }
@@ -58,6 +59,8 @@ def as_toml(policy: Policy) -> str:
         lines += [f"weight = {role.weight}", f"continue_with = {_value(role.continue_with)}"]
         if role.swapped_from is not None:
             lines.append(f"swapped_from = [{', '.join(map(route_entry, role.swapped_from))}]")
+        if role.prompt is not None:
+            lines.append(f"prompt = {_table(role.prompt.model_dump())}")
     return "\n".join(lines) + "\n"
 
 

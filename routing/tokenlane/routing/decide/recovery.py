@@ -37,14 +37,14 @@ _MOST_AVOIDED = 8
 class AttemptFailed:
     """The attempt ended with an error. `reached`: whether it reached the model server. An attempt that did not reach it
     does not count as a start, and its lane has stopped accepting work. `delivered`: whether this attempt delivered part
-    of the answer. `lacks_model`: whether the model server lacks the model that its lane offered, so that another lane
-    may serve the request. `lane_pauses`: whether its lane pauses if the model server asks for that; if not, the request
-    waits."""
+    of the answer. `is_lacking`: whether the lane lacks what the request needs, its model or its role's plugin, so that
+    another lane may serve the request. `lane_pauses`: whether its lane pauses if the model server asks for that; if
+    not, the request waits."""
 
     error: LlmError
     reached: bool = True
     delivered: bool = False
-    lacks_model: bool = False
+    is_lacking: bool = False
     lane_pauses: bool = True
 
 
@@ -221,9 +221,9 @@ def _needs_to_continue(history: History) -> Needs:
 
 
 def _may_succeed_next(failed: AttemptFailed, history: History) -> bool:
-    """Whether the next attempt may succeed. A lane that lacks the model gets the request again only if no other lane
-    has room: then the error is final."""
-    return failed.error.retryable or (failed.lacks_model and history.lane not in history.needs.avoid)
+    """Whether the next attempt may succeed. A lane that lacks what the request needs gets it again only if no other
+    lane has room: then the error is final."""
+    return failed.error.retryable or (failed.is_lacking and history.lane not in history.needs.avoid)
 
 
 def _after_error(failed: AttemptFailed, history: History, policy: Policy) -> End | TryAgain:

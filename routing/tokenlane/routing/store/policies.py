@@ -52,6 +52,8 @@ class Policies:
             limits = role.limits.model_dump(exclude_none=True)
             fields |= {f"{limit}:{name}": value for limit, value in limits.items()}
             fields[f"weight:{name}"] = role.weight
+            if role.prompt is not None:
+                fields[f"prompt:{name}"] = role.prompt.model_dump_json()
         outcome, revision = as_list(
             await self._scripts.run(
                 "set_policy",

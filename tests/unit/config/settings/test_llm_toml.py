@@ -414,6 +414,8 @@ WRONG = {
     "lanes = 5": (":1: lanes must be a table",),
     "[roles.a]\nweight = 0": (":2: roles.a.weight must be",),
     '[roles.a]\ncontinue_with = "all"': (":2: roles.a.continue_with must be",),
+    '[roles.a.prompt]\nplugin = "sha256:12"': (":2: roles.a.prompt.plugin must be sha256: and 64",),
+    '[roles.a.prompt]\non_error = "skip"': ("roles.a.prompt.plugin",),
     '[roles.a]\nroute = [\n  { lan = "x" } ]': (":2: unknown key 'lan' in [roles.a.route.0]. Did you mean 'lane'?",),
     "[roles.a.limits]\ndeep = 1": (":2: unknown key 'deep' in [roles.a.limits]. Did you mean 'depth'?",),
     "[policy]\nlease_ms = 99999999999999999999": (":2: policy.lease_ms must be", "at most 604800000 (a week)"),

@@ -11,7 +11,7 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.merged import Setting, Settings
 from tokenlane.config.settings.read_layers import file_layer
 from tokenlane.config.settings.schema import PolicyRules
-from tokenlane.routing.decide.policy import Candidate, Limits, Policy, RolePolicy
+from tokenlane.routing.decide.policy import Candidate, Limits, Policy, PromptPolicy, RolePolicy
 from tokenlane.routing.decide.policy_file import as_toml, policy_of
 
 FILE = """\
@@ -68,6 +68,7 @@ candidates = st.builds(
     model=st.none() | text,
     lane=st.none() | name,
 )
+digests = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
 policies = st.builds(
     Policy,
     roles=st.dictionaries(
@@ -79,6 +80,7 @@ policies = st.builds(
             weight=st.integers(1, 9),
             continue_with=st.sampled_from(["same-model", "any"]),
             swapped_from=st.none() | st.lists(candidates, max_size=2).map(tuple),
+            prompt=st.none() | st.builds(PromptPolicy, plugin=digests, on_error=st.sampled_from(["fail", "skip"])),
         ),
         max_size=3,
     ),

@@ -98,10 +98,10 @@ CUT = {"delivered": 3}
         (AttemptFailed(DOWN), {"starts": 8}, ended_with(ProviderDown)),
         (AttemptFailed(DOWN), {"left_ms": 0}, ended_with(ProviderDown)),
         # Another lane may have the model that this lane has lost.
-        (AttemptFailed(ModelNotFound(), lacks_model=True), {}, LATER),
-        (AttemptFailed(ModelNotFound(), lacks_model=True), {"needs": ELSEWHERE}, ended_with(ModelNotFound)),
-        (AttemptFailed(ModelNotFound(), lacks_model=True), {"starts": 8}, ended_with(ModelNotFound)),
-        (AttemptFailed(ModelNotFound(), lacks_model=True), CUT, CONTINUES_LATER),
+        (AttemptFailed(ModelNotFound(), is_lacking=True), {}, LATER),
+        (AttemptFailed(ModelNotFound(), is_lacking=True), {"needs": ELSEWHERE}, ended_with(ModelNotFound)),
+        (AttemptFailed(ModelNotFound(), is_lacking=True), {"starts": 8}, ended_with(ModelNotFound)),
+        (AttemptFailed(ModelNotFound(), is_lacking=True), CUT, CONTINUES_LATER),
         (AttemptFailed(ModelNotFound()), {}, ended_with(ModelNotFound)),
         # What did not reach its model server waits again at once, as often as may be, and that is none of its starts.
         (AttemptFailed(DOWN, reached=False), {"starts": 8, "left_ms": 0}, TryAgain(ELSEWHERE, counts=False)),
@@ -200,7 +200,7 @@ def test_a_request_ends_only_if_something_stands_in_the_way(cause: Cause, facts:
     """It is tried again while a start and time are left, unless the request itself or the answer's form forbids it."""
     decision = decide(cause, facts, POLICY)
     lost = isinstance(cause, PayloadLost)
-    refused = isinstance(cause, AttemptFailed) and not cause.error.retryable and not cause.lacks_model
+    refused = isinstance(cause, AttemptFailed) and not cause.error.retryable and not cause.is_lacking
     counted = isinstance(cause, AttemptFailed) and cause.reached
     used_up = counted and not is_refused(cause) and (facts.starts >= 8 or facts.left_ms == 0)
     killed = isinstance(cause, WorkerLost) and facts.crashes + 1 >= POLICY.max_crashes

@@ -27,6 +27,7 @@ from tokenlane.routing.decide.recovery import (
 )
 from tokenlane.routing.store.request_life import Ending, RequestOutcome
 from tokenlane.routing.telemetry.attempt import current_span
+from tokenlane.worker.hooks.prompt_plugins import PluginMissing
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.outlet import Unpublished
 from tokenlane.worker.lane.running_attempts import Run, Stopped
@@ -54,8 +55,8 @@ async def finish(lane: Lane, run: Run, outcome: AttemptOutcome) -> RequestOutcom
             reached = await _handle_failure(lane, run, outcome, unpublished)
             delivered = unpublished.first > run.outlet.start
             was_routed = KINDS[run.claim.envelope.kind].follows_routes
-            lacks_model = was_routed and isinstance(outcome, ModelNotFound)
-            failed = AttemptFailed(outcome, reached, delivered, lacks_model, lane_pauses=was_routed)
+            is_lacking = was_routed and isinstance(outcome, ModelNotFound | PluginMissing)
+            failed = AttemptFailed(outcome, reached, delivered, is_lacking, lane_pauses=was_routed)
             return await _recover(lane, run, failed, unpublished, code_of(outcome))
         case Stopped("cancelled"):
             return await _finish(lane, run, "cancelled", Cancelled(attempt=run.attempt), unpublished.first)

@@ -20,6 +20,7 @@ from tokenlane.routing.contract.errors import (
     Interrupted,
     LlmError,
     NoToolCall,
+    PluginFailed,
     PoolKeyMismatch,
     RequestLost,
     SchemaMismatch,
@@ -46,6 +47,7 @@ _FAULTS_OF_REQUESTS = (
     PoolKeyMismatch,
     Interrupted,
     HookFailed,
+    PluginFailed,
 )
 _NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *_NOT_RESUMED, *(error.code for error in _FAULTS_OF_REQUESTS)}
 """Codes of attempts that ended without the model server having failed."""

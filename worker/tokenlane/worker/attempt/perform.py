@@ -16,6 +16,7 @@ from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.running_attempts import Run
 
 from .outcome import Answered
+from .render import render
 from .resume import resume_or_leave
 from .transcript import log_answer, log_request
 
@@ -51,6 +52,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
 
     Raises:
         NotResumed: the model server refuses to continue the answer.
+        PluginFailed: the role's prompt plugin failed.
         LlmError: see `_stream`.
     """
     partial = run.partial
@@ -59,6 +61,7 @@ async def _chat(lane: Lane, run: Run, request: ChatRequest) -> Answered:
         if request.must_call_tool and not has_call:
             raise _no_tool_call(partial.finish_reason)
         return Answered(_timed(_with_delivered(Usage(), partial.tokens), run))
+    request = await render(lane, run, request)
     try:
         return await _stream(lane, run, request)
     except BadRequest as error:

@@ -30,6 +30,7 @@ from tokenlane.config.settings.load import (
     lane_settings,
     log_settings,
     names_provider,
+    plugin_settings,
     pool_name,
     read,
     telemetry_settings,
@@ -180,6 +181,7 @@ async def _work(
             transcripts=transcripts,
             token_spans=telemetry_settings().tokens,
             hooks=hooks,
+            plugins=plugin_settings(),
             internal_errors=health.internal_errors,
         )
         async with serving_metrics(health, to.settings.metrics, to.pool) as url:

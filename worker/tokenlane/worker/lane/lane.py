@@ -11,6 +11,7 @@ from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.metrics.samples import Sample
 from tokenlane.worker.embeddings import Embedder
+from tokenlane.worker.hooks.prompt_plugins import PromptPlugins
 from tokenlane.worker.model_management.lane_models import LaneModels
 from tokenlane.worker.providers import LlmProvider
 
@@ -29,7 +30,8 @@ class Lane:
     `worker`: the worker's name in the pool. `transcripts`: whether requests and answers are logged. `observers`: called
     at the end of each attempt. `measured`: returns the metrics that only this worker measures. `unread_queues`: the
     kinds of work whose queue could not be read at the last try. `token_spans`: of which requests the batches of the
-    answer are recorded as spans. `hooks`: the functions through which requests and answers pass.
+    answer are recorded as spans. `hooks`: the functions through which requests and answers pass. `plugins`: they
+    change the prompts of roles.
     """
 
     pool: Pool
@@ -50,6 +52,7 @@ class Lane:
     unread_queues: set[str] = field(default_factory=set)
     token_spans: TokenSpans = "sampled"
     hooks: Hooks = NO_HOOKS
+    plugins: PromptPlugins = field(default_factory=PromptPlugins)
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@
 -- ARGV  1 id  2 attempt  3 worker
 -- reply {'run', attempt, envelope, payload, model, number of starts including this, ms to the deadline, ms from submit to this
 --       start, cancelled: 0 or 1, queue in which the request waited, ms for which it waited before this start, ms from
---       dispatch to this start, attempt before}
+--       dispatch to this start, attempt before, the policy's prompt plugin for the role as JSON, or ''}
 --       attempt before: {} if there was none, else {attempt, lane, model, ms from its start to this start or -1 if it never
 --       started, why it ended, its trace context or ''}
 --       | {'gone'}: the attempt is over, or another worker has claimed it
@@ -54,4 +54,5 @@ redis.call('ZADD', P .. 'leases', decimal(now + policy_rule('lease_ms')), id)
 local waited, before = wait_and_attempt_before(request)
 return { 'run', tonumber(attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
   tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0, request.queue, waited,
-  math.max(0, tonumber(request.started) - tonumber(attempt)), before }
+  math.max(0, tonumber(request.started) - tonumber(attempt)), before,
+  redis.call('HGET', P .. 'policy', 'prompt:' .. request.role) or '' }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.decide.policy import PromptPolicy
 from tokenlane.routing.telemetry.attempt import EarlierAttempt, Waited
 
 from .values import Reply, as_bytes, as_int, as_list, as_text, parse_queue
@@ -22,7 +23,8 @@ class ClaimedAttempt:
     `payload`: as the agent sent it; `KeyAgreement.unseal` unseals it. `starts`: how often the request was started,
     including this time. `left_ms`: time to the deadline when the reply arrived; at most 0 if it had passed.
     `waited_ms`: time from submit to start. `needs`: the envelope's needs, or the needs that recovery replaced them
-    with. `waited`: how long the request waited for this start, and the attempt before, for the trace.
+    with. `waited`: how long the request waited for this start, and the attempt before, for the trace. `prompt`: the
+    prompt plugin that the policy has for the role at this start.
     """
 
     attempt: int
@@ -35,6 +37,7 @@ class ClaimedAttempt:
     cancelled: bool
     needs: Needs
     waited: Waited = field(default_factory=Waited)
+    prompt: PromptPolicy | None = None
 
     @property
     def is_first_start(self) -> bool:
@@ -52,13 +55,14 @@ def parse_claim(reply: Reply, reply_ms: int) -> ClaimedAttempt | None:
     outcome, *rest = as_list(reply)
     if as_text(outcome) != "run":
         return None
-    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled, queue_name, *waited = rest
+    attempt, document, payload, model, starts, left_ms, waited_ms, cancelled, queue_name, *waited, prompt = rest
     try:
         envelope = Envelope.model_validate_json(as_bytes(document))
+        plugin = PromptPolicy.model_validate_json(as_bytes(prompt)) if as_bytes(prompt) else None
     except ValidationError:
         logger.error(
-            "this worker cannot read a request's envelope, and another worker gets the request when its lease lapses: "
-            "run the same version of tokenlane on all hosts"
+            "this worker cannot read a request's envelope or its role's prompt plugin, and another worker gets the "
+            "request when its lease lapses: run the same version of tokenlane on all hosts"
         )
         return None
     queue = parse_queue(queue_name)
@@ -73,6 +77,7 @@ def parse_claim(reply: Reply, reply_ms: int) -> ClaimedAttempt | None:
         cancelled=as_int(cancelled) == 1,
         needs=envelope.needs if queue is None else queue.needs,
         waited=_parse_waited(*waited),
+        prompt=plugin,
     )
 
 

@@ -1,0 +1,31 @@
+"""Changes the prompt of a chat with the prompt plugin that the policy has for its role."""
+
+from __future__ import annotations
+
+from tokenlane.routing.contract.errors import PluginFailed
+from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.worker.hooks.prompt_plugins import PluginMissing
+from tokenlane.worker.lane.lane import Lane
+from tokenlane.worker.lane.running_attempts import Run
+
+
+async def render(lane: Lane, run: Run, request: ChatRequest) -> ChatRequest:
+    """Return the request with the plugin's texts. An attempt that continues an answer gets the prompt of the first.
+
+    Raises:
+        PluginMissing: this worker does not have the plugin, even if a failure of the plugin would not matter: else
+            the prompt would depend on the lane.
+        PluginFailed: the plugin failed, and the policy says that the request then fails.
+    """
+    prompt = run.claim.prompt
+    if prompt is None:
+        return request
+    try:
+        return await lane.plugins.render(prompt.plugin, request, run.claim.model)
+    except PluginMissing:
+        raise
+    except PluginFailed as error:
+        if prompt.on_error == "fail":
+            raise
+        lane.plugins.warn(error, request.role)
+        return request

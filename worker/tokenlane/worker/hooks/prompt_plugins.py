@@ -1,0 +1,163 @@
+"""The prompt plugins of a worker: finds them by the hash of their files, and renders prompts with them.
+
+Each plugin is compiled once and keeps no state between two calls, so that a request that is tried again has the same
+prompt. Calls run on another thread, since a plugin may compute for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import stat
+import threading
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenlane.config.extras import install_advice
+from tokenlane.config.host.bounded_files import read_file
+from tokenlane.routing.contract.errors import PluginFailed
+from tokenlane.routing.contract.requests import ChatRequest
+
+from .plugin_broken import PluginBroken
+from .prompt_template import apply_output, prompt_input
+
+if TYPE_CHECKING:
+    from .sandbox import CompiledPlugin, Sandbox
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 64 * 1024 * 1024
+_CALL_S = 1.0
+"""How long a call may take. Its fuel ends most calls earlier."""
+_WARNING_S = 60.0
+
+
+class PluginMissing(PluginFailed):
+    """This worker does not have the plugin. Another lane may have it."""
+
+
+def digest_of(code: bytes) -> str:
+    """The name of a plugin in policies: the hash of its file."""
+    return f"sha256:{hashlib.sha256(code).hexdigest()}"
+
+
+class PromptPlugins:
+    """The plugins in a directory of this host, whatever their files are called.
+
+    Args:
+        directory: None if the settings name none.
+        cache: where machine code is kept, a directory that only this user may write; None to keep none.
+    """
+
+    def __init__(self, directory: Path | None = None, cache: Path | None = None) -> None:
+        self._directory, self._cache = directory, cache
+        self._sandbox: Sandbox | None = None
+        self._plugins: dict[str, asyncio.Future[CompiledPlugin | PluginBroken | None]] = {}
+        self._digests: dict[tuple[str, int, int], str] = {}
+        self._warned_at: dict[str, float] = {}
+        self._compiling, self._calling = threading.Lock(), asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Compile all plugins of the directory. A large one may take a minute, once for each host."""
+        for digest, path in await asyncio.to_thread(lambda: list(self._files())):
+            if isinstance(plugin := await self._load(digest), PluginBroken):
+                logger.warning("prompt plugin %s (%s) cannot be used: it %s", digest, path.name, plugin)
+            elif plugin is not None:
+                logger.info("prompt plugin %s (%s) is ready", digest, path.name)
+
+    async def render(self, digest: str, request: ChatRequest, model: str) -> ChatRequest:
+        """Return the request with the texts of a plugin.
+
+        Args:
+            digest: the plugin, as `digest_of` its file.
+            model: the model that gets the request.
+
+        Raises:
+            PluginMissing: this worker does not have the plugin.
+            PluginFailed: the plugin cannot be used, broke off, took too long, or returned nonsense.
+        """
+        plugin = await self._load(digest)
+        if plugin is None:
+            raise PluginMissing(f"This lane does not have prompt plugin {digest}: {self._advice()}.")
+        try:
+            if isinstance(plugin, PluginBroken):
+                raise plugin
+            return apply_output(await self._call(plugin, prompt_input(request, model)), request)
+        except PluginBroken as error:
+            raise PluginFailed(f"Prompt plugin {digest} {error}.", detail=error.detail) from None
+
+    def warn(self, error: PluginFailed, role: str) -> None:
+        """Log that requests of a role are sent without a plugin's texts, once a minute."""
+        now = asyncio.get_running_loop().time()
+        if now - self._warned_at.get(role, -math.inf) >= _WARNING_S:
+            self._warned_at[role] = now
+            logger.warning("requests of role %r are sent as they came, as the policy says: %s", role, error.message)
+
+    def _advice(self) -> str:
+        if find_spec("wasmtime") is None:
+            return f"on its host, {install_advice('plugins')}"
+        if self._directory is None:
+            return "in the settings of its worker, name the directory of the file with `plugins` in [advanced]"
+        return "put the file into the directory that `plugins` in [advanced] names on its host"
+
+    async def _load(self, digest: str) -> CompiledPlugin | PluginBroken | None:
+        """The compiled plugin, or why it cannot be used. None: it is not in the directory, or wasmtime is missing."""
+        if digest not in self._plugins:
+            loop = asyncio.get_running_loop()
+            self._plugins[digest] = loop.run_in_executor(None, self._compile, digest)
+        loading = self._plugins[digest]
+        plugin = await asyncio.shield(loading)  # for whoever else waits for it
+        if plugin is None and self._plugins.get(digest) is loading:
+            del self._plugins[digest]  # the file may come later
+        return plugin
+
+    def _compile(self, digest: str) -> CompiledPlugin | PluginBroken | None:
+        path = next((path for known, path in self._files() if known == digest), None)
+        if path is None or find_spec("wasmtime") is None:
+            return None
+        from .sandbox import Sandbox  # which loads wasmtime
+
+        with self._compiling:
+            try:
+                code = read_file(path, MOST_BYTES)
+            except OSError:
+                return None
+            if digest_of(code) != digest:
+                return None
+            if self._sandbox is None:
+                self._sandbox = Sandbox(self._cache)
+            try:
+                return self._sandbox.compile(code)
+            except PluginBroken as error:
+                return error
+
+    async def _call(self, plugin: CompiledPlugin, text: str) -> str:
+        assert self._sandbox is not None
+        async with self._calling:
+            limit = asyncio.get_running_loop().call_later(_CALL_S, self._sandbox.interrupt)
+            try:
+                return await asyncio.to_thread(self._sandbox.call, plugin, text)
+            finally:
+                limit.cancel()
+                self._sandbox.interrupt()  # the thread goes on if this call is cancelled
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """The files of the directory, each with its digest. One that cannot be read is logged once."""
+        for path in () if self._directory is None else sorted(self._directory.glob("*")):
+            try:
+                status = path.stat()
+            except OSError:  # a link to nothing, or a file that was deleted just now
+                continue
+            key = (path.name, status.st_size, status.st_mtime_ns)
+            if key not in self._digests and stat.S_ISREG(status.st_mode):
+                try:
+                    self._digests[key] = digest_of(read_file(path, MOST_BYTES))
+                except OSError as error:
+                    self._digests[key] = ""
+                    logger.warning("%s cannot be read as a prompt plugin: %s", path, error.strerror or error)
+            if self._digests.get(key):
+                yield self._digests[key], path
