@@ -38,6 +38,7 @@ ELSEWHERE = {
     "supply-chain": 'the step "supply chain" of .ci/run, and test_supply_chain.py',
     "runbook": "test_runbook.py: they need a pool with the role and the lane that they name",
     "redis": "test_users.py: they make the users of a server",
+    "plugins": "test_plugins.py: those of a tool need that tool",
     "providers": "test_example_provider.py: they need a provider that is not installed",
     "metrics": "test_exporter.py: they run until they are stopped",
     "CONTRIBUTING.md": "verbs of make, which CI runs",

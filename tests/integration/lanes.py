@@ -35,9 +35,7 @@ async def lane_of(
         fallback: serve the fallback lane too.
     """
     redis = RedisSettings(redis_url)
-    opening = open_lane(
-        settings, redis, provider=provider, cache=cache, plugins=plugins, timings=timings, hooks=hooks
-    )
+    opening = open_lane(settings, redis, provider=provider, cache=cache, plugins=plugins, timings=timings, hooks=hooks)
     async with AsyncExitStack() as stack:
         lane = await stack.enter_async_context(opening)
         fallback_lane = await stack.enter_async_context(open_fallback(lane)) if fallback else None

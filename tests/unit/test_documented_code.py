@@ -29,7 +29,7 @@ from tokenlane.worker.model_management.files.manifest import Manifest
 
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")})
 INDENTED = re.compile(r"^\n {4}\S", re.MULTILINE)
-LANGUAGES = {"console", "ini", "json", "nginx", "python", "text", "toml", "yaml"}
+LANGUAGES = {"console", "ini", "json", "nginx", "python", "text", "toml", "wit", "yaml"}
 PLAIN_TEXT = {"architecture": 1, "redis": 1, "tracing": 1, "requests": 2, "operations": 4, "swap": 2}
 """The blocks that are neither run nor parsed here: diagrams, a Redis user, which test_acl.py makes, and output."""
 OF_EVERY_VERB = {"--llm", "--config", "--help"}
@@ -75,6 +75,7 @@ VALIDATORS: dict[str, Callable[[Path], None]] = {
     "deploy-systemd": as_settings,
     "hooks": as_hooks,
     "models": as_settings,
+    "plugins": as_settings,
     "policy": as_policy,
     "providers": as_the_example_project,
     "simulator": as_faults,

@@ -20,6 +20,7 @@ from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
 from tokenlane.benches.measure import traces as traces_measurement
 from tokenlane.benches.measure.figures import Bar, table
+from tokenlane.benches.measure.hooks import prompt_plugins
 from tokenlane.benches.measure.llm import measurement as llm_measurement
 from tokenlane.benches.measure.llm.find import builtin_subject, find_subjects
 from tokenlane.benches.measure.llm.table import table as llm_table
@@ -80,6 +81,13 @@ def sealing(
     """Measure the CPU time that a pool key adds to each published message."""
     report = sealing_measurement.measure(10 if quick else 300)
     _print(report, sealing_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def plugins(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure how long a worker takes to render a prompt with a plugin."""
+    report = asyncio.run(prompt_plugins.measure(200 if quick else 5000))
+    _print(report, prompt_plugins.table(report), report.bars, as_json=as_json, check=check)
 
 
 @bench.command()

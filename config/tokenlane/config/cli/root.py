@@ -63,6 +63,7 @@ VERBS = {
     "invite": Verb("Print the commands that connect another host to the pool, including secrets.", "cli"),
     "worker": Verb("Serve one lane: one model server, usually one GPU.", "worker", traced=True),
     "probe": Verb("Find model servers, and explain how to start one if there is none.", "worker"),
+    "plugins": Verb("Check a prompt plugin, and print the interface of plugins.", "worker,plugins", configured=False),
     "status": Verb("Show waiting and running requests, lanes and workers; --check is for monitoring.", "cli"),
     "top": Verb("Watch the roles and lanes of a pool, each second, until q or Ctrl-C.", "cli"),
     "dashboard": Verb("Serve a live page of the pool, from which operators also steer it.", "metrics"),

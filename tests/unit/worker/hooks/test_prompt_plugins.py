@@ -89,7 +89,7 @@ async def test_a_plugin_that_fails_is_named_and_quotes_nothing(folder: Path, cod
 
 async def test_a_call_has_a_limit_of_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With so much fuel it would run for hours. The plugin after it works."""
-    monkeypatch.setattr(sandbox, "FUEL", 2**62)
+    monkeypatch.setattr(module, "FUEL", 2**62)
     monkeypatch.setattr(module, "_CALL_S", 0.02)
     (folder / "loops").write_bytes(LOOPS)
     (folder / "brief").write_bytes(BRIEF)
@@ -102,7 +102,7 @@ async def test_a_call_has_a_limit_of_time(folder: Path, monkeypatch: pytest.Monk
 
 
 async def test_a_cancelled_call_ends_its_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "FUEL", 2**62)
+    monkeypatch.setattr(module, "FUEL", 2**62)
     (folder / "loops").write_bytes(LOOPS)
     plugins = PromptPlugins(folder)
     await plugins.prepare()

@@ -12,3 +12,7 @@ class PluginBroken(Exception):
     def __init__(self, why: str, detail: str = "") -> None:
         super().__init__(why)
         self.detail = detail
+
+
+class OutOfFuel(PluginBroken):
+    """The call computed for too long."""

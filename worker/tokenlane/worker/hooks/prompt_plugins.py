@@ -1,7 +1,7 @@
 """The prompt plugins of a worker: finds them by the hash of their files, and renders prompts with them.
 
 Each plugin is compiled once and keeps no state between two calls, so that a request that is tried again has the same
-prompt. Calls run on another thread, since a plugin may compute for a while.
+prompt. A quick call runs on the event loop's thread, since a change of threads takes several times as long as the call.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import logging
 import math
 import stat
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +24,7 @@ from tokenlane.config.host.bounded_files import read_file
 from tokenlane.routing.contract.errors import PluginFailed
 from tokenlane.routing.contract.requests import ChatRequest
 
-from .plugin_broken import PluginBroken
+from .plugin_broken import OutOfFuel, PluginBroken
 from .prompt_template import apply_output, prompt_input
 
 if TYPE_CHECKING:
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 64 * 1024 * 1024
+FUEL, _QUICK_FUEL = 100_000_000, 1_000_000
+"""How much a call may compute, and how much of that on the event loop's thread: both end within milliseconds."""
+_QUICK_S, _SLOW_CALLS = 0.001, 3
 _CALL_S = 1.0
-"""How long a call may take. Its fuel ends most calls earlier."""
+"""How long a call may take on a busy host. Its fuel ends most calls earlier."""
 _WARNING_S = 60.0
 
 
@@ -59,6 +64,7 @@ class PromptPlugins:
         self._plugins: dict[str, asyncio.Future[CompiledPlugin | PluginBroken | None]] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
         self._warned_at: dict[str, float] = {}
+        self._slow_calls: Counter[str] = Counter()
         self._compiling, self._calling = threading.Lock(), asyncio.Lock()
 
     async def prepare(self) -> None:
@@ -86,7 +92,7 @@ class PromptPlugins:
         try:
             if isinstance(plugin, PluginBroken):
                 raise plugin
-            return apply_output(await self._call(plugin, prompt_input(request, model)), request)
+            return apply_output(await self._call(digest, plugin, prompt_input(request, model)), request)
         except PluginBroken as error:
             raise PluginFailed(f"Prompt plugin {digest} {error}.", detail=error.detail) from None
 
@@ -110,7 +116,8 @@ class PromptPlugins:
             loop = asyncio.get_running_loop()
             self._plugins[digest] = loop.run_in_executor(None, self._compile, digest)
         loading = self._plugins[digest]
-        plugin = await asyncio.shield(loading)  # for whoever else waits for it
+        # Other requests may wait for the same plugin, so a cancelled one must not cancel the compiler.
+        plugin = loading.result() if loading.done() else await asyncio.shield(loading)
         if plugin is None and self._plugins.get(digest) is loading:
             del self._plugins[digest]  # the file may come later
         return plugin
@@ -135,15 +142,31 @@ class PromptPlugins:
             except PluginBroken as error:
                 return error
 
-    async def _call(self, plugin: CompiledPlugin, text: str) -> str:
+    async def _call(self, digest: str, plugin: CompiledPlugin, text: str) -> str:
+        """Call the plugin on this thread, or on another one if its latest calls on this one were slow.
+
+        A call that runs out of fuel on this thread is made again on the other: plugins have no effects.
+        """
         assert self._sandbox is not None
-        async with self._calling:
-            limit = asyncio.get_running_loop().call_later(_CALL_S, self._sandbox.interrupt)
+        if self._slow_calls[digest] < _SLOW_CALLS:
+            began = time.thread_time()
             try:
-                return await asyncio.to_thread(self._sandbox.call, plugin, text)
+                return self._sandbox.call(plugin, text, _QUICK_FUEL)
+            except OutOfFuel:
+                pass
+            finally:
+                is_slow = time.thread_time() - began > _QUICK_S
+                self._slow_calls[digest] = self._slow_calls[digest] + 1 if is_slow else 0
+        return await self._call_on_a_thread(self._sandbox, plugin, text)
+
+    async def _call_on_a_thread(self, sandbox: Sandbox, plugin: CompiledPlugin, text: str) -> str:
+        async with self._calling:
+            limit = asyncio.get_running_loop().call_later(_CALL_S, sandbox.interrupt)
+            try:
+                return await asyncio.to_thread(sandbox.call, plugin, text, FUEL)
             finally:
                 limit.cancel()
-                self._sandbox.interrupt()  # the thread goes on if this call is cancelled
+                sandbox.interrupt()  # the thread goes on if this call is cancelled
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """The files of the directory, each with its digest. One that cannot be read is logged once."""

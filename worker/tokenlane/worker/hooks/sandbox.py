@@ -19,19 +19,18 @@ from wasmtime.component import Component, ComponentInstanceType, ExportIndex, Fu
 
 from tokenlane.config.host.private_files import write_private
 
-from .plugin_broken import PluginBroken
+from .plugin_broken import OutOfFuel, PluginBroken
 
 logger = logging.getLogger(__name__)
 
 INTERFACE = "tokenlane:prompt/template@1.0.0"
-FUEL = 100_000_000
-"""How much a call may compute, about one unit for each instruction. The same input uses as much on every host."""
 MEMORY_BYTES = 64 * 1024 * 1024
 
 _MOST_INSTANCES, _MOST_MEMORIES = 100, 4
 """Enough for a component with an interpreter of Python."""
 _CORE_MODULE = b"\0asm\x01\0\0\0"
 _MISSING_IMPORT = re.compile(r"instantiation argument named `([^`]+)`")
+_NO_FUEL = "all fuel consumed by WebAssembly"
 _TRAP = re.compile(r"wasm trap: (.+)")
 _COMPONENT_OF_A_MODULE = f"""(component
   (core module $module
@@ -57,7 +56,7 @@ class CompiledPlugin:
 
 
 class Sandbox:
-    """Compiles plugins and calls them, at most one at a time. Calls run on the caller's thread, without Python's lock.
+    """Compiles plugins and calls them, on the caller's thread and without Python's lock.
 
     Args:
         cache: a directory for machine code, which only this user may write; None to keep nothing.
@@ -86,22 +85,29 @@ class Sandbox:
             raise PluginBroken(f"does not export `render` of {INTERFACE}")
         return CompiledPlugin(component, render)
 
-    def call(self, plugin: CompiledPlugin, text: str) -> str:
+    def call(self, plugin: CompiledPlugin, text: str, fuel: int) -> str:
         """Call the plugin in a new store, so that no call sees anything of an earlier one.
 
+        Args:
+            fuel: how much it may compute: about one unit for each instruction, and for each byte of a large copy. The
+                same input uses as much on every host.
+
         Raises:
-            PluginBroken: the plugin trapped, used up its fuel, was interrupted, or returned an error.
+            OutOfFuel: the plugin used up its fuel.
+            PluginBroken: the plugin trapped, was interrupted, or returned an error.
         """
         store = Store(self._engine)
         try:
             store.set_limits(memory_size=MEMORY_BYTES, memories=_MOST_MEMORIES, instances=_MOST_INSTANCES)
-            store.set_fuel(FUEL)
+            store.set_fuel(fuel)
             store.set_epoch_deadline(1)
             render = self._linker.instantiate(store, plugin.component).get_func(store, plugin.render)
             assert render is not None
             result = render(store, text)
         except WasmtimeError as error:
-            raise PluginBroken(f"broke off: {_reason(error)}") from None
+            reason = _reason(error)
+            kind = OutOfFuel if reason == _NO_FUEL else PluginBroken
+            raise kind(f"broke off: {reason}") from None
         finally:
             store.close()
         if result.tag != "ok":
@@ -109,7 +115,7 @@ class Sandbox:
         return str(result.payload)
 
     def interrupt(self) -> None:
-        """End the call that runs on another thread, if one does."""
+        """End the calls that run on other threads."""
         self._engine.increment_epoch()
 
     def _has_right_type(self, component: Component) -> bool:

@@ -1,0 +1,1 @@
+"""Measures what a worker applies to requests."""
