@@ -16,8 +16,9 @@ from tokenlane.benches.simulator import Fault, Simulator
 from tokenlane.config.host.pool_key_files import PoolKey
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client, LlmError
+from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.wire import new_id
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy import Policy, PromptPolicy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -105,6 +106,21 @@ async def lane_conflict(site: Site) -> None:
     await site.lane()
 
 
+async def hook_failed(site: Site) -> None:
+    def fails(_: ChatRequest) -> ChatRequest:
+        raise ZeroDivisionError
+
+    async with Client(site.url, request_hook=fails) as client:
+        await client.complete("hello", role="planner")
+
+
+async def plugin_failed(site: Site) -> None:
+    await site.lane()
+    prompt = PromptPolicy(plugin=f"sha256:{'0' * 64}")
+    await site.pool.policies.write(Policy(max_starts=1, roles={"planner": RolePolicy(prompt=prompt)}))
+    await site.ask()
+
+
 async def policy_changed(site: Site) -> None:
     await site.pool.policies.write(Policy(depth=7), expected=0)
 
@@ -153,11 +169,13 @@ PROVOCATIONS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "digest_mismatch": digest_mismatch,
     "duplicate": duplicate,
     "entry_deleted": entry_deleted,
+    "hook_failed": hook_failed,
     "images_not_accepted": images_not_accepted,
     "interrupted": lambda site: site.ask_lane(Fault(cut_after=3)),
     "lane_conflict": lane_conflict,
     "model_not_found": lambda site: site.ask_lane(model="nosuch"),
     "no_tool_call": lambda site: site.ask_lane(Fault(pieces=("hi",)), tools=[TOOL], tool_choice="required"),
+    "plugin_failed": plugin_failed,
     "policy_changed": policy_changed,
     "policy_refused": policy_refused,
     "policy_unreadable": policy_unreadable,
