@@ -106,7 +106,7 @@ def test_the_suffix_of_a_message_with_parts(content: object, expected: object) -
         ("", "object"),
         ("secret", "object"),
         ("[]", "object"),
-        ('{"sufix": "secret"}', "object"),
+        ('{"suffixes": "secret"}', "object"),
         ('{"system": 3, "suffix": ["secret"]}', "a wrong suffix and system"),
         (json.dumps({"suffix": "x" * (1024 * 1024 + 1)}), "a wrong suffix"),
     ],
