@@ -26,6 +26,7 @@ RUN_ELSEWHERE = {
         *("Continue an answer", "Pictures", "Tools", "Structured answers"),
     ),
     "errors": ("Send again",),
+    "hooks": ("In an agent", "Token hooks", "Request hooks"),
     "failures": ("A whole agent",),
     "testing": ("Test an agent", "Handlers", "Embeddings"),
 }

@@ -20,7 +20,8 @@ CHECK_BRIEF, INSTALL, WIT, BUILD, CHECK_STYLE = commands_of((ROOT / "docs" / "pl
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of a shell in a folder with the project's documentation, with the programs of this Python first."""
-    (folder / "docs").is_symlink() or (folder / "docs").symlink_to(ROOT / "docs")
+    if not (folder / "docs").exists():
+        (folder / "docs").symlink_to(ROOT / "docs")
     programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": programs}
     return subprocess.run(
