@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from typing_extensions import TypeIs
 
@@ -24,8 +23,6 @@ DeltaHook: TypeAlias = Callable[[TokenDelta], TokenDelta | Iterable[TokenDelta] 
 TokenHook: TypeAlias = StreamHook | DeltaHook
 RequestHook: TypeAlias = Callable[[ChatRequest], ChatRequest | Awaitable[ChatRequest]]
 """A plain or async function: it returns the request that takes the place of the given one."""
-
-T = TypeVar("T")
 
 FAILURES = (Exception, SystemExit)
 """What a hook may raise without ending its process."""
@@ -73,25 +70,6 @@ def hook_error(hook: Callable[..., object], kind: str, error: BaseException) -> 
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in line {frames[-1].lineno} of {PurePath(frames[-1].filename).name}" if frames else ""
     return HookFailed(f"The {kind} {name_of(hook)!r} raised {type(error).__name__}{place}.")
-
-
-async def limited(step: Awaitable[T], limit: asyncio.Timeout) -> T:
-    """Await a step of a hook within a time limit, and do not let the hook swallow the limit or a cancellation.
-
-    Raises:
-        TimeoutError: the limit has expired.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    cancelling = task.cancelling()
-    try:
-        async with limit:
-            return await step
-    finally:
-        if task.cancelling() > cancelling:
-            raise asyncio.CancelledError
-        if limit.expired():
-            raise TimeoutError
 
 
 def _wrong_with(hook: object, kind: str) -> str:

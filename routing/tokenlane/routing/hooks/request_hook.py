@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 
 from pydantic import ValidationError
@@ -11,7 +10,8 @@ from pydantic_core import PydanticSerializationError
 from tokenlane.routing.contract.errors import BadRequest, HookFailed
 from tokenlane.routing.contract.requests import ChatRequest
 
-from .functions import FAILURES, PATIENCE_S, RequestHook, hook_error, limited, name_of
+from .functions import FAILURES, PATIENCE_S, RequestHook, hook_error, name_of
+from .step_limit import StepLimit
 
 
 async def change_request(hook: RequestHook, request: ChatRequest, *, patience_s: float = PATIENCE_S) -> ChatRequest:
@@ -22,15 +22,16 @@ async def change_request(hook: RequestHook, request: ChatRequest, *, patience_s:
         HookFailed: the hook raised another error, took longer than `patience_s`, or returned no valid request with the
             same id.
     """
-    limit = asyncio.timeout(patience_s)
+    limit = StepLimit(patience_s)
     try:
         changed: object = hook(request)
         if inspect.isawaitable(changed):
-            changed = await limited(changed, limit)
+            with limit:
+                changed = await limit.run(changed)
     except BadRequest:
         raise
     except FAILURES as error:
-        if limit.expired():
+        if limit.has_expired:
             raise HookFailed(f"The request hook {name_of(hook)!r} took longer than {patience_s:g} s.") from error
         raise hook_error(hook, "request hook", error) from error
     if changed is request:

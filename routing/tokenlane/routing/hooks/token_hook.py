@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -16,7 +17,8 @@ from pydantic_core import PydanticSerializationError
 from tokenlane.routing.contract.answers import FinishReason, TokenDelta, Usage
 from tokenlane.routing.contract.errors import HookFailed
 
-from .functions import FAILURES, PATIENCE_S, DeltaHook, TokenHook, hook_error, limited, name_of, reads_stream
+from .functions import FAILURES, PATIENCE_S, DeltaHook, TokenHook, hook_error, name_of, reads_stream
+from .step_limit import StepLimit
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,10 @@ LONGEST_ANSWER = 32 * 1024 * 1024
 _BREATHER = 256
 """After how many deltas without reading one a hook lets other tasks run."""
 _CLOSE_S = 1.0
-_CONTENT = {"text", "reasoning", "tool_calls", "logprobs", "finish_reason"}
-"""The fields of a delta that a hook may set."""
+_EMPTY = {"text": "", "reasoning": "", "tool_calls": (), "logprobs": (), "finish_reason": None}
+"""The fields of a delta that a hook may set, each with the value that says nothing."""
+_CONTENT = frozenset(_EMPTY)
+_PLACE = ("request_id", "attempt", "position", "lane", "model")
 
 
 async def filter_deltas(
@@ -49,71 +53,73 @@ async def filter_deltas(
             took too long, or yields without end.
         Exception: an error of the source, even if the hook caught it.
     """
-    reading = _Reading(source)
-    run = _Run(hook, reading, patience_s)
-    try:
-        finish_reason: FinishReason | None = None
-        while (delta := await run.step()) is not None:
-            if (finish_reason := delta.finish_reason) is not None:
-                await reading.close()
-                await run.expect_end()
-                delta.finish_reason = None
-                delta.model_fields_set.discard("finish_reason")
-            if delta.model_fields_set:
-                yield reading.place(delta)
-        finish_reason = finish_reason or (reading.finish_reason if reading.has_ended else "stop")
-        await reading.close()
-        if finish_reason is not None:
-            last = TokenDelta(finish_reason=finish_reason)
-            if reading.usage is not None:
-                last.usage = reading.usage
-            yield reading.place(last)
-    finally:
-        await reading.close()
-        await run.close()
+    with StepLimit(patience_s) as limit:
+        reading = _Reading(source, limit)
+        run = _Run(hook, reading, limit, patience_s)
+        try:
+            finish_reason: FinishReason | None = None
+            while (delta := await run.step()) is not None:
+                if (finish_reason := delta.finish_reason) is not None:
+                    await reading.close()
+                    await run.expect_end()
+                    delta.finish_reason = None
+                    delta.model_fields_set.discard("finish_reason")
+                if _has_content(delta):
+                    yield delta
+            finish_reason = finish_reason or (reading.finish_reason if reading.has_ended else "stop")
+            await reading.close()
+            if finish_reason is not None:
+                yield reading.last(finish_reason)
+        finally:
+            await reading.close()
+            await run.close()
+
+
+def _has_content(delta: TokenDelta) -> bool:
+    return not delta.model_fields_set.isdisjoint(_CONTENT)
+
+
+def _place_of(delta: TokenDelta) -> dict[str, Any]:
+    fields = delta.model_fields_set
+    return {field: getattr(delta, field) for field in _PLACE if field in fields}
 
 
 class _Reading:
     """The answer as the hook reads it.
 
-    `limit`: the time limit of the hook's step, which does not run while the hook waits for the source. `yielded`: how
-    many deltas the hook has yielded since it read the last one. `error`: what the source raised.
+    `yielded`: how many deltas the hook has yielded since it read the last one. `place`: the request, attempt, position,
+    lane and model of that delta. `error`: what the source raised.
+
+    Args:
+        limit: the time limit of the hook's steps, which does not count the time of reading.
     """
 
-    def __init__(self, source: AsyncGenerator[TokenDelta, None]) -> None:
-        self._source = source
-        self._newest = self._last = TokenDelta()
-        self._clock = asyncio.get_running_loop().time
-        self._task: asyncio.Task[object] | None = None
-        self._patience_s = 0.0
-        self.limit = asyncio.timeout(None)
+    def __init__(self, source: AsyncGenerator[TokenDelta, None], limit: StepLimit) -> None:
+        self._source, self._limit = source, limit
+        self.place: dict[str, Any] = {}
+        self._last_place: dict[str, Any] = {}
         self.yielded = 0
         self.has_ended = False
         self.error: BaseException | None = None
         self.finish_reason: FinishReason | None = None
-        self.usage: Usage | None = None
-
-    def begin_step(self, patience_s: float) -> None:
-        """Let the hook read in this task, until it has taken so many seconds."""
-        self._task, self._patience_s = asyncio.current_task(), patience_s
-        self.limit = asyncio.timeout(patience_s)
+        self._usage: Usage | None = None
 
     def __aiter__(self) -> AsyncIterator[TokenDelta]:
         return self
 
     async def __anext__(self) -> TokenDelta:
-        if asyncio.current_task() is not self._task:
+        if not self._limit.is_current():
             raise RuntimeError("a token hook must read the answer in the task in which it is called")
         self.yielded = 0
         while not self.has_ended:
             delta = await self._next()
-            if delta is not None and delta.model_fields_set & _CONTENT:
-                self._newest = self._last
+            if delta is not None and _has_content(delta):
+                self.place = self._last_place
                 return delta
         raise StopAsyncIteration
 
     async def _next(self) -> TokenDelta | None:
-        self.limit.reschedule(None)
+        self._limit.pause()
         try:
             delta = await anext(self._source)
         except StopAsyncIteration:
@@ -123,24 +129,21 @@ class _Reading:
             self.error, self.has_ended = error, True
             raise
         finally:
-            if not self.limit.expired():
-                self.limit.reschedule(self._clock() + self._patience_s)
-        self._last = delta.model_copy()
+            self._limit.resume()
+        self._last_place = _place_of(delta)
         if delta.finish_reason is not None or delta.usage is not None:
             self.finish_reason = delta.finish_reason or self.finish_reason
-            self.usage = delta.usage or self.usage
+            self._usage = delta.usage or self._usage
             delta.finish_reason = delta.usage = None
             delta.model_fields_set.difference_update({"finish_reason", "usage"})
         return delta
 
-    def place(self, delta: TokenDelta) -> TokenDelta:
-        """Give a delta the request, attempt, position, lane and model of the newest delta that the hook has read. The
-        delta with the finish reason has those of the last delta of the source."""
-        newest = self._newest if delta.finish_reason is None else self._last
-        for field in ("request_id", "attempt", "position", "lane", "model"):
-            if field in newest.model_fields_set:
-                setattr(delta, field, getattr(newest, field))
-        return delta
+    def last(self, finish_reason: FinishReason) -> TokenDelta:
+        """The last delta of the answer, in the place of the last delta of the source."""
+        last = TokenDelta(finish_reason=finish_reason, **self._last_place)
+        if self._usage is not None:
+            last.usage = self._usage
+        return last
 
     async def close(self) -> None:
         """Close the source. The hook can read nothing more."""
@@ -151,13 +154,14 @@ class _Reading:
 class _Run:
     """The hook while it filters one answer."""
 
-    def __init__(self, hook: TokenHook, reading: _Reading, patience_s: float) -> None:
-        self._hook, self._reading, self._patience_s = hook, reading, patience_s
+    def __init__(self, hook: TokenHook, reading: _Reading, limit: StepLimit, patience_s: float) -> None:
+        self._hook, self._reading, self._limit, self._patience_s = hook, reading, limit, patience_s
         self._output: AsyncIterator[TokenDelta] | None = None
         self._size = 0
 
     async def step(self) -> TokenDelta | None:
-        """Return a copy of the next delta that the hook yields; None once the hook has ended.
+        """Return a copy of the next delta that the hook yields, in the place of the last delta that the hook has read.
+        Return None once the hook has ended.
 
         Raises:
             HookFailed: see `filter_deltas`.
@@ -168,17 +172,16 @@ class _Run:
             raise self._failed(f"yielded {MOST_DELTAS} deltas in a row without reading one")
         if reading.yielded % _BREATHER == _BREATHER - 1:
             await asyncio.sleep(0)
-        reading.begin_step(self._patience_s)
         try:
             if self._output is None:
                 self._output = _output(self._hook, reading)
-            delta = await limited(anext(self._output), reading.limit)
+            delta = await self._limit.run(anext(self._output))
         except StopAsyncIteration:
             self._raise_error_of_source()
             return None
         except FAILURES as error:
             self._raise_error_of_source()
-            if reading.limit.expired():
+            if self._limit.has_expired:
                 what = f"neither read nor yielded a delta for {self._patience_s:g} s"
                 raise self._failed(what) from error
             raise hook_error(self._hook, "token hook", error) from error
@@ -189,7 +192,7 @@ class _Run:
     async def expect_end(self) -> None:
         """Check that the hook yields nothing after its finish reason."""
         while (delta := await self.step()) is not None:
-            if delta.model_fields_set:
+            if _has_content(delta):
                 raise self._failed("yielded a delta after the finish reason")
 
     async def close(self) -> None:
@@ -197,7 +200,8 @@ class _Run:
         if not isinstance(self._output, AsyncGenerator):
             return
         try:
-            await limited(self._output.aclose(), asyncio.timeout(_CLOSE_S))
+            with StepLimit(_CLOSE_S) as limit:
+                await limit.run(self._output.aclose())
         except FAILURES as error:
             logger.warning("%s", hook_error(self._hook, "token hook", error).message)
 
@@ -205,7 +209,7 @@ class _Run:
         match self._reading.error:
             case None:
                 return
-            case asyncio.CancelledError():  # by the hook itself: `limited` has raised any other cancellation
+            case asyncio.CancelledError():  # by the hook itself: `StepLimit` raises any other cancellation
                 raise self._failed("cancelled its reading of the answer")
             case error:
                 raise error
@@ -215,14 +219,18 @@ class _Run:
         if not isinstance(delta, TokenDelta):
             raise self._failed(f"yielded a value of type {type(delta).__name__} instead of a TokenDelta")
         fields = delta.model_fields_set & _CONTENT
+        given = {field: getattr(delta, field) for field in fields}
         try:
-            given = {field: value for field in fields if (value := getattr(delta, field)) not in ("", (), None)}
-            checked = TokenDelta.model_validate(given)
+            checked = TokenDelta.model_validate(
+                {field: value for field, value in given.items() if value != _EMPTY[field]} | self._reading.place
+            )
             checked.text.encode() if fields <= {"text"} else checked.to_wire()
         except (ValidationError, PydanticSerializationError, UnicodeError):
-            raise self._failed(
-                f"yielded a TokenDelta that is not valid: check its {', '.join(sorted(fields))}"
-            ) from None
+            wrong = ", ".join(sorted(fields))
+            raise self._failed(f"yielded a TokenDelta that is not valid: check its {wrong}") from None
+        self._size += len(checked.text) + len(checked.reasoning)
+        if self._size > LONGEST_ANSWER:
+            raise self._failed(f"yielded more than {LONGEST_ANSWER} characters")
         return checked
 
     def _failed(self, what: str) -> HookFailed:

@@ -22,6 +22,7 @@ from tokenlane.config.settings.environment import short_names
 from tokenlane.config.settings.load import (
     configured_model_servers,
     configured_redis,
+    hook_settings,
     lane_options,
     names_provider,
     pool_name,
@@ -35,6 +36,7 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide.lanes.fallback_lane import is_fallback
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.decide.policy_file import policy_of
+from tokenlane.routing.hooks.load import load_hooks
 from tokenlane.routing.store.pool import connect
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.watch.finding import Code
@@ -90,6 +92,7 @@ def up(
     if listen is not None and (other is not None or private):
         which = "--private" if other is None else f"--redis, or the setting that names {other.safe_url}"
         raise ConfigError(f"--listen is for the embedded server: leave out {which}.")
+    load_hooks(hook_settings())  # an error in them ends the command, and not each of its workers
     models = tuple(model or ())
     lanes_with = partial(pool_settings, lane=lane, models=models, capacity=capacity)
     plan = _Plan(lanes_with(provider=provider, endpoint=endpoint), lanes_with)
