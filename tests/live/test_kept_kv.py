@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.fake_server import ask
-from tests.live.llamacpp_router import llamacpp_router
 
+from tokenlane.benches.measure.swap.router import llamacpp_router
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.results import ModelInfo

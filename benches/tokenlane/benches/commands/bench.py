@@ -31,6 +31,7 @@ from tokenlane.benches.measure.plots import llm as llm_plot
 from tokenlane.benches.measure.plots import soak as soak_plot
 from tokenlane.benches.measure.soak import measurement as soak_measurement
 from tokenlane.benches.measure.soak import report as soak_report
+from tokenlane.benches.measure.swap import measurement as swap_measurement
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import escaped
 from tokenlane.config.exit_codes import FAILED, UserError
@@ -140,6 +141,13 @@ def _chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"{option}: {unknown[0]!r} is unknown. Choose from {', '.join(known)}.")
     return [name for name in known if name in given]
+
+
+@bench.command()
+def swap(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure the first token after a model was unloaded and loaded again, with its KV cache kept."""
+    report = asyncio.run(swap_measurement.measure(1 if quick else 3, partial(typer.echo, err=True), quick=quick))
+    _print(report, swap_measurement.table(report), report.bars, as_json=as_json, check=check)
 
 
 @bench.command()

@@ -72,21 +72,23 @@ class SlotFiles:
 
     async def save(self, model: str, slots: list[int]) -> None:
         """Save the model's slots, before the model is unloaded. What cannot be saved is lost."""
-        self._saved[model], why = {}, ""
+        self._saved[model], self._why_not[model] = {}, ""
         try:
             directory = self._private_directory()
             for slot in slots:
-                name = self._name(model, slot)
-                _create_private(directory / name)
-                answer = await self._act("save", model, slot, name)
-                tokens = answer.get("n_saved")
-                if isinstance(tokens, int) and tokens > 0:
-                    self._saved[model][slot] = tokens
-                else:
-                    (directory / name).unlink(missing_ok=True)
-        except (NotKept, LlmError, OSError) as error:
-            why = str(error) if isinstance(error, NotKept) else f"the server could not save it ({_kind(error)})"
-        self._why_not[model] = why
+                file = directory / self._name(model, slot)
+                try:
+                    _create_private(file)
+                    tokens = (await self._act("save", model, slot, file.name)).get("n_saved")
+                    if isinstance(tokens, int) and tokens > 0:
+                        self._saved[model][slot] = tokens
+                finally:
+                    if slot not in self._saved[model]:
+                        file.unlink(missing_ok=True)
+        except NotKept as error:
+            self._why_not[model] = str(error)
+        except (LlmError, OSError) as error:
+            self._why_not[model] = f"the server could not save it ({_kind(error)})"
 
     async def restore(self, model: str) -> KeptKv | None:
         """Restore the model's slots after the model was loaded, and delete their files. None if nothing was saved."""

@@ -1,4 +1,4 @@
-"""A stand-in for the front of `llama-server` in router mode, with real llama.cpp servers behind it.
+"""A stand-in for `llama-server` in router mode: a front of its own, with real llama.cpp servers behind it.
 
 No package has a llama-server whose code runs on every CPU, and the server of xllamacpp has no router mode. The front's
 documents are like those of llama-server b10434.
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from tests.loopback import served
 
 _SERVER = """
 import os, sys, xllamacpp
@@ -38,7 +37,12 @@ os._exit(0)
 
 
 class Router:
-    """Holds one model at a time, in a process of its own."""
+    """Holds one model at a time, in a process of its own.
+
+    Args:
+        files: the file of each model.
+        slots: the directory for the states of slots.
+    """
 
     def __init__(self, files: dict[str, Path], slots: Path) -> None:
         self._files, self._slots = files, slots
@@ -46,6 +50,7 @@ class Router:
         self.loaded, self._url = "", ""
 
     async def load(self, model: str) -> None:
+        """Load the model in place of the loaded one."""
         await self.unload()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _SERVER, self._files[model], model, f"{self._slots}/"),
@@ -59,12 +64,14 @@ class Router:
         self.loaded = model
 
     async def unload(self) -> None:
+        """Unload the loaded model, even if requests use it."""
         if self._process is not None:
             self._process.kill()
             await self._process.communicate()
             self._process, self.loaded, self._url = None, "", ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request to the front, or pass it on to the server of its model."""
         body = await request.read()
         named = json.loads(body).get("model", "") if body else request.query.get("model", "")
         match request.path:
@@ -82,11 +89,16 @@ class Router:
                 return web.json_response({"success": True})
         if named != self.loaded:
             await self.load(named)
+        url = f"{self._url}{request.path_qs}"
         async with (
             aiohttp.ClientSession() as session,
-            session.request(request.method, f"{self._url}{request.path_qs}", data=body or None) as answered,
+            session.request(request.method, url, data=body or None) as theirs,
         ):
-            return web.Response(status=answered.status, body=await answered.read(), content_type=answered.content_type)
+            response = web.StreamResponse(status=theirs.status, headers={"Content-Type": theirs.content_type})
+            await response.prepare(request)
+            async for chunk in theirs.content.iter_any():
+                await response.write(chunk)
+            return response
 
     def _entry(self, name: str) -> dict[str, object]:
         value = "loaded" if name == self.loaded else "unloaded"
@@ -100,8 +112,13 @@ async def llamacpp_router(files: dict[str, Path], slots: Path) -> AsyncIterator[
     router = Router(files, slots)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", router.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
     try:
-        async with served(app) as url:
-            yield url
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
     finally:
+        await runner.cleanup()
         await router.unload()
