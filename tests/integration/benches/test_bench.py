@@ -111,7 +111,7 @@ async def test_traces_measure_each_kind_of_spans() -> None:
 
 async def test_peers_measure_each_peer_at_each_number_of_streams() -> None:
     """Those that need no environment of their own: no answer fails, and what stands between has its cost."""
-    command = (*BENCH, "peers", "--quick", "--skip-kills", "--json", "--peers", "arq,bare,tokenlane")
+    command = (*BENCH, "peers", "--quick", "--only", "costs", "--json", "--peers", "arq,bare,tokenlane")
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     out, error = await process.communicate()
     assert b"Traceback" not in error, error.decode()
@@ -129,7 +129,7 @@ async def test_peers_measure_each_peer_at_each_number_of_streams() -> None:
 async def test_a_worker_that_is_killed_and_started_again_loses_no_token() -> None:
     """Its answers arrive whole in the comparison, after a pause of a lease."""
     process = await asyncio.create_subprocess_exec(
-        *(*BENCH, "peers", "--quick", "--json", "--peers", "tokenlane"), stdout=PIPE, stderr=PIPE
+        *(*BENCH, "peers", "--quick", "--only", "kills", "--json", "--peers", "tokenlane"), stdout=PIPE, stderr=PIPE
     )
     out, error = await process.communicate()
     assert b"Traceback" not in error, error.decode()

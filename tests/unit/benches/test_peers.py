@@ -26,7 +26,7 @@ def test_losses_count_each_token() -> None:
     found = losses.of(
         [watched(WHOLE), watched(cut, "ReadError: cut"), watched(cut, silent=True), watched(cut + WHOLE)], 90
     )
-    assert (found.answers, found.whole, found.silent) == (4, 1, 1)
+    assert (found.answers, found.whole, found.with_repeats, found.silent) == (4, 1, 1, 1)
     assert found.errors == {"ReadError": 1}
     assert found.lost == 2 * (losses.TOKENS - 50) / 4
     assert found.repeated == 50 / 4

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 from pydantic import BaseModel
@@ -119,7 +119,7 @@ def traces(as_json: _Json = False, check: _Check = False, quick: _Quick = False)
 def peers(
     names: Annotated[str, typer.Option("--peers", help="Which peers, by commas.")] = ",".join(PEERS),
     streams: Annotated[str, typer.Option(help="Which numbers of streams, by commas.")] = "1,16,64,256,1000",
-    skip_kills: Annotated[bool, typer.Option("--skip-kills", help="Kill no peer in the middle of answers.")] = False,
+    only: Annotated[Literal["costs", "kills"] | None, typer.Option(help="Measure a part only.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make the peers' virtual environments again.")] = False,
     as_json: _Json = False,
     quick: _Quick = False,
@@ -130,8 +130,10 @@ def peers(
     if not quick:
         numbers = _chosen("--streams", streams, [str(level.streams) for level in plan.levels])
         plan = replace(plan, levels=tuple(level for level in plan.levels if str(level.streams) in numbers))
+    if only == "kills":
+        plan = replace(plan, levels=())
     progress = partial(typer.echo, err=True)
-    report = asyncio.run(peers_measurement.measure(plan, chosen, kills=not skip_kills, fresh=fresh, progress=progress))
+    report = asyncio.run(peers_measurement.measure(plan, chosen, kills=only != "costs", fresh=fresh, progress=progress))
     _print(report, peers_report.table(report), [], as_json=as_json, check=False)
 
 

@@ -128,7 +128,8 @@ def _celery(place: Place) -> Sequence[str]:
 def _litellm(place: Place) -> Sequence[str]:
     configuration = place.directory / "litellm.yaml"
     parameters = f"{{model: openai/{MODEL}, api_base: '{place.model_url}/v1', api_key: none}}"
-    configuration.write_text(f"model_list:\n  - model_name: {MODEL}\n    litellm_params: {parameters}\n")
+    without_key = "general_settings: {dangerously_permit_weak_or_unset_master_key: true}"
+    configuration.write_text(f"model_list:\n  - model_name: {MODEL}\n    litellm_params: {parameters}\n{without_key}\n")
     address = ("--host", "127.0.0.1", "--port", str(place.port))
     return (place.program("litellm"), "--config", str(configuration), *address, "--telemetry", "False")
 

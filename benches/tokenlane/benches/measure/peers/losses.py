@@ -56,18 +56,19 @@ def of(watched: Sequence[Watched], patience_s: float) -> Loss:
     counts = [Counter(answer.text.split()) for answer in watched]
     lost = [len(expected - set(count)) for count in counts]
     repeated = [count.total() - len(count) for count in counts]
-    whole = [
-        answer
+    complete = [
+        (answer, twice)
         for answer, missing, twice in zip(watched, lost, repeated, strict=True)
-        if not missing and not twice and answer.error is None
+        if not missing and answer.error is None
     ]
     return Loss(
         answers=len(watched),
-        whole=len(whole),
+        whole=sum(not twice for _, twice in complete),
+        with_repeats=sum(bool(twice) for _, twice in complete),
         lost=sum(lost) / len(watched),
         repeated=sum(repeated) / len(watched),
         errors=dict(Counter(answer.error.partition(":")[0] for answer in watched if answer.error is not None)),
         silent=sum(answer.silent for answer in watched),
-        pause_s=max((answer.pause_s for answer in whole), default=0.0),
+        pause_s=max((answer.pause_s for answer, _ in complete), default=None),
         patience_s=patience_s,
     )

@@ -46,20 +46,22 @@ class Loss(BaseModel):
 
     Args:
         whole: how many answers arrived whole: no token was lost or repeated.
+        with_repeats: how many lack no token, but have some twice.
         lost: the tokens that an answer lacks, on average.
         repeated: the tokens that arrived twice, on average.
         errors: the errors that readers got, and how many got each.
         silent: how many readers got neither a token nor an error for `patience_s`.
-        pause_s: the longest pause of an answer that arrived whole.
+        pause_s: the longest pause of an answer that lacks no token; None if there is none.
     """
 
     answers: int
     whole: int
+    with_repeats: int
     lost: float
     repeated: float
     errors: dict[str, int]
     silent: int
-    pause_s: float
+    pause_s: float | None
     patience_s: float
 
 
@@ -136,7 +138,9 @@ def _losses(report: Comparison) -> Iterator[str]:
             got.append(f"{loss.silent} x nothing for {loss.patience_s:g} s")
         if loss.whole:
             got.append(f"{loss.whole} x the whole answer")
-        pause = f"{loss.pause_s:.1f}" if loss.whole else ""
+        if loss.with_repeats:
+            got.append(f"{loss.with_repeats} x the whole answer, and a part of it twice")
+        pause = "" if loss.pause_s is None else f"{loss.pause_s:.1f}"
         tokens = f"{loss.lost:.0f} | {loss.repeated:.0f}"
         yield f"| {peer} | {loss.answers} | {loss.whole} | {tokens} | {pause} | {', '.join(got)} |"
     yield ""
