@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -37,7 +38,7 @@ def open_conversation(link: Link, options: ConversationOptions, *, role: str, ag
     record = Record(
         [] if system is None else [Message(role="system", content=system)],
         settings.max_input_tokens,
-        None if path is None else _file(Path(path), name),
+        None if path is None else _file(Path(path).absolute(), name),
     )
     return Conversation(link, settings, name, record)
 
@@ -163,18 +164,19 @@ class Conversation:
         return saved.to_wire().decode()
 
     async def load(self, saved: str | bytes) -> None:
-        """Replace all messages by those of a saved conversation, once no question is answered.
+        """Replace all messages by those of a saved conversation. While a question is answered, this waits for its turn,
+        is refused or interrupts the answer, as a question would.
 
         Raises:
             ValueError: the text is no saved conversation, or a newer version saved it.
             ConversationBusy, OSError: as when a question is asked.
         """
-        await self._replace(read_saved(saved))
+        parsed = read_saved(saved)
+        await self._replace(lambda: parsed)
 
     async def clear(self) -> None:
-        """Remove all messages but those of the system, once no question is answered. Raises the errors of `load`."""
-        messages = self._record.messages
-        await self._replace(SavedConversation(messages=messages[: system_size(messages)]))
+        """Remove all messages but those of the system. Gets its turn, and raises errors, as `load` does."""
+        await self._replace(self._cleared)
 
     async def refresh(self) -> None:
         """Read the conversation from its file, as every `ask` does first. Without a file, do nothing.
@@ -185,12 +187,17 @@ class Conversation:
         """
         await self._record.refresh()
 
-    async def _replace(self, saved: SavedConversation) -> None:
+    async def _replace(self, saved: Callable[[], SavedConversation]) -> None:
         await self._order.enter(_go_on)
         try:
-            await self._record.replace(saved)
+            await self._record.refresh()
+            await self._record.replace(saved())
         finally:
             self._order.leave()
+
+    def _cleared(self) -> SavedConversation:
+        messages = self._record.messages
+        return SavedConversation(messages=messages[: system_size(messages)])
 
     def _in_place(self, question: list[Message]) -> list[Message]:
         """Return the question, since the messages so far allow it."""

@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiosqlite
-from pydantic import ValidationError
 
 from tokenlane.routing.contract.requests import Message
 
 from .one_at_a_time import CHANGED, ConversationBusy
-from .saved import SavedConversation
+from .saved import SavedConversation, check_saved
 
 _FORMAT = 1
 _BUSY_S = 5.0
@@ -53,15 +52,21 @@ class ConversationFile:
             revision, left_out = await self._head(file)
             if revision == self.revision:
                 return None
+            self._check_kept(revision)
             rows = await file.execute_fetchall(
                 "SELECT message FROM messages WHERE conversation = ? ORDER BY place", [self._conversation]
             )
         try:
             messages = [Message.model_validate_json(message) for (message,) in rows]
-        except ValidationError:
-            raise OSError(f"the file of conversations {str(self.path)!r} holds a message that cannot be read") from None
+            saved = SavedConversation(messages=messages, left_out=left_out)
+            check_saved(saved)
+        except ValueError:  # its text may quote the file
+            raise OSError(
+                f"conversation {self._conversation!r} in the file {str(self.path)!r} is damaged: restore the file, or "
+                "begin another conversation"
+            ) from None
         self.revision, self.stored = revision, len(messages)
-        return SavedConversation(messages=messages, left_out=left_out)
+        return saved
 
     async def write(self, messages: Sequence[Message], left_out: int, *, anew: bool = False) -> None:
         """Write the messages that the file lacks, or with `anew` all of them in place of those in the file.
@@ -79,6 +84,7 @@ class ConversationFile:
         async with self._opened() as file:
             await file.execute("BEGIN IMMEDIATE")
             revision, _ = await self._head(file)
+            self._check_kept(revision)
             if revision != self.revision:
                 raise ConversationBusy(CHANGED)
             if anew:
@@ -89,6 +95,14 @@ class ConversationFile:
             )
             await file.execute("COMMIT")
         self.revision, self.stored = revision + 1, len(messages)
+
+    def _check_kept(self, revision: int) -> None:
+        """Check that the file still has what was read or written: revisions only rise."""
+        if revision < self.revision:
+            raise OSError(
+                f"the file {str(self.path)!r} no longer has conversation {self._conversation!r} as it was: the file "
+                "was deleted or replaced. Restore it, or `save` the conversation and `load` it into another one"
+            )
 
     async def _head(self, file: aiosqlite.Connection) -> tuple[int, int]:
         """The revision, and how many messages are left out; zeros if the file does not have the conversation."""

@@ -46,11 +46,13 @@ class Settings:
         """Check the options.
 
         Raises:
-            TypeError: an option does not exist.
+            TypeError: an option does not exist, or `max_input_tokens` is not a whole number.
             ValueError: an option has a wrong value.
         """
         refuse_unknown(options, ConversationOptions, "agent")
         limit, on_busy = options.get("max_input_tokens"), options.get("on_busy", "queue")
+        if limit is not None and type(limit) is not int:
+            raise TypeError(f"`max_input_tokens` must be a whole number, but is of type {type(limit).__name__}")
         if limit is not None and limit < 1:
             raise ValueError(f"`max_input_tokens` must be at least 1, but is {limit}")
         if on_busy not in get_args(OnBusy):

@@ -90,8 +90,7 @@ class Record:
         self.messages = whole
 
     async def replace(self, saved: SavedConversation) -> None:
-        """Replace all messages. Raises the errors of `refresh` and of `append`."""
-        await self.refresh()
+        """Replace all messages. Raises the errors of `append`."""
         if self.file is not None:
             await self.file.write(saved.messages, saved.left_out, anew=True)
         self.messages, self.left_out = list(saved.messages), saved.left_out

@@ -31,7 +31,19 @@ def read_saved(text: str | bytes) -> SavedConversation:
         raise ValueError(f"this is no saved conversation, since these parts are wrong: {', '.join(places)}") from None
     if saved.v > WIRE_VERSION:
         raise ValueError(f"the conversation was saved in format {saved.v} by a newer tokenlane: update tokenlane here")
+    check_saved(saved)
+    calls = [call for message in saved.messages for call in message.tool_calls or ()]
+    if not all(isinstance(call_id := call.get("id"), str) and call_id for call in calls):
+        raise ValueError("a tool call of the saved conversation has no id, so no result can be given to it")
+    return saved
+
+
+def check_saved(saved: SavedConversation) -> None:
+    """Check the order of the messages, and how many of them are left out.
+
+    Raises:
+        ValueError: they are not those of a conversation. The error does not quote them.
+    """
     check_order(saved.messages)
     if saved.left_out > len(saved.messages) - system_size(saved.messages):
         raise ValueError("the saved conversation leaves out more messages than it has")
-    return saved

@@ -350,6 +350,9 @@ async def test_a_fork_and_a_copy_go_their_own_way() -> None:
     [
         ({"id": "two words"}, ValueError),
         ({"max_input_tokens": 0}, ValueError),
+        ({"max_input_tokens": True}, TypeError),
+        ({"max_input_tokens": 1.5}, TypeError),
+        ({"max_input_tokens": "8"}, TypeError),
         ({"on_busy": "wait"}, ValueError),
         ({"max_tokens": 1}, TypeError),
     ],

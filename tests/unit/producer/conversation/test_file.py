@@ -129,12 +129,18 @@ def spoilt(path: Path, damage: str) -> None:
     with closing(sqlite3.connect(path)) as file:
         if damage == "newer":
             file.execute("PRAGMA user_version = 2")
+        elif damage in ("'secret'", "-5", "9"):
+            file.execute(f"UPDATE conversations SET left_out = {damage}")
+        elif damage == "order":
+            file.execute("DELETE FROM messages WHERE place = 0")
         else:
             file.execute('UPDATE messages SET message = \'{"role": "secret"}\'')
         file.commit()
 
 
-@pytest.mark.parametrize("damage", ["not a database", "newer", "a message", "no folder"])
+@pytest.mark.parametrize(
+    "damage", ["not a database", "newer", "a message", "no folder", "'secret'", "-5", "9", "order"]
+)
 async def test_a_file_that_cannot_be_used(path: Path, damage: str) -> None:
     """The error names the file and quotes nothing of it. No question is sent, and the next one is not kept waiting."""
     async with MockPool(answer) as pool, pool.client() as client:
@@ -149,6 +155,32 @@ async def test_a_file_that_cannot_be_used(path: Path, damage: str) -> None:
                 await conversation.complete("2")
             assert "secret" not in str(refused.value)
     assert len(pool.requests) == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_is_gone(path: Path, replaced: bool) -> None:
+    """No question is sent without what was said before it, and the conversation in memory stays."""
+    async with MockPool(answer) as pool, pool.client() as client:
+        conversation = opened(client, path)
+        await conversation.complete("1")
+        path.unlink()
+        if replaced:
+            await opened(client, path, "other").complete("2")
+        for _ in range(2):
+            with pytest.raises(OSError, match=path.name):
+                await conversation.complete("3")
+        assert len(conversation.messages) == 2
+        await opened(client, path, "copy").load(conversation.save())
+    assert len(pool.requests) == 1 + replaced
+
+
+async def test_a_file_of_a_strange_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite would keep the conversation in memory, and forget it after each question."""
+    monkeypatch.chdir(path.parent)
+    async with MockPool(answer) as pool, pool.client() as client:
+        conversation = opened(client, Path(":memory:"))
+        await conversation.complete("1")
+        assert (await conversation.complete("2")).text == "answer 3"
 
 
 async def test_without_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tokenlane.producer import BadRequest, Message
 from tokenlane.producer.conversation.history import check_order, open_calls, question_message, result_message
-from tokenlane.producer.conversation.saved import read_saved
+from tokenlane.producer.conversation.saved import SavedConversation, read_saved
 
 TEXT = {"type": "text", "text": "hi"}
 BAD_ORDERS = ["a", "u", "ua a", "uu", "uat", "us", "uc1 u", "uc1 a", "uc1 t2", "uc12 t1 u", "uc1 t1 t1", "uas"]
@@ -56,6 +56,14 @@ def test_messages_out_of_place(order: str) -> None:
     document = f'{{"v": 1, "messages": [{", ".join(each.model_dump_json() for each in messages(order))}]}}'
     with pytest.raises(ValueError):
         read_saved(document)
+
+
+@pytest.mark.parametrize("call", [{"foo": 1}, {"id": 7}, {"id": ""}])
+def test_a_loaded_call_without_an_id(call: dict[str, object]) -> None:
+    """No result could be given to it."""
+    answer = Message.model_validate({"role": "assistant", "tool_calls": [call]})
+    with pytest.raises(ValueError):
+        read_saved(SavedConversation(messages=[Message(role="user", content="u"), answer]).to_wire())
 
 
 def test_calls_that_wait_for_results() -> None:
