@@ -23,15 +23,16 @@ def load_hooks(settings: HookSettings) -> Hooks:
         ConfigError: a hook cannot be imported, or is not a function of its kind. The message names the setting, and
             says what to do.
     """
-    token = None if settings.token is None else _imported(settings.token, "token_hook")
-    request = None if settings.request is None else _imported(settings.request, "request_hook")
-    for hooks, setting in (({"token": token}, settings.token), ({"request": request}, settings.request)):
+    loaded: dict[str, Callable[..., Any]] = {}
+    for kind, setting in (("token", settings.token), ("request", settings.request)):
+        if setting is None:
+            continue
+        loaded[kind] = _imported(setting, f"{kind}_hook")
         try:
-            Hooks(**hooks)
+            Hooks(**loaded)
         except TypeError as error:
-            assert setting is not None
             raise ConfigError(f"{setting.source}: {error}. docs/hooks.md shows both kinds of hooks.") from None
-    return Hooks(token, request)
+    return Hooks(**loaded)
 
 
 def _imported(setting: HookSetting, key: str) -> Callable[..., Any]:
