@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,10 @@ async def test_a_peer_that_cannot_be_installed_has_the_reason_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others are measured in spite of it."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found for absent-1.0.whl'; exit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(PEERS, "absent", Peer("absent", PEERS["bare"].asker, packages=("./absent-1.0.whl",)))
     found = await measurement.measure(measurement.QUICK, ["absent"], kills=False, fresh=False)

@@ -13,11 +13,10 @@ from typing import TypeAlias
 
 from tokenlane.benches.measure import clients
 from tokenlane.benches.measure.child_process import ChildProcess, child_process, child_program
+from tokenlane.benches.measure.metronome import MODEL
 
 from . import programs
 
-MODEL = "metronome"
-"""The model that all peers ask for."""
 _ROOM = programs.__name__
 _ASKER = ("uvloop==0.23.0", "redis==8.1.0")
 _HTTP = "httpx==0.28.1"

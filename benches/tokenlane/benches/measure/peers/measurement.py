@@ -29,7 +29,7 @@ from tokenlane.config.host.embedded_server import EmbeddedServer
 
 from . import losses
 from .between import Between, between, processes_of
-from .catalog import MODEL, PEERS, Peer, Place, free_port
+from .catalog import PEERS, Peer, Place, free_port
 from .environments import environment_of
 from .programs.rounds import Watched
 from .report import AtStreams, Comparison, Loss, Memory, OfPeer
@@ -228,7 +228,11 @@ async def _at(running: _Running, level: Level) -> AtStreams:
 
 async def _measure_loss(plan: Plan, peer: Peer, python: Path) -> Loss:
     async with Simulator(
-        api="vllm", models=(MODEL,), tokens=losses.TOKENS, itl_ms=losses.SPACING_MS, capacity=2 * losses.ANSWERS
+        api="vllm",
+        models=(metronome.MODEL,),
+        tokens=losses.TOKENS,
+        itl_ms=losses.SPACING_MS,
+        capacity=2 * losses.ANSWERS,
     ) as server:
         async with _running(peer, python, server.url, losses.ANSWERS) as running:
             return await losses.lose(server, running.asker, running.between, plan.patience_s)

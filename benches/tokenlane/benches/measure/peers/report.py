@@ -101,14 +101,14 @@ def table(report: Comparison) -> str:
 def _at(report: Comparison, streams: int) -> Iterator[str]:
     levels = [(of.peer, at) for of in report.peers for at in of.levels if at.streams == streams]
     _, first = levels[0]
-    yield f"{streams} streams; the model server offers {first.offered:.0f} tokens a second:"
+    yield f"Streams: {streams}. The model server offers {first.offered:.0f} tokens a second."
     yield ""
     yield "| peer | answers | first token, ms | tokens a second | CPU between | CPU of the asker | failed |"
     yield "|---|--:|--:|--:|--:|--:|---|"
     for peer, at in levels:
         times = f"{at.first_ms.p50:.1f} / {at.first_ms.p99:.1f}" if at.first_ms else ""
         cpu = ["" if used is None else f"{used:.0f}" for used in (at.between_us, at.asker_us)]
-        failed = f"{at.failed}: {at.reason}" if at.failed else ""
+        failed = f"{at.failed}: {at.reason}".replace("|", "\\|") if at.failed else ""
         cells = (peer, f"{at.answers} x {at.tokens}", times, f"{at.tokens_per_s:.0f}", *cpu, failed)
         yield f"| {' | '.join(cells)} |"
     yield ""

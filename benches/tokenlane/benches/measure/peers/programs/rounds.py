@@ -126,4 +126,4 @@ async def _watched(ask: Ask, tokens: int, patience_s: float) -> dict[str, object
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
