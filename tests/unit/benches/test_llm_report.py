@@ -116,12 +116,14 @@ def test_gpus_have_a_column() -> None:
 
 
 def test_the_plot_has_a_bar_for_each_figure_of_each_model() -> None:
-    """Models without runs have none, and neither have figures that are not known."""
+    """Models without runs have none, and neither have figures that are not known, as the time of a shorter answer."""
     named = WHOLE.model_copy(update={"model": "<b>", "memory_mb": None})
     plot = ElementTree.fromstring(svg(report(WHOLE, named, REFUSED)))
     assert len(plot.findall(".//{*}rect[@class='bar']")) == 3 * 2 + 1
     assert len(plot.findall(".//{*}path[@class='range']")) == 3 * 2
     assert "vllm: <b>" in {text.text for text in plot.findall(".//{*}text")}
+    short = ElementTree.fromstring(svg(report(WHOLE.model_copy(update={"runs": [run(50, 1000, tokens=90)] * 3}))))
+    assert len(short.findall(".//{*}rect[@class='bar']")) == 3
     ElementTree.fromstring(svg(report(REFUSED)))
 
 

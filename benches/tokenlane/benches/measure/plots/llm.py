@@ -26,11 +26,15 @@ class _Bar:
 
 
 def svg(report: LlmReport) -> str:
-    """Return the plot of all models that answered, as the text of an SVG file for light and dark backgrounds."""
+    """Return the plot of all models that answered, as the text of an SVG file for light and dark backgrounds.
+
+    A model whose answers have fewer tokens has no bar for the time to all of them.
+    """
     answered = [measured for measured in report.measured if measured.runs]
+    complete = [each for each in answered if all(run.tokens == report.tokens for run in each.runs)]
     titles = {
         "time to the first token, ms": [_of(each, each.first_token_ms, 1, 0) for each in answered],
-        f"time to {report.tokens} tokens, s": [_of(each, each.total_ms, 1000, 2) for each in answered],
+        f"time to {report.tokens} tokens, s": [_of(each, each.total_ms, 1000, 2) for each in complete],
         "tokens a second after the first": [_of(each, each.tokens_per_s, 1, 1) for each in answered],
         "memory of the server, MB": [_held(each, each.memory_mb) for each in answered],
         "memory on GPUs, MB": [_held(each, each.gpu_memory_mb) for each in answered],
