@@ -55,10 +55,10 @@ async def test_slots_are_kept_in_private_files_until_they_are_restored(directory
     assert not list(directory.iterdir())
 
 
-@pytest.mark.parametrize("case", ["no directory", "absent", "not private", "fails at saving"])
+@pytest.mark.parametrize("case", ["no directory", "absent", "not private", "no slots", "fails at saving"])
 async def test_what_cannot_be_saved_is_lost_with_a_reason(case: str, directory: Path) -> None:
     """Nothing is written where others could read it."""
-    server = Server(directory, 7)
+    server = Server(directory, *(() if case == "no slots" else (7,)))
     server.fails = case == "fails at saving"
     if case == "not private":
         directory.chmod(0o750)

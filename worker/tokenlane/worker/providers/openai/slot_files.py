@@ -71,9 +71,15 @@ class SlotFiles:
                     file.unlink(missing_ok=True)
 
     async def save(self, model: str, slots: list[int]) -> None:
-        """Save the model's slots, before the model is unloaded. What cannot be saved is lost."""
+        """Save the model's slots, before the model is unloaded. What cannot be saved is lost.
+
+        Args:
+            slots: the numbers of the slots; empty if the server does not list them.
+        """
         self._saved[model], self._why_not[model] = {}, ""
         try:
+            if not slots:
+                raise NotKept("the server does not list its slots: start it without --no-slots")
             directory = self._private_directory()
             for slot in slots:
                 file = directory / self._name(model, slot)
