@@ -46,8 +46,7 @@ def open_calls(messages: Sequence[Message]) -> list[str]:
     answered: set[str] = set()
     for message in reversed(messages):
         if message.role != "tool":
-            ids = [str(call.get("id")) for call in message.tool_calls or ()]
-            return [call_id for call_id in ids if call_id not in answered]
+            return [call_id for call_id in _call_ids(message) if call_id not in answered]
         answered.add(message.tool_call_id or "")
     return []
 
@@ -61,19 +60,23 @@ def check_order(messages: Sequence[Message]) -> None:
     Raises:
         ValueError: a message is out of place. The error names its place and role.
     """
-    last = "answer"
-    for place in range(system_size(messages), len(messages)):
-        message, calls = messages[place], open_calls(messages[:place])
+    last, waiting = "answer", set[str]()
+    for place, message in enumerate(messages[system_size(messages) :], system_size(messages)):
         allowed = {
-            "user": not calls and last != "question",
-            "assistant": not calls and last != "answer",
-            "tool": message.tool_call_id in calls,
+            "user": not waiting and last != "question",
+            "assistant": not waiting and last != "answer",
+            "tool": message.tool_call_id in waiting,
         }
         if not allowed.get(message.role):
             raise ValueError(f"message {place}, of role {message.role!r}, is out of place in a conversation")
+        waiting = waiting - {message.tool_call_id} if message.role == "tool" else {*_call_ids(message)}
         last = {"user": "question", "assistant": "answer"}.get(message.role, "result")
     if last == "question":
         raise ValueError("the last message is a question without an answer: leave it out, and ask it")
+
+
+def _call_ids(message: Message) -> list[str]:
+    return [str(call.get("id")) for call in message.tool_calls or ()]
 
 
 def _message(question: object) -> Message:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, SupportsIndex
+
 import pytest
 
 from tokenlane.producer import BadRequest, Message
@@ -64,6 +66,21 @@ def test_a_loaded_call_without_an_id(call: dict[str, object]) -> None:
     answer = Message.model_validate({"role": "assistant", "tool_calls": [call]})
     with pytest.raises(ValueError):
         read_saved(SavedConversation(messages=[Message(role="user", content="u"), answer]).to_wire())
+
+
+def test_a_long_conversation_is_checked_in_one_pass() -> None:
+    """The check reads each message a fixed number of times, however many there are."""
+
+    class Counted(list[Message]):
+        read = 0
+
+        def __getitem__(self, place: SupportsIndex | slice) -> Any:
+            self.read += len(range(*place.indices(len(self)))) if isinstance(place, slice) else 1
+            return super().__getitem__(place)
+
+    long = Counted(messages("s" + "ua" * 500 + "uc1 t1 a" * 50))
+    check_order(long)
+    assert long.read <= 2 * len(long)
 
 
 def test_calls_that_wait_for_results() -> None:
