@@ -105,7 +105,7 @@ async def test_traces_measure_each_kind_of_spans() -> None:
     assert [cost.spans for cost in report.pairs] == ["none", "default", "all"]
     assert all(cost.worker_us > 0 and cost.agent_us > 0 for cost in report.pairs)
     assert report.pairs[0].lost_percent == 0
-    assert [bar.limit for bar in report.bars] == [3]
+    assert [bar.limit for bar in report.bars] == [6]
     assert traces.table(report).count("\n| ") == 1 + len(report.pairs)
 
 
