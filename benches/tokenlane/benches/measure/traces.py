@@ -1,9 +1,9 @@
 """Measures what traces cost: the throughput of worker and agent without spans, with the default, and with every span.
 
 Three pairs of worker and agent answer at the same time, each pair with a Redis server of its own, so that whatever else
-the machine does slows all pairs alike. The pairs are started several times, since two processes that run the same program
-differ by about one percent. Two pairs send their spans by OTLP to a collector that discards them. Throughput is the
-number of tokens in a second of CPU time of worker, agent and Redis server together: on a busy machine that is what
+the machine does slows all pairs alike. The pairs are started several times, since two processes that run the same
+program differ by about one percent. Two pairs send their spans by OTLP to a collector that discards them. Throughput is
+the number of tokens in a second of CPU time of worker, agent and Redis server together: on a busy machine that is what
 limits it.
 """
 
