@@ -103,7 +103,8 @@ class Request(StrictInput):
 
 
 class InferenceRequest(Request):
-    """The fields that chat and embed requests share. `metadata` comes back with the answer; no model server sees it."""
+    """The fields that chat and embed requests share. `metadata` comes back with the answer; a model server sees
+    of it only what the role's prompt plugin puts into a prompt."""
 
     model: str | None = Field(default=None, min_length=1, max_length=256)
     provider: str | None = Field(default=None, min_length=1, max_length=256)

@@ -23,7 +23,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     if not (folder / "docs").exists():
         (folder / "docs").symlink_to(ROOT / "docs")
     programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = {**os.environ, "PATH": programs}
+    environment = {**os.environ, "PATH": programs, "TOKENLANE_HOME": str(folder / "home")}
     return subprocess.run(
         command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )

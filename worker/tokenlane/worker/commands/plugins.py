@@ -17,6 +17,7 @@ from tokenlane.config.cli.plain_text import one_line
 from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.extras import install_advice
 from tokenlane.config.host.bounded_files import read_file
+from tokenlane.config.host.up_registry import data_dir
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.hooks.plugin_broken import PluginBroken
 from tokenlane.worker.hooks.prompt_plugins import FUEL, MOST_BYTES, digest_of
@@ -66,10 +67,11 @@ def wit() -> None:
 
 
 def _try(code: bytes, request: ChatRequest) -> tuple[ChatRequest, float]:
-    """The request as the plugin changes it, and the median time of a call in ms."""
+    """The request as the plugin changes it, and the median time of a call in ms. The workers of this user on this host
+    need not compile the plugin again."""
     from tokenlane.worker.hooks.sandbox import Sandbox  # loads wasmtime
 
-    sandbox, text, times = Sandbox(), prompt_input(request, "a-model"), []
+    sandbox, text, times = Sandbox(data_dir() / "plugins"), prompt_input(request, "a-model"), []
     plugin = sandbox.compile(code)
     output = sandbox.call(plugin, text, FUEL)
     for _ in range(_CALLS):

@@ -35,6 +35,7 @@ from tokenlane.config.settings.load import (
     read,
     telemetry_settings,
 )
+from tokenlane.config.settings.values import PluginSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import CONFIGURATION_ERRORS, error_for_user, llm_errors_end_command
 from tokenlane.routing.contract.errors import LlmError
@@ -95,7 +96,7 @@ def worker(
 ) -> None:
     """Serve one lane: one model server, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
     settings_for = partial(lane_settings, lane=lane, models=model or (), capacity=capacity, metrics=metrics)
-    hooks = load_hooks(hook_settings())
+    hooks, plugins = load_hooks(hook_settings()), plugin_settings()
     settings, discovered, only_toy = settings_for(provider=provider, endpoint=endpoint), None, False
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
         discovered = choose_model_server(settings, search_targets(configured_model_servers()))
@@ -117,7 +118,7 @@ def worker(
     where = find_pool(redis)
     to = Destination(settings, where, pool_name(pool), source, _options(redis and where.safe_url, pool))
     report = partial(_report, as_json=as_json)
-    working = partial(_work, drain_s=drain, transcripts=transcripts, hooks=hooks, as_json=as_json)
+    working = partial(_work, drain_s=drain, transcripts=transcripts, hooks=hooks, plugins=plugins, as_json=as_json)
     serving = partial(_check, only_toy=only_toy) if check else working
     work = _serve(to, partial(serving, report=report), supervised=supervised, starts=not check)
     with llm_errors_end_command(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -153,6 +154,7 @@ async def _work(
     drain_s: float,
     transcripts: bool,
     hooks: Hooks,
+    plugins: PluginSettings | None,
     as_json: bool,
 ) -> int:
     """Serve the lane and its metrics. With `as_json`, print only the reports."""
@@ -181,7 +183,7 @@ async def _work(
             transcripts=transcripts,
             token_spans=telemetry_settings().tokens,
             hooks=hooks,
-            plugins=plugin_settings(),
+            plugins=plugins,
             internal_errors=health.internal_errors,
         )
         async with serving_metrics(health, to.settings.metrics, to.pool) as url:
