@@ -52,7 +52,7 @@ MEANINGS = {
     "priority": "`high`, `normal`, `low`",
     "time_to_live_ms": "how long the request may take in all; 10 minutes by default",
     "idempotency_key": "asking again joins the first request",
-    "metadata": "returned with the answer; no server sees it",
+    "metadata": "returned with the answer; no server sees it, unless a prompt plugin uses it",
 }
 """By option, in the table's order."""
 

@@ -18,6 +18,8 @@ from tokenlane.benches.commands import bench as commands
 from tokenlane.benches.measure import cancel, recovery, sealing, traces
 from tokenlane.benches.measure.cancel import CancelTimes
 from tokenlane.benches.measure.figures import Overhead, table
+from tokenlane.benches.measure.hooks import prompt_plugins
+from tokenlane.benches.measure.hooks.prompt_plugins import PluginCost
 from tokenlane.benches.measure.peers import report as peers
 from tokenlane.benches.measure.peers.report import Comparison
 from tokenlane.benches.measure.recovery import Recovery
@@ -55,6 +57,16 @@ async def test_overhead_measures_all_it_promises() -> None:
     assert [bar.limit for bar in found.bars] == [7, 10, 2.4, 1.58, 1.95, 40, 1, 0.5]
     assert len({bar.name for bar in found.bars}) == len(found.bars)
     assert table(found).count("\n| ") == 1 + len(LEVELS)
+
+
+async def test_plugins_measures_the_call_and_all_around_it() -> None:
+    """`--check` fails exactly when the bar is not held."""
+    code, out = await bench("plugins")
+    report = PluginCost.model_validate_json(out)
+    (bar,) = report.bars
+    assert (code, bar.limit, bar.measured) == (0 if bar.held else 1, 200, report.render_p50_us)
+    assert 0 < report.call_p50_us < report.call_p99_us
+    assert prompt_plugins.table(report).count("\n| ") == 3
 
 
 async def test_sealing_measures_all_it_promises() -> None:
