@@ -6,8 +6,8 @@ Until then nothing has changed, and the old model serves. Answers that run when 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,10 @@ from tokenlane.config.cli.sentences import age
 from tokenlane.producer.client import Client
 from tokenlane.producer.compose import compose
 from tokenlane.producer.link.link import Composed, open_request
+from tokenlane.producer.link.open_request import OpenRequest
 from tokenlane.producer.models import Models
 from tokenlane.routing.contract.envelope import Needs
-from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError
+from tokenlane.routing.contract.errors import DeadlineExceeded, LlmError, ProviderDown
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.results import ModelInfo
 from tokenlane.routing.contract.wire import Value, new_id
@@ -91,7 +92,7 @@ class Swap:
         report: called with each completed step.
         explain: called with what the swap waits for, whenever that changes.
         timeout_s: how long the new model may take to answer, and the old one to be unloaded.
-        unloads_old: whether to unload the models to which no route leads any more.
+        unloads_old: whether to unload the models of the old routes that no role uses any more.
     """
 
     client: Client
@@ -112,7 +113,7 @@ class Swap:
             ProviderDown: no lane that would serve the model accepts work now.
             PolicyChanged: somebody else has changed one of the routes meanwhile.
             DeadlineExceeded: it took longer than `timeout_s`.
-            LlmError: a lane could not load the model, or the model did not answer.
+            LlmError: a lane could not load the model, or the model did not answer, answered nothing or broke off.
 
         Cancellation: nothing has changed unless `moved` was reported or was due next, but a model server may have
         loaded the model.
@@ -128,17 +129,18 @@ class Swap:
             self.report(SwapStep(step="unchanged", role=role, route=routes[role]))
         if not changed:
             return
-        after = with_routes(policy, changed)
-        async with self._deadline("before the new model answered, so no route has changed"):
-            for lane, model in await self._places_to_serve(after, changed, lanes):
-                await self._prepare(lane, model)
+        after, until = with_routes(policy, changed), _now() + self.timeout_s
+        # A role that goes back to having no route uses whatever the pool has, so there is no new model to ask.
+        if routed := {role: route for role, route in changed.items() if route}:
+            for lane, model in await self._places_to_serve(after, routed, lanes, until):
+                await self._prepare(lane, model, until)
         await self._move(policy, changed)
         if self.unloads_old:
-            async with self._deadline("after the routes changed, and the old model may still be loaded"):
-                await self._unload(list(_places(policy, changed, lanes)), after)
+            left = [role for role in changed if route_of(policy, role)]
+            await self._unload(list(_places(policy, left, lanes)), after, _now() + self.timeout_s)
 
     async def _places_to_serve(
-        self, policy: Policy, routes: Routes, lanes: Sequence[LaneView]
+        self, policy: Policy, routes: Routes, lanes: Sequence[LaneView], until: float
     ) -> Sequence[tuple[LaneView, str]]:
         """The lanes that accept work and would serve the roles, each with its model. If there is no such lane, but a
         lane that may pull the model, that lane pulls it."""
@@ -146,22 +148,23 @@ class Swap:
             return places
         for role in routes:
             for lane, model in pullers(policy, role, Needs(), lanes):
-                await self._command("pull", lane, model)
+                await self._command("pull", lane, model, until)
                 return [(lane, model)]
         raise no_lane(str(self.pool), [lane for lane in lanes if any(may_use(policy, role, lane) for role in routes)])
 
-    async def _prepare(self, lane: LaneView, model: str) -> None:
+    async def _prepare(self, lane: LaneView, model: str, until: float) -> None:
         """Load the model, if the lane lists it as not loaded, and let it answer."""
-        listed = await self._listed(lane, model)
+        async with self._step(f"Lane {lane.name!r} did not list its models", lane, model, until):
+            listed = await self._listed(lane, model)
         if listed is not None and listed.loaded is False:
-            await self._command("load", lane, model)
+            await self._command("load", lane, model, until)
         began_at = _now()
-        with self._naming(f"Model {model!r} gave no answer on lane {lane.name!r}"):
+        async with self._step(f"Model {model!r} gave no answer on lane {lane.name!r}", lane, model, until):
             async with (
                 open_request(self.client.link, lambda: self._canary(lane.name, model)) as request,
                 explaining_wait(request, lambda why: self.explain(f"{model} on lane {lane.name}: {why}")),
             ):
-                await request.finish()
+                await _answered(request)
         self._report_work("answered", lane, model, began_at)
 
     async def _listed(self, lane: LaneView, model: str) -> ModelInfo | None:
@@ -184,15 +187,17 @@ class Swap:
         needs = envelope.needs.model_copy(update={"lane": lane})
         return envelope.model_copy(update={"needs": needs}), payload
 
-    async def _command(self, action: Literal["pull", "load", "unload"], lane: LaneView, model: str) -> None:
+    async def _command(
+        self, action: Literal["pull", "load", "unload"], lane: LaneView, model: str, until: float
+    ) -> None:
         began_at, explained = _now(), set[str]()
-        with self._naming(f"Lane {lane.name!r} could not {action} model {model!r}"):
+        async with self._step(f"Lane {lane.name!r} could not {action} model {model!r}", lane, model, until):
             async with aclosing(self._models.follow(action, model, lane.name)) as steps:
                 async for progress in steps:
                     if progress.step not in explained:
                         explained.add(progress.step)
                         self.explain(f"{model} on lane {lane.name}: {progress.step}")
-        info = await self._listed(lane, model) if action == "load" else None
+            info = await self._listed(lane, model) if action == "load" else None
         self._report_work(f"{action}ed", lane, model, began_at, info)
 
     async def _move(self, policy: Policy, routes: Routes) -> None:
@@ -213,14 +218,14 @@ class Swap:
             before = route_of(policy, role)
             self.report(SwapStep(step="moved", role=role, before=before, route=route, revision=revision))
 
-    async def _unload(self, places: Sequence[tuple[LaneView, str]], policy: Policy) -> None:
-        """Unload the models of these places, unless a route still leads to them."""
+    async def _unload(self, places: Sequence[tuple[LaneView, str]], policy: Policy, until: float) -> None:
+        """Unload the models of these places, unless a role still uses them for requests that name no model."""
         for lane, model in places:
-            user = next((role for role in policy.roles if may_use(policy, role, lane, model)), None)
+            user = next((role for role in policy.roles if (lane, model) in _places(policy, [role], [lane])), None)
             if user is not None:
                 self.report(SwapStep(step="kept", lane=lane.name, model=model, role=user))
             elif lane.state.accepts_work:
-                await self._command("unload", lane, model)
+                await self._command("unload", lane, model, until)
 
     @property
     def _models(self) -> Models:
@@ -233,30 +238,48 @@ class Swap:
         kv = {} if info is None else info.model_dump(include={"kv_tokens_kept", "kv_lost_because"})
         self.report(SwapStep.model_validate({**facts, **kv}))
 
-    @contextmanager
-    def _naming(self, what: str) -> Iterator[None]:
-        """Raise an error from the block with what it means for the swap."""
+    @asynccontextmanager
+    async def _step(self, what: str, lane: LaneView, model: str, until: float) -> AsyncIterator[None]:
+        """Raise an error from the block with what it means for the swap.
+
+        Raises:
+            DeadlineExceeded: the block has not ended at that time of the event loop's clock.
+        """
         try:
-            yield
+            async with asyncio.timeout_at(until):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{what} within the {self.timeout_s:g} s of the swap: see what `tokenlane lanes ls` says of the lane, "
+                "or repeat the swap with a longer --timeout.",
+                lane=lane.name,
+                model=model,
+            ) from None
         except LlmError as error:
             report = error.report().model_copy(update={"message": f"{what}: {error.message}"})
             raise LlmError.from_report(report).at(request_id=error.request_id) from None
 
-    @asynccontextmanager
-    async def _deadline(self, when: str) -> AsyncIterator[None]:
-        """Raise `DeadlineExceeded` if the block takes longer than `timeout_s`."""
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                yield
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"The swap was stopped after {self.timeout_s:g} s, {when}: repeat it with a longer --timeout."
-            ) from None
+
+async def _answered(request: OpenRequest) -> None:
+    """Wait for the end of an answer, and check that it is one that agents could use.
+
+    Raises:
+        ProviderDown: it has no content, or it broke off and was continued.
+        LlmError: the request failed.
+    """
+    attempts = set[int]()
+    while (delta := await request.next()) is not None:
+        if delta.text or delta.reasoning or delta.tool_calls:
+            attempts.add(delta.attempt)
+    if not attempts:
+        raise ProviderDown("The answer was empty.")
+    if len(attempts) > 1:
+        raise ProviderDown(f"The answer broke off, and took {len(attempts)} attempts.")
 
 
-def _places(policy: Policy, routes: Routes, lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
-    """Each lane that may serve one of the roles, with the model that it would use."""
-    pairs = (pair for role in routes for pair in candidates(policy, role, Needs(), lanes))
+def _places(policy: Policy, roles: Iterable[str], lanes: Sequence[LaneView]) -> Iterator[tuple[LaneView, str]]:
+    """Each lane that may serve one of the roles, with the model that a request without one would use there."""
+    pairs = (pair for role in roles for pair in candidates(policy, role, Needs(), lanes))
     return iter({(lane.name, model): (lane, model) for lane, model in pairs}.values())
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeAlias
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.routing.contract.errors import BadRequest, ModelNotFound
 
-from .candidates import may_serve, may_use
+from .candidates import may_serve, may_use, served_name
+from .lanes.fallback_lane import of_model_servers
 from .lanes.offer import LaneView
 from .policy import Candidate, Policy, RolePolicy
 from .policy_file import LANE_PREFIX
@@ -39,7 +40,7 @@ def find_target(name: str, policy: Policy, active_roles: Sequence[str], lanes: S
     Raises:
         BadRequest: there is no such role or lane; there are both; or no route in the policy leads to the lane.
     """
-    roles, by_name = {*policy.roles, *active_roles}, {lane.name: lane for lane in lanes}
+    roles, by_name = {*policy.roles, *active_roles}, {lane.name: lane for lane in of_model_servers(lanes)}
     lane = by_name.get(name.removeprefix(LANE_PREFIX))
     if name in roles and lane is not None:
         raise BadRequest(f"{name!r} is both a role and a lane: write {LANE_PREFIX}{name} for the lane, or rename one.")
@@ -77,12 +78,35 @@ def swapped_routes(policy: Policy, target: Target, model: str, lanes: Sequence[L
     routes = {role: _swapped(policy, role, target.lane, model, able) for role in target.roles}
     if all(routes.values()):
         return routes
-    reachable = [lane for lane in concerned if any(may_use(policy, role, lane) for role in target.roles)]
+    raise _not_offered(policy, target, model, lanes)
+
+
+def _not_offered(policy: Policy, target: Target, model: str, lanes: Sequence[LaneView]) -> ModelNotFound:
+    """The error for a model that no lane of the target offers, with what to do about it."""
+    reachable = [
+        lane
+        for lane in of_model_servers(lanes)
+        if target.lane in (None, lane.name) and any(may_use(policy, role, lane) for role in target.roles)
+    ]
+    elsewhere = [lane.name for lane in of_model_servers(lanes) if may_serve(lane, model) and lane not in reachable]
+    embeds = [lane.name for lane in reachable if served_name(model, lane.models) is not None]
     offered = sorted({name for lane in reachable for name in lane.models_for("chat")})
-    where = reachable[0].name if reachable else "LANE"
-    raise ModelNotFound(
-        f"No lane of {target} offers model {model!r} for chats, so nothing has changed: pull the model with "
-        f"`tokenlane models pull {model} --lane {where}`, or add it to the lane's models; offered models: "
+    if embeds:
+        advice = f"lane {embeds[0]!r} has the model, but not for chats: choose another one"
+    elif elsewhere and target.lane is None:
+        advice = (
+            f"lane {elsewhere[0]!r} offers it, but the route does not lead there: add the lane to the route by "
+            "`tokenlane policy apply`"
+        )
+    elif reachable:
+        advice = (
+            f"pull the model with `tokenlane models pull {model} --lane {reachable[0].name}`, or add it to the lane's "
+            "models"
+        )
+    else:
+        advice = "start a worker whose lane offers the model, and see `tokenlane lanes ls`"
+    return ModelNotFound(
+        f"No lane of {target} offers model {model!r} for chats, so nothing has changed: {advice}; offered models: "
         f"{', '.join(offered) or 'none'}.",
         model=model,
     )
@@ -98,12 +122,17 @@ def _swapped(
 
 def _with_model(route: Sequence[Candidate], model: str, able: Sequence[LaneView]) -> Iterator[Candidate]:
     for candidate in route:
-        if any(candidate.is_place_of(lane) for lane in able):
-            yield candidate.model_copy(update={"model": model})
+        if places := [lane for lane in able if candidate.is_place_of(lane)]:
+            is_same = all(_is_same(candidate.model, model, lane) for lane in places)
+            yield candidate if is_same else candidate.model_copy(update={"model": model})
 
 
 def _with_entry_for(route: Sequence[Candidate], lane: str, model: str, able: Sequence[LaneView]) -> Iterator[Candidate]:
     if not able:
+        return
+    first = next((candidate for candidate in route if candidate.is_place_of(able[0])), None)
+    if first is not None and first.lane == lane and _is_same(first.model, model, able[0]):
+        yield from route
         return
     is_inserted = False
     for candidate in route:
@@ -112,6 +141,12 @@ def _with_entry_for(route: Sequence[Candidate], lane: str, model: str, able: Seq
             yield Candidate(lane=lane, model=model)
         if candidate.lane != lane:
             yield candidate
+
+
+def _is_same(one: str | None, other: str, lane: LaneView) -> bool:
+    """Whether two names stand for the same model of the lane."""
+    name = None if one is None else served_name(one, lane.models)
+    return name is not None and name == served_name(other, lane.models)
 
 
 def routes_before(policy: Policy, target: Target) -> Routes:

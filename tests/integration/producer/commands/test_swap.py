@@ -19,7 +19,7 @@ from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
 from tokenlane.producer.commands.swap_steps import Swap, SwapStep
-from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded, ModelNotFound
+from tokenlane.routing.contract.errors import BadRequest, DeadlineExceeded, ModelNotFound, ProviderDown
 from tokenlane.routing.decide.policy import Candidate, Policy, PolicyChanged, RolePolicy
 from tokenlane.routing.store.pool import Pool
 
@@ -129,8 +129,13 @@ async def test_a_swap_that_fails_changes_nothing(redis_url: str, pool: Pool, cli
         with pytest.raises(ModelNotFound):
             await swaps.to("unknown")
         server.faults.append(FaultScript(hold_after=0))
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded) as late:
             await swaps.to("new", timeout_s=0.5)
+        assert (late.value.lane, late.value.model) == ("gpu0", "new:latest")
+        for nonsense in (FaultScript(tokens=0), FaultScript(cut_after=3)):
+            server.faults.append(nonsense)
+            with pytest.raises(ProviderDown):
+                await swaps.to("new")
         assert await pool.policies.read() == Policy(revision=1, roles={"planner": OLD})
         assert (await client.complete("hi", role="planner")).model == "old:latest"
 
@@ -156,6 +161,29 @@ async def test_a_swap_meets_other_changes_of_the_policy(redis_url: str, pool: Po
                 with pytest.raises(PolicyChanged):
                     await swapping
                 assert (await pool.policies.read()).roles["planner"] == planner
+
+
+async def test_going_back_to_no_route(redis_url: str, pool: Pool, client: Client) -> None:
+    """The role used whatever the pool has: no model is loaded or asked for it, and the old model stays loaded."""
+    async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
+        await pool.policies.write(Policy(roles={"planner": RolePolicy()}))
+        swaps = Swaps(client, pool)
+        await swaps.to("new", unloads_old=True)
+        assert swaps.names == ["answered", "moved"]
+        asked = len(server.log)
+        await swaps.to(None)
+        assert swaps.names == ["answered", "moved", "moved"]
+        assert all(each.path != "/api/chat" for each in list(server.log)[asked:])
+        assert (await pool.policies.read()).roles["planner"].route == ()
+
+
+async def test_a_lane_that_keeps_an_entry_of_a_provider(redis_url: str, pool: Pool, client: Client) -> None:
+    """Its old model is unloaded, although the entry for all lanes of the provider still leads to it."""
+    async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
+        steps: list[SwapStep] = []
+        await Swap(client, pool, "gpu0", "new", steps.append, lambda _: None, 20, unloads_old=True).run()
+        assert [step.step for step in steps] == ["answered", "moved", "unloaded"]
+        assert [each.id for each in server.models.loaded()] == ["new:latest"]
 
 
 async def test_the_command(redis_url: str, pool: Pool) -> None:

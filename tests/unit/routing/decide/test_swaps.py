@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.lanes import lane_view
 
+from tokenlane.config.settings.values import FALLBACK_LANE
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import BadRequest, ModelNotFound
 from tokenlane.routing.decide.candidates import candidates
@@ -80,12 +81,43 @@ def test_a_model_that_no_lane_offers_is_refused() -> None:
         swapped_routes(Policy(), Target(("planner",)), "embed", (embeds,))
 
 
+def test_why_no_lane_offers_the_model() -> None:
+    """The error tells a model outside the route from one that only embeds and from one that no lane has."""
+    embeds = lane_view("gpu3", models=("embed",), offer=Offer(abilities={"embed": ("embed",)}, limits={"embed": 1}))
+    lanes = (*LANES, embeds, lane_view(FALLBACK_LANE, models=("built-in",)))
+    policy = policy_with(planner=(Candidate(lane="gpu1"), Candidate(lane="gpu3")), other=())
+    said = {}
+    for model in ("new", "embed", "unknown", "built-in"):
+        with pytest.raises(ModelNotFound) as refused:
+            swapped_routes(policy, Target(("planner",)), model, lanes)
+        said[model] = refused.value.message
+        assert "built-in" not in said[model].split("offered models")[1]
+    assert "'gpu0'" in said["new"]
+    assert "'gpu3'" in said["embed"]
+    assert "--lane gpu1" in said["unknown"]
+
+
+def test_another_spelling_is_no_swap() -> None:
+    """Else the way back to the model before would be lost."""
+    lane = lane_view("gpu0", provider="ollama", models=("old:latest", "new:latest"))
+    policy = policy_with(
+        planner=(Candidate(provider="ollama", model="new"),), coder=(Candidate(lane="gpu0", model="new"),)
+    )
+    for target in (Target(("planner",)), Target(("coder",)), Target(("coder",), "gpu0")):
+        for model in ("new", "new:latest"):
+            routes = swapped_routes(policy, target, model, (lane,))
+            assert routes == {role: policy.roles[role].route for role in target.roles}
+
+
 def test_targets() -> None:
     """A name is a role or a lane; a role may be known from its requests alone."""
     policy = policy_with(planner=(Candidate(provider="ollama"),), gpu0=())
     assert find_target("planner", policy, (), LANES) == Target(("planner",))
     assert find_target("active", policy, ("active",), LANES) == Target(("active",))
     assert find_target("lane:gpu0", policy, (), LANES) == Target(("planner",), "gpu0")
+    fallback = lane_view(FALLBACK_LANE, models=("built-in",))
+    with pytest.raises(BadRequest):
+        find_target(FALLBACK_LANE, policy, (), (*LANES, fallback))
     for name in ("gpu0", "plannr", "lane:planner", "gpu2"):  # ambiguous, unknown, no lane, no route leads to it
         with pytest.raises(BadRequest):
             find_target(name, policy, (), LANES)
