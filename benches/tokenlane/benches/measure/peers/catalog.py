@@ -28,7 +28,7 @@ class Place:
 
     Args:
         python: the interpreter of the peer's environment. Its programs are in the same directory.
-        directory: for the files of the peer's configuration.
+        directory: for the files of the peer's configuration and output.
         port: where the peer serves HTTP, if it does.
         streams: how many answers it moves at once, at most.
     """
@@ -48,6 +48,7 @@ class Place:
     def variables(self) -> dict[str, str]:
         """What the programs of `programs/` read from their environment."""
         return {
+            "PEER_DIRECTORY": str(self.directory),
             "PEER_REDIS_URL": self.redis_url,
             "PEER_MODEL_URL": self.model_url,
             "PEER_MODEL": MODEL,

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from redis.asyncio import Redis
 
@@ -110,22 +109,21 @@ class _Running:
 
 @asynccontextmanager
 async def _running(peer: Peer, python: Path, model_url: str, streams: int) -> AsyncIterator[_Running]:
-    port = free_port()
-    with TemporaryDirectory(prefix="tokenlane-") as directory:
-        async with EmbeddedServer(listen=("127.0.0.1", port)) as server:
-            redis_url = server.public_url("127.0.0.1")
-            place = Place(python, Path(directory), redis_url, model_url, free_port(), streams)
-            # The settings of whoever measures must not change what is measured.
-            kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}  # noqa: TID251
-            variables = {**kept, **place.variables, "TOKENLANE_LOG__LEVEL": "error"}
-            async with (
-                Redis.from_url(redis_url) as redis,
-                between(peer, place, variables, redis) as process,
-                peer.asker(place, variables) as asker,
-            ):
-                running = _Running(asker, process)
-                await running.until_it_answers()
-                yield running
+    async with EmbeddedServer(listen=("127.0.0.1", free_port())) as server:
+        redis_url = server.public_url("127.0.0.1")
+        # The server's directory is removed even if this process is killed.
+        place = Place(python, server.socket.parent, redis_url, model_url, free_port(), streams)
+        # The settings of whoever measures must not change what is measured.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TOKENLANE_")}  # noqa: TID251
+        variables = {**kept, **place.variables, "TOKENLANE_LOG__LEVEL": "error"}
+        async with (
+            Redis.from_url(redis_url) as redis,
+            between(peer, place, variables, redis) as process,
+            peer.asker(place, variables) as asker,
+        ):
+            running = _Running(asker, process)
+            await running.until_it_answers()
+            yield running
 
 
 async def measure(

@@ -1,9 +1,10 @@
-"""What the measurement hands to a program, through environment variables: the two servers' URLs, and the model."""
+"""What the measurement hands to a program through environment variables: a directory, URLs, and the model."""
 
 from __future__ import annotations
 
 import os
 
+DIRECTORY = os.environ.get("PEER_DIRECTORY", "")
 REDIS_URL = os.environ.get("PEER_REDIS_URL", "")
 MODEL_URL = os.environ.get("PEER_MODEL_URL", "")
 MODEL = os.environ.get("PEER_MODEL", "")
