@@ -80,9 +80,7 @@ async def test_a_cut_answer_is_continued_by_every_other_server(tmp_path: Path, m
                 assert [delta.position for delta in deltas] == [*range(len(deltas))]
                 assert not any(delta.restarted for delta in deltas)
                 assert usage.attempts >= 2, role
-                assert (
-                    TOKENS <= usage.completion_tokens < TOKENS + usage.attempts
-                )  # a space at the end of a part may count twice
+                assert usage.completion_tokens == TOKENS, role
             both = [f"{place}-{api}" for place, api in zip(("first", "second"), role.split("."), strict=True)]
             assert both in [list(dict.fromkeys(delta.lane for delta in deltas)) for deltas, _ in answers]
 

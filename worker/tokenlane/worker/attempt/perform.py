@@ -126,7 +126,7 @@ async def _publish(lane: Lane, run: Run, request: ChatRequest, call: ModelCall) 
     if request.must_call_tool and not called:
         raise _no_tool_call(finish_reason)
     if usage is not None and run.partial is not None:
-        usage = _with_delivered(usage, run.partial.tokens)
+        usage = _with_delivered(usage, _prefilled(run.partial))
     return Answered(_timed(usage or Usage(), run))
 
 
@@ -145,8 +145,14 @@ def provider_arguments(
     if partial is not None:
         begun += partial.text
         if request.max_tokens is not None:
-            changes["max_tokens"] = request.max_tokens - partial.tokens
+            changes["max_tokens"] = request.max_tokens - _prefilled(partial)
     return request.model_copy(update=changes), model, begun or None
+
+
+def _prefilled(partial: Handover) -> int:
+    """How many of the delivered tokens the model server gets as part of the prompt. It gets no whitespace at the end,
+    which models continue badly, and so generates that token again."""
+    return partial.tokens - partial.text[-1:].isspace()
 
 
 def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
