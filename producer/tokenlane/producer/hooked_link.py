@@ -84,6 +84,8 @@ class HookedLink:
             return request
         filtered = FilteredRequest(request, may_restart=may_restart)
         filtered.task = self._tasks.create_task(filtered.run(hook, self._link), name="tokenlane token hook")
+        # Whatever ends the task, the reader must not wait any longer. This has no effect on an answer that has ended.
+        filtered.task.add_done_callback(lambda _: filtered.give_up(RequestCancelled()))
         return filtered
 
 

@@ -10,7 +10,16 @@ import pytest
 from tests.hooks import examples
 from tests.waiting import until
 
-from tokenlane.producer import BadRequest, ChatRequest, Client, HookFailed, Interrupted, RequestCancelled, TokenDelta
+from tokenlane.producer import (
+    BadRequest,
+    ChatRequest,
+    Client,
+    HookFailed,
+    Interrupted,
+    LlmError,
+    RequestCancelled,
+    TokenDelta,
+)
 from tokenlane.producer.testing import Failover, MockPool, Restart
 from tokenlane.routing.hooks.functions import TokenHook
 
@@ -138,6 +147,30 @@ async def test_a_stream_that_is_cancelled_or_left() -> None:
         async with client.chat("q", role="r") as stream:
             await anext(stream)
         await until(lambda: len(closed) == 2)
+
+
+async def cancelled(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    raise asyncio.CancelledError
+
+
+async def cancels_its_task(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("hook", "error"), [(cancelled, HookFailed), (cancels_its_task, RequestCancelled)])
+async def test_whatever_ends_a_hook_ends_its_request(hook: TokenHook, error: type[LlmError]) -> None:
+    """The agent does not wait for the rest, and the client goes on."""
+    async with MockPool(lambda _: ["a", "b"]) as pool, pool.client(token_hook=hook) as client:
+        for _ in range(2):
+            async with client.chat("q", role="r") as stream:
+                with pytest.raises(error):
+                    await stream.answer()
+                assert stream.text == "a"
 
 
 async def never(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:

@@ -24,9 +24,6 @@ TokenHook: TypeAlias = StreamHook | DeltaHook
 RequestHook: TypeAlias = Callable[[ChatRequest], ChatRequest | Awaitable[ChatRequest]]
 """A plain or async function: it returns the request that takes the place of the given one."""
 
-FAILURES = (Exception, SystemExit)
-"""What a hook may raise without ending its process."""
-
 PATIENCE_S = 30.0
 """How long a hook may take for a step: a request hook for its request, a token hook until it reads or yields again."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.settings.values import HookSetting, HookSettings
 
-from .functions import FAILURES, Hooks
+from .functions import Hooks
 
 
 def load_hooks(settings: HookSettings) -> Hooks:
@@ -48,7 +48,9 @@ def _imported(setting: HookSetting, key: str) -> Callable[..., Any]:
             f"{named}, but {_python()} has no module {error.name!r}: install its package there, or add the folder of "
             "the module to PYTHONPATH."
         ) from None
-    except FAILURES as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = f" in line {frames[-1].lineno} of {PurePath(frames[-1].filename).name}"
         raise ConfigError(f"{named}, but importing the module raised {type(error).__name__}{place}.") from error

@@ -10,12 +10,12 @@ from pydantic_core import PydanticSerializationError
 from tokenlane.routing.contract.errors import BadRequest, HookFailed
 from tokenlane.routing.contract.requests import ChatRequest
 
-from .functions import FAILURES, PATIENCE_S, RequestHook, hook_error, name_of
+from .functions import PATIENCE_S, RequestHook, hook_error, name_of
 from .step_limit import StepLimit
 
 
 async def change_request(hook: RequestHook, request: ChatRequest, *, patience_s: float = PATIENCE_S) -> ChatRequest:
-    """Return the request as the hook changes it, validated again.
+    """Return the request as the hook changes it, validated again. The hook gets a copy, which it may change in place.
 
     Raises:
         BadRequest: the hook refused the request.
@@ -24,18 +24,16 @@ async def change_request(hook: RequestHook, request: ChatRequest, *, patience_s:
     """
     limit = StepLimit(patience_s)
     try:
-        changed: object = hook(request)
-        if inspect.isawaitable(changed):
-            with limit:
-                changed = await limit.run(changed)
+        with limit:
+            changed = await limit.run(_call(hook, request.model_copy(deep=True)))
     except BadRequest:
         raise
-    except FAILURES as error:
+    except BaseException as error:
+        if limit.is_interruption(error):
+            raise
         if limit.has_expired:
             raise HookFailed(f"The request hook {name_of(hook)!r} took longer than {patience_s:g} s.") from error
         raise hook_error(hook, "request hook", error) from error
-    if changed is request:
-        return request
     if not isinstance(changed, ChatRequest):
         raise _returned(hook, f"a value of type {type(changed).__name__}: it must return a ChatRequest")
     try:
@@ -45,8 +43,13 @@ async def change_request(hook: RequestHook, request: ChatRequest, *, patience_s:
         fields = sorted({str(part["loc"][0]) for part in wrong if part["loc"]})
         raise _returned(hook, f"a request that is not valid: check {', '.join(fields) or 'its fields'}") from None
     if valid.id != request.id:
-        raise _returned(hook, "a request with another id: change a copy of the request that it is given")
+        raise _returned(hook, "a request with another id: it must keep the id")
     return valid
+
+
+async def _call(hook: RequestHook, request: ChatRequest) -> object:
+    changed = hook(request)
+    return await changed if inspect.isawaitable(changed) else changed
 
 
 def _returned(hook: RequestHook, what: str) -> HookFailed:

@@ -27,6 +27,7 @@ class StepLimit:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._since: float | None = None
+        self._is_cancelled = False
 
     def __enter__(self) -> Self:
         self._timer = self._loop.call_later(self._patience_s, self._fire)
@@ -44,6 +45,7 @@ class StepLimit:
         Raises:
             TimeoutError: the step took too long.
             CancelledError: the task was cancelled, even if the hook returned all the same.
+            BaseException: what the hook raised, which may also be a CancelledError: see `is_interruption`.
         """
         task = asyncio.current_task(self._loop)
         assert task is not None
@@ -57,9 +59,18 @@ class StepLimit:
             if self.has_expired:
                 task.uncancel()
             if task.cancelling() > cancelling:
+                self._is_cancelled = True
                 raise asyncio.CancelledError
             if self.has_expired:
                 raise TimeoutError
+
+    def is_interruption(self, error: BaseException) -> bool:
+        """Whether an exception from `run` ends the whole task: it is Ctrl-C, or the cancellation of the task. Any
+        other is the hook's failure, also a CancelledError that the hook raised or that it got from a task of its own.
+        """
+        return isinstance(error, KeyboardInterrupt) or (
+            isinstance(error, asyncio.CancelledError) and self._is_cancelled
+        )
 
     def pause(self) -> None:
         """Do not count the time from now on, since the hook waits for its answer."""

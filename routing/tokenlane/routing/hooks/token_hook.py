@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError
 from tokenlane.routing.contract.answers import FinishReason, TokenDelta, Usage
 from tokenlane.routing.contract.errors import HookFailed
 
-from .functions import FAILURES, PATIENCE_S, DeltaHook, TokenHook, hook_error, name_of, reads_stream
+from .functions import PATIENCE_S, DeltaHook, TokenHook, hook_error, name_of, reads_stream
 from .step_limit import StepLimit
 
 logger = logging.getLogger(__name__)
@@ -173,13 +173,13 @@ class _Run:
         if reading.yielded % _BREATHER == _BREATHER - 1:
             await asyncio.sleep(0)
         try:
-            if self._output is None:
-                self._output = _output(self._hook, reading)
-            delta = await self._limit.run(anext(self._output))
+            delta = await self._limit.run(self._next())
         except StopAsyncIteration:
             self._raise_error_of_source()
             return None
-        except FAILURES as error:
+        except BaseException as error:
+            if self._limit.is_interruption(error):
+                raise
             self._raise_error_of_source()
             if self._limit.has_expired:
                 what = f"neither read nor yielded a delta for {self._patience_s:g} s"
@@ -199,11 +199,19 @@ class _Run:
         """Close the hook. An error that it raises now is only logged, since its answer is over."""
         if not isinstance(self._output, AsyncGenerator):
             return
+        limit = StepLimit(_CLOSE_S)
         try:
-            with StepLimit(_CLOSE_S) as limit:
+            with limit:
                 await limit.run(self._output.aclose())
-        except FAILURES as error:
+        except BaseException as error:
+            if limit.is_interruption(error):
+                raise
             logger.warning("%s", hook_error(self._hook, "token hook", error).message)
+
+    async def _next(self) -> TokenDelta:
+        if self._output is None:
+            self._output = _output(self._hook, self._reading)
+        return await anext(self._output)
 
     def _raise_error_of_source(self) -> None:
         match self._reading.error:

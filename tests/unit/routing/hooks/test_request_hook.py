@@ -46,6 +46,18 @@ async def test_what_a_hook_puts_in_is_validated() -> None:
     assert (changed.id, changed.role) == (REQUEST.id, REQUEST.role)
 
 
+async def test_a_hook_may_change_its_request_in_place() -> None:
+    """It gets a copy: the caller's request stays as it was."""
+
+    def longer(request: ChatRequest) -> ChatRequest:
+        request.messages.append(Message(role="user", content="b"))
+        return request
+
+    changed = await change_request(longer, REQUEST)
+    assert [len(changed.messages), len(REQUEST.messages)] == [2, 1]
+    assert await change_request(lambda request: request, REQUEST) == REQUEST
+
+
 async def test_a_hook_may_refuse() -> None:
     """Its BadRequest is the agent's, word for word."""
     error = BadRequest("not today")
@@ -91,11 +103,42 @@ def unknown_field(request: ChatRequest) -> ChatRequest:
     return request.model_copy(update={"flavour": SECRET})
 
 
+def empties(request: ChatRequest) -> ChatRequest:
+    request.messages.clear()
+    return request
+
+
+def changes_the_id(request: ChatRequest) -> ChatRequest:
+    object.__setattr__(request, "id", "f" * 32)
+    return request
+
+
 def unserializable(request: ChatRequest) -> ChatRequest:
     return request.model_copy(update={"metadata": {"a": object()}})
 
 
-HOOKS: list[Any] = [fails, exits, hangs, swallows, cold, other, unknown_field, unserializable]
+def cancels_itself(request: ChatRequest) -> ChatRequest:
+    raise asyncio.CancelledError(SECRET)
+
+
+async def awaits_a_cancelled_task(request: ChatRequest) -> ChatRequest:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+    return request
+
+
+def exits_a_generator(request: ChatRequest) -> ChatRequest:
+    raise GeneratorExit(SECRET)
+
+
+async def fails_a_test(request: ChatRequest) -> ChatRequest:
+    pytest.fail(SECRET)
+
+
+HOOKS: list[Any] = [cancels_itself, awaits_a_cancelled_task, exits_a_generator, fails_a_test]
+HOOKS += [fails, exits, hangs, swallows, cold, other, empties, changes_the_id, unknown_field]
+HOOKS += [unserializable]
 
 
 @pytest.mark.parametrize("hook", [*HOOKS, lambda r: None, lambda r: SECRET, lambda r: r.messages, lambda: REQUEST])

@@ -186,6 +186,33 @@ async def exits(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
         sys.exit(SECRET)
 
 
+async def cancels_itself(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    async for delta in deltas:
+        yield delta
+        raise asyncio.CancelledError(SECRET)
+
+
+async def awaits_a_cancelled_task(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+    yield await anext(deltas)
+
+
+async def exits_a_generator(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    raise GeneratorExit(SECRET)
+
+
+async def fails_a_test(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    pytest.fail(SECRET)
+
+
+def cancels_each(delta: TokenDelta) -> TokenDelta:
+    raise asyncio.CancelledError
+
+
 async def after_the_finish(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
     yield TokenDelta(finish_reason="stop")
     yield TokenDelta(text=SECRET)
@@ -242,6 +269,7 @@ def over_the_stream(deltas: Any) -> Any:
     "hook",
     [
         *(nonsense, none, wrong_text, surrogate, surrogate_in_a_call, raises, exits, after_the_finish, without_end),
+        *(cancels_itself, awaits_a_cancelled_task, exits_a_generator, fails_a_test, cancels_each),
         *(empty_without_end, each_without_end, huge, never, never_flushes, in_another_task, of_two, over_the_stream),
         lambda deltas: upper(deltas),
         lambda delta: SECRET,
@@ -268,6 +296,22 @@ async def test_the_error_names_the_place() -> None:
     with pytest.raises(HookFailed, match=r"KeyError in line \d+ of test_token_hook.py") as raised:
         await filtered(raises, ["a"])
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+async def interrupted(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    raise KeyboardInterrupt
+
+
+async def test_ctrl_c_is_not_the_failure_of_a_hook() -> None:
+    """It ends the process, as everywhere."""
+    output = filter_deltas(interrupted, Source("a").deltas())
+    await anext(output)
+    try:
+        await anext(output)
+    except KeyboardInterrupt:
+        return
+    pytest.fail("the hook hid it")
 
 
 async def swallows(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
@@ -369,7 +413,15 @@ async def yields_on_close(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[To
         yield TokenDelta(text=SECRET)
 
 
-@pytest.mark.parametrize("hook", [bad_close, yields_on_close])
+async def cancels_on_close(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    try:
+        async for delta in deltas:
+            yield delta
+    finally:
+        raise asyncio.CancelledError(SECRET)
+
+
+@pytest.mark.parametrize("hook", [bad_close, yields_on_close, cancels_on_close])
 async def test_a_hook_that_cannot_be_closed(hook: TokenHook, caplog: pytest.LogCaptureFixture) -> None:
     """The reader that leaves is not disturbed; the log has the type of the error alone."""
     source = Source("a", "b")

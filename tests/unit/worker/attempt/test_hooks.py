@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -61,6 +62,18 @@ async def broken(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]
     async for delta in deltas:
         yield delta
         raise KeyError(SECRET)
+
+
+async def cancelled(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    raise asyncio.CancelledError
+
+
+async def test_a_hook_that_raises_a_cancellation_fails() -> None:
+    """The request is not requeued as if the worker were shutting down."""
+    bench = Bench(hooks=Hooks(token=cancelled))
+    await bench.run()
+    assert (bench.ending[0], bench.ending[2], bench.pool.requeued) == ("failed", HookFailed.code, [])
 
 
 async def test_a_hook_that_fails_ends_the_request(caplog: pytest.LogCaptureFixture) -> None:
