@@ -224,6 +224,8 @@ class Swap:
             user = next((role for role in policy.roles if (lane, model) in _places(policy, [role], [lane])), None)
             if user is not None:
                 self.report(SwapStep(step="kept", lane=lane.name, model=model, role=user))
+            elif "unload" in lane.offer.unsupported:
+                self.explain(f"{model} stays on lane {lane.name}, which cannot unload models")
             elif lane.state.accepts_work:
                 await self._command("unload", lane, model, until)
 

@@ -186,6 +186,17 @@ async def test_a_lane_that_keeps_an_entry_of_a_provider(redis_url: str, pool: Po
         assert [each.id for each in server.models.loaded()] == ["new:latest"]
 
 
+async def test_a_lane_that_cannot_unload_keeps_the_old_model(redis_url: str, pool: Pool, client: Client) -> None:
+    """The swap succeeds, and says so."""
+    await pool.policies.write(Policy(roles={"planner": RolePolicy(route=(Candidate(model="old"),))}))
+    explained: list[str] = []
+    server = Simulator(api="openai", models=["old", "new"])
+    async with server, lane_of(redis_url, LaneSettings("gpu0", "openai", server.url)):
+        swaps = Swaps(client, pool)
+        await Swap(client, pool, "planner", "new", swaps.steps.append, explained.append, 20, unloads_old=True).run()
+    assert (swaps.names, len(explained)) == (["answered", "moved"], 1)
+
+
 async def test_the_command(redis_url: str, pool: Pool) -> None:
     """It prints each step, unloads the old model if asked, undoes, and refuses with the exit codes of all verbs."""
     async with a_lane(redis_url, pool) as server:
