@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncGenerator, Iterable
 from types import ModuleType
 
+import pytest
 from tests.repository import ROOT
 
 from tokenlane.routing.contract.answers import TokenDelta, Usage
@@ -21,6 +23,16 @@ def examples() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class Clock:
+    """The clock of the event loop. A hook that adds to `ahead_s` has blocked the loop for that time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        self.ahead_s = 0.0
+        monkeypatch.setattr(loop, "time", lambda: real() + self.ahead_s)
 
 
 class Source:

@@ -13,16 +13,19 @@ PHRASE = "Best regards"
 
 
 async def mask_keys(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
-    """Mask API keys, also those that arrive in several pieces."""
-    held = ""
+    """Mask API keys in the text and the reasoning, also those that arrive in several pieces."""
+    text = reasoning = ""
     async for delta in deltas:
-        held += delta.text
-        if BEGUN_KEY.search(held):  # it may be the beginning of a key: hold it back until more arrives
-            delta.text = ""
-        else:
-            delta.text, held = KEY.sub("***", held), ""
+        delta.text, text = masked(text + delta.text)
+        delta.reasoning, reasoning = masked(reasoning + delta.reasoning)
+        delta.logprobs = ()  # they repeat the text
         yield delta
-    yield TokenDelta(text=KEY.sub("***", held))
+    yield TokenDelta(text=KEY.sub("***", text), reasoning=KEY.sub("***", reasoning))
+
+
+def masked(text: str) -> tuple[str, str]:
+    """What to deliver, and what to hold back until more arrives, since it may be the beginning of a key."""
+    return ("", text) if BEGUN_KEY.search(text) else (KEY.sub("***", text), "")
 
 
 async def stop_at_phrase(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:

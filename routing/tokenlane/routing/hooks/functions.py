@@ -62,10 +62,13 @@ def name_of(hook: Callable[..., object]) -> str:
 
 
 def hook_error(hook: Callable[..., object], kind: str, error: BaseException) -> HookFailed:
-    """The error for a hook that raised. It names the exception's type and its place in the hook, and not its text,
-    which may quote a prompt or an answer."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" in line {frames[-1].lineno} of {PurePath(frames[-1].filename).name}" if frames else ""
+    """The error for a hook that raised. It names the exception's type and its place in the file of the hook, and not
+    its text, which may quote a prompt or an answer."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration | StopAsyncIteration):
+        error = error.__cause__  # which Python does not let out of a generator or a coroutine
+    file = getattr(getattr(_function(hook), "__code__", None), "co_filename", "")
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" in line {lines[-1]} of {PurePath(file).name}" if lines else ""
     return HookFailed(f"The {kind} {name_of(hook)!r} raised {type(error).__name__}{place}.")
 
 

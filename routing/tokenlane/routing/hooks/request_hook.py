@@ -22,7 +22,7 @@ async def change_request(hook: RequestHook, request: ChatRequest, *, patience_s:
         HookFailed: the hook raised another error, took longer than `patience_s`, or returned no valid request with the
             same id.
     """
-    limit = StepLimit(patience_s)
+    limit = StepLimit(f"request hook {name_of(hook)!r}", patience_s)
     try:
         with limit:
             changed = await limit.run(_call(hook, request.model_copy(deep=True)))

@@ -1,13 +1,21 @@
-"""Limits the time that a hook takes for a step, and does not let the hook swallow a cancellation."""
+"""Limits the time that a hook takes for a step, and does not let the hook swallow a cancellation or block unseen."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import Self, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+BLOCKED_S = 3.0
+"""How long a hook may block the event loop without a warning in the log; a lease is 10 s by default."""
+_TICK_S = 1.0
+"""How often the timer shows that the event loop runs."""
 
 
 class StepLimit:
@@ -17,20 +25,22 @@ class StepLimit:
     `has_expired`: whether a step has taken too long.
 
     Args:
+        hook: the kind and the name of the hook, for the log.
         patience_s: how long a step may take, without the time during which it is paused.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, hook: str, patience_s: float) -> None:
         self.has_expired = False
         self._loop = asyncio.get_running_loop()
-        self._patience_s = patience_s
+        self._hook, self._patience_s = hook, patience_s
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._since: float | None = None
-        self._is_cancelled = False
+        self._ticked_at = self._loop.time()
+        self._has_cancelled_step = self._is_cancelled = self._has_warned = False
 
     def __enter__(self) -> Self:
-        self._timer = self._loop.call_later(self._patience_s, self._fire)
+        self._timer = self._loop.call_later(min(_TICK_S, self._patience_s), self._tick)
         return self
 
     def __exit__(
@@ -56,7 +66,7 @@ class StepLimit:
             return await step
         finally:
             self.pause()
-            if self.has_expired:
+            if self._has_cancelled_step:
                 task.uncancel()
             if task.cancelling() > cancelling:
                 self._is_cancelled = True
@@ -74,7 +84,13 @@ class StepLimit:
 
     def pause(self) -> None:
         """Do not count the time from now on, since the hook waits for its answer."""
-        self._since = None
+        since, self._since = self._since, None
+        if since is not None:
+            now = self._loop.time()
+            self.has_expired = self.has_expired or now >= since + self._patience_s
+            blocked_s = now - max(since, self._ticked_at)
+            if blocked_s > BLOCKED_S and not self._has_warned:
+                self._warn(blocked_s)
 
     def resume(self) -> None:
         """Count the time from now on."""
@@ -84,12 +100,20 @@ class StepLimit:
         """Whether this task runs the step."""
         return asyncio.current_task(self._loop) is self._task
 
-    def _fire(self) -> None:
-        now = self._loop.time()
-        if self._since is None or self._task is None:
-            self._timer = self._loop.call_at(now + self._patience_s, self._fire)
-        elif now < self._since + self._patience_s:
-            self._timer = self._loop.call_at(self._since + self._patience_s, self._fire)
+    def _tick(self) -> None:
+        self._ticked_at = now = self._loop.time()
+        over = (now if self._since is None else self._since) + self._patience_s
+        if now < over or self._task is None:
+            self._timer = self._loop.call_at(min(now + _TICK_S, over), self._tick)
         else:
-            self.has_expired = True
+            self.has_expired = self._has_cancelled_step = True
             self._task.cancel()
+
+    def _warn(self, blocked_s: float) -> None:
+        self._has_warned = True
+        logger.warning(
+            "the %s blocked the event loop for %.1f s: meanwhile no other answer of this process goes on, and a worker "
+            "that is blocked for longer than its lease counts as dead; move the work to `asyncio.to_thread`",
+            self._hook,
+            blocked_s,
+        )

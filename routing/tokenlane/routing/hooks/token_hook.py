@@ -53,7 +53,7 @@ async def filter_deltas(
             took too long, or yields without end.
         Exception: an error of the source, even if the hook caught it.
     """
-    with StepLimit(patience_s) as limit:
+    with StepLimit(f"token hook {name_of(hook)!r}", patience_s) as limit:
         reading = _Reading(source, limit)
         run = _Run(hook, reading, limit, patience_s)
         try:
@@ -199,7 +199,7 @@ class _Run:
         """Close the hook. An error that it raises now is only logged, since its answer is over."""
         if not isinstance(self._output, AsyncGenerator):
             return
-        limit = StepLimit(_CLOSE_S)
+        limit = StepLimit(f"token hook {name_of(self._hook)!r}", _CLOSE_S)
         try:
             with limit:
                 await limit.run(self._output.aclose())
@@ -227,16 +227,15 @@ class _Run:
         if not isinstance(delta, TokenDelta):
             raise self._failed(f"yielded a value of type {type(delta).__name__} instead of a TokenDelta")
         fields = delta.model_fields_set & _CONTENT
-        given = {field: getattr(delta, field) for field in fields}
+        given = {field: value for field in fields if (value := getattr(delta, field)) != _EMPTY[field]}
         try:
-            checked = TokenDelta.model_validate(
-                {field: value for field, value in given.items() if value != _EMPTY[field]} | self._reading.place
-            )
-            checked.text.encode() if fields <= {"text"} else checked.to_wire()
+            checked = TokenDelta.model_validate(given | self._reading.place)
+            checked.text.encode() if given.keys() <= {"text"} else checked.to_wire()
         except (ValidationError, PydanticSerializationError, UnicodeError):
             wrong = ", ".join(sorted(fields))
             raise self._failed(f"yielded a TokenDelta that is not valid: check its {wrong}") from None
         self._size += len(checked.text) + len(checked.reasoning)
+        self._size += sum(len(call.arguments) for call in checked.tool_calls)
         if self._size > LONGEST_ANSWER:
             raise self._failed(f"yielded more than {LONGEST_ANSWER} characters")
         return checked

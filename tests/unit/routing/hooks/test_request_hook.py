@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.hooks import Clock
 
 from tokenlane.routing.contract.errors import BadRequest, HookFailed
 from tokenlane.routing.contract.requests import ChatRequest, Message
@@ -157,6 +158,22 @@ async def test_a_hook_cannot_swallow_a_cancellation() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_hook_that_blocks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning names it; if it blocks for longer than it may take, it has failed."""
+    clock = Clock(monkeypatch)
+    block_s = 12.0
+
+    def blocks(request: ChatRequest) -> ChatRequest:
+        clock.ahead_s += block_s
+        return request
+
+    assert await change_request(blocks, REQUEST) == REQUEST
+    assert blocks.__qualname__ in caplog.text
+    block_s = 40.0
+    with pytest.raises(HookFailed, match=r"30 s"):
+        await change_request(blocks, REQUEST)
 
 
 async def generator(request: ChatRequest) -> Any:

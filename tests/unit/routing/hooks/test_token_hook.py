@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial, wraps
 from typing import Any
 
 import pytest
-from tests.hooks import Source, examples, filtered, text_of
+from tests.hooks import Clock, Source, examples, filtered, text_of
 
-from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta, Usage
+from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob, ToolCallDelta, Usage
 from tokenlane.routing.contract.errors import HookFailed, ProviderDown
 from tokenlane.routing.hooks import token_hook
 from tokenlane.routing.hooks.functions import Hooks, TokenHook
@@ -238,6 +239,11 @@ async def huge(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
         yield TokenDelta(text="a" * 1_000_000)
 
 
+async def huge_call(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    for _ in range(5):
+        yield TokenDelta(tool_calls=(ToolCallDelta(arguments="a" * 1_000_000),))
+
+
 async def never(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
     await asyncio.Event().wait()
     yield TokenDelta()
@@ -270,7 +276,17 @@ def over_the_stream(deltas: Any) -> Any:
     [
         *(nonsense, none, wrong_text, surrogate, surrogate_in_a_call, raises, exits, after_the_finish, without_end),
         *(cancels_itself, awaits_a_cancelled_task, exits_a_generator, fails_a_test, cancels_each),
-        *(empty_without_end, each_without_end, huge, never, never_flushes, in_another_task, of_two, over_the_stream),
+        *(
+            empty_without_end,
+            each_without_end,
+            huge,
+            huge_call,
+            never,
+            never_flushes,
+            in_another_task,
+            of_two,
+            over_the_stream,
+        ),
         lambda deltas: upper(deltas),
         lambda delta: SECRET,
         lambda delta: 7,
@@ -296,6 +312,59 @@ async def test_the_error_names_the_place() -> None:
     with pytest.raises(HookFailed, match=r"KeyError in line \d+ of test_token_hook.py") as raised:
         await filtered(raises, ["a"])
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+async def in_a_library(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    async for delta in deltas:
+        yield json.loads(delta.text)
+
+
+async def stops(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+    yield await anext(deltas)
+    raise StopAsyncIteration
+
+
+def stops_each(delta: TokenDelta) -> TokenDelta:
+    raise StopIteration
+
+
+@pytest.mark.parametrize(
+    ("hook", "kind"),
+    [(in_a_library, "JSONDecodeError"), (stops, "StopAsyncIteration"), (stops_each, "StopIteration")],
+)
+async def test_the_place_is_in_the_file_of_the_hook(hook: TokenHook, kind: str) -> None:
+    """Also if a library raised, or Python turned the exception into another."""
+    with pytest.raises(HookFailed, match=rf"{kind} in line \d+ of test_token_hook.py"):
+        await filtered(hook, ["a"])
+
+
+async def test_an_exception_outside_the_hook_has_no_place() -> None:
+    """A line of tokenlane would mislead."""
+    with pytest.raises(HookFailed) as raised:
+        await filtered(of_two, ["a"])  # type: ignore[arg-type]  # as a user without a type checker
+    assert "line" not in raised.value.message
+
+
+@pytest.mark.parametrize("reads_on", [True, False])
+async def test_a_hook_that_blocks(
+    reads_on: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning names the hook; if it blocks for longer than it may take, it has failed."""
+    clock = Clock(monkeypatch)
+    block_s = 12.0
+
+    async def blocks(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
+        async for delta in deltas:
+            if not reads_on:
+                yield delta
+            clock.ahead_s += block_s
+
+    await filtered(blocks, "abc")
+    (record,) = caplog.records
+    assert blocks.__qualname__ in record.message
+    block_s = 40.0
+    with pytest.raises(HookFailed, match=r"30 s"):
+        await filtered(blocks, "abc")
 
 
 async def interrupted(deltas: AsyncIterator[TokenDelta]) -> AsyncIterator[TokenDelta]:
@@ -443,6 +512,18 @@ async def test_a_hook_may_use_its_deltas_again() -> None:
             yield one
 
     assert text_of(await filtered(reuse, ["a", "b"])) == "ab"
+
+
+async def test_the_example_masks_every_text() -> None:
+    """The reasoning, too. Log probabilities, which repeat the tokens, are dropped."""
+    pieces = [
+        TokenDelta(text="a ", reasoning=KEY[:9], logprobs=(TokenLogprob(token="a ", logprob=-1),)),
+        TokenDelta(text=KEY[:5], reasoning=KEY[9:], logprobs=(TokenLogprob(token=KEY[:5], logprob=-1),)),
+        TokenDelta(text=KEY[5:] + " b"),
+    ]
+    deltas = await filtered(EXAMPLES.mask_keys, Source(*pieces))
+    assert (text_of(deltas), "".join(delta.reasoning for delta in deltas)) == ("a *** b", "***")
+    assert not any(delta.logprobs for delta in deltas)
 
 
 async def test_only_content_counts() -> None:
