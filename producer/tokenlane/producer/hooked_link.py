@@ -153,6 +153,7 @@ class FilteredRequest(OpenRequest):
                     break
                 except _BegunAnew as anew:
                     first = anew.delta
+                    self._read = int(bool(first.text or first.reasoning))
                     self._buffer.begin_anew(first.attempt)
             self._buffer.complete(self.unfiltered.usage or Usage(completion_tokens=self._read))
             self._changed.set()

@@ -137,7 +137,8 @@ class Swap:
         await self._move(policy, changed)
         if self.unloads_old:
             left = [role for role in changed if route_of(policy, role)]
-            await self._unload(list(_places(policy, left, lanes)), after, _now() + self.timeout_s)
+            old = [(lane.name, model) for lane, model in _places(policy, left, lanes)]
+            await self._unload(old, _now() + self.timeout_s)
 
     async def _places_to_serve(
         self, policy: Policy, routes: Routes, lanes: Sequence[LaneView], until: float
@@ -218,9 +219,11 @@ class Swap:
             before = route_of(policy, role)
             self.report(SwapStep(step="moved", role=role, before=before, route=route, revision=revision))
 
-    async def _unload(self, places: Sequence[tuple[LaneView, str]], policy: Policy, until: float) -> None:
-        """Unload the models of these places, unless a role still uses them for requests that name no model."""
-        for lane, model in places:
+    async def _unload(self, places: Sequence[tuple[str, str]], until: float) -> None:
+        """Unload the models of these lanes, unless a role now uses them for requests that name no model."""
+        snapshot = await take_snapshot(self.pool)
+        policy, lanes = snapshot.policy, {lane.name: lane for lane in snapshot.views}
+        for lane, model in ((lanes[name], model) for name, model in places if name in lanes):
             user = next((role for role in policy.roles if (lane, model) in _places(policy, [role], [lane])), None)
             if user is not None:
                 self.report(SwapStep(step="kept", lane=lane.name, model=model, role=user))

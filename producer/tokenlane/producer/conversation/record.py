@@ -64,10 +64,11 @@ class Record:
         """
         if self.file is None:
             return
-        has_results = 0 < self.file.stored < len(self.messages)
+        stored = self.file.stored
         saved = await self.file.read_if_changed()
         if saved is None:
             return
+        has_results = 0 < stored < len(self.messages)  # also those that were added during the read
         self.messages, self.left_out = saved.messages, saved.left_out
         if has_results:
             raise ConversationBusy(CHANGED)

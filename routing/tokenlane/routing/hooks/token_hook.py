@@ -71,8 +71,10 @@ async def filter_deltas(
             if finish_reason is not None:
                 yield reading.last(finish_reason)
         finally:
-            await reading.close()
-            await run.close()
+            try:
+                await reading.close()
+            finally:
+                await run.close()
 
 
 def _has_content(delta: TokenDelta) -> bool:

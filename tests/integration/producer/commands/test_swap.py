@@ -163,6 +163,20 @@ async def test_a_swap_meets_other_changes_of_the_policy(redis_url: str, pool: Po
                 assert (await pool.policies.read()).roles["planner"] == planner
 
 
+async def test_a_role_that_takes_the_old_model_during_a_swap(redis_url: str, pool: Pool, client: Client) -> None:
+    """The model is not unloaded under it."""
+    async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
+        server.faults.append(FaultScript(hold_after=0))
+        swaps = Swaps(client, pool)
+        swapping = asyncio.create_task(swaps.to("new", unloads_old=True))
+        await until(lambda: any(each.held for each in server.log))
+        await pool.policies.write(Policy(roles={"planner": OLD, "coder": OLD}))
+        server.release()
+        await swapping
+        assert swaps.names == ["answered", "moved", "kept"]
+        assert {each.id for each in server.models.loaded()} == {"old:latest", "new:latest"}
+
+
 async def test_going_back_to_no_route(redis_url: str, pool: Pool, client: Client) -> None:
     """The role used whatever the pool has: no model is loaded or asked for it, and the old model stays loaded."""
     async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:

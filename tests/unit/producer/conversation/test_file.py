@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tokenlane.producer import Client, Conversation, ConversationBusy, TokenDelta, ToolCallDelta
+from tokenlane.producer.conversation.file import ConversationFile
+from tokenlane.producer.conversation.saved import SavedConversation
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.requests import ChatRequest
 
@@ -102,6 +104,26 @@ async def test_results_that_are_not_written_yet(path: Path) -> None:
             await first.refresh()
         assert first.messages == second.messages
         await first.complete("3")
+
+
+async def test_a_result_that_comes_during_a_refresh(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not lost silently if another process has answered meanwhile."""
+    async with MockPool(answer) as pool, pool.client() as client:
+        first, second = opened(client, path), opened(client, path)
+        await first.complete("call")
+        await second.refresh()
+        second.add_tool_result("c", "r2")
+        await second.complete()
+        read = ConversationFile.read_if_changed
+
+        async def slow_read(file: ConversationFile) -> SavedConversation | None:
+            saved = await read(file)
+            first.add_tool_result("c", "r")
+            return saved
+
+        monkeypatch.setattr(ConversationFile, "read_if_changed", slow_read)
+        with pytest.raises(ConversationBusy):
+            await first.refresh()
 
 
 async def test_forks_and_replacements_are_in_the_file(path: Path) -> None:

@@ -73,6 +73,17 @@ async def test_a_plugin_is_compiled_once(folder: Path, monkeypatch: pytest.Monke
     assert sorted(compiled) == sorted((BRIEF, WASI))
 
 
+async def test_a_compiler_that_fails_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails the request, not the worker, and the plugin is compiled again for the next one."""
+    (folder / "a").write_bytes(BRIEF)
+    plugins = PromptPlugins(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(sandbox.Sandbox, "compile", lambda self, code: 1 // 0)
+        with pytest.raises(PluginFailed):
+            await rendered(plugins, BRIEF)
+    assert await rendered(plugins, BRIEF)
+
+
 @pytest.mark.parametrize(
     ("code", "why"),
     [(TRAPS, "unreachable"), (WASI, "wasi_snapshot_preview1"), (plugin([1]), "object"), (FAILS, "error")],

@@ -116,8 +116,14 @@ class PromptPlugins:
             loop = asyncio.get_running_loop()
             self._plugins[digest] = loop.run_in_executor(None, self._compile, digest)
         loading = self._plugins[digest]
-        # Other requests may wait for the same plugin, so a cancelled one must not cancel the compiler.
-        plugin = loading.result() if loading.done() else await asyncio.shield(loading)
+        try:
+            # Other requests may wait for the same plugin, so a cancelled one must not cancel the compiler.
+            plugin = loading.result() if loading.done() else await asyncio.shield(loading)
+        except Exception:
+            if self._plugins.get(digest) is loading:
+                del self._plugins[digest]  # it may work later
+                logger.exception("prompt plugin %s could not be compiled", digest)
+            return PluginBroken("could not be compiled, and the worker's log says why")
         if plugin is None and self._plugins.get(digest) is loading:
             del self._plugins[digest]  # the file may come later
         return plugin

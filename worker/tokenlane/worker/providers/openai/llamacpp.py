@@ -112,10 +112,11 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         """
         try:
             document = await self._request_json("/v1/models")
-            if is_router(document):
+            models = self._infos(document)
+            # A router that rescans its folder lists no model, and still runs the requests of those in memory.
+            if is_router(document) or (self._router is not None and not models):
                 return await self._routed_models(document)
             self._router = None
-            models = self._infos(document)
             if not any(model.chats for model in models):
                 return models
             props = await self._request_json("/props")
