@@ -21,6 +21,8 @@ LOAD_S = 900.0
 _POLL_S = 0.1
 _SAVE_S = 60.0
 _MODELS = "/v1/models"
+_MOST_DIGITS = 4
+"""Of a number of slots: no server has more."""
 
 
 def is_router(document: object) -> bool:
@@ -46,12 +48,14 @@ class LlamaCppRouter:
         """The number of slots of each model, if the server's options say it, else 0."""
 
     def note(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Take over the server's list of models."""
+        """Take over the server's list of models. An empty list says nothing of the server's options."""
         self.residency.note(entry["id"] for entry in entries if is_loaded(entry))
-        arguments = [argument for entry in entries for argument in _status(entry).get("args") or ()]
+        if not entries:
+            return
+        arguments = [argument for entry in entries for argument in _arguments(entry)]
         self._files.use(_option(arguments, "--slot-save-path"))
         slots = _option(arguments, "--parallel") or ""
-        self.slots = int(slots) if slots.isdecimal() else 0
+        self.slots = int(slots) if slots.isdecimal() and len(slots) <= _MOST_DIGITS else 0
 
     def close(self) -> None:
         """Delete the files with KV caches."""
@@ -130,6 +134,13 @@ def _status(entry: Any) -> Any:
     return entry.get("status") if isinstance(entry, Mapping) else None
 
 
-def _option(arguments: Sequence[object], name: str) -> str | None:
+def _arguments(entry: Mapping[str, Any]) -> list[str]:
+    """The command line of the server's process for a model, with `--name=value` in two; empty if it is unusable."""
+    given = _status(entry).get("args")
+    words = [word for word in given if isinstance(word, str)] if isinstance(given, list) else []
+    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
     """The value of a command line option of the server."""
-    return next((str(value) for option, value in pairwise(arguments) if option == name), None)
+    return next((value for option, value in pairwise(arguments) if option == name), None)
