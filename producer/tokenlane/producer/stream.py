@@ -150,6 +150,13 @@ class ChatStream(Generic[Parsed]):
             raise StopAsyncIteration
         return delta
 
+    async def batch(self) -> list[TokenDelta]:
+        """Wait for the next delta, and return it with all later ones that have arrived; an empty list after the last.
+
+        A program that passes deltas on has less work with batches. Raises the errors of iterating.
+        """
+        return await self._entered().next_batch()
+
     def _entered(self) -> OpenRequest:
         if self._request is None:
             raise RuntimeError("the stream is not entered: use `async with client.chat(...) as stream`")

@@ -92,6 +92,18 @@ class OpenRequest:
             await self.wait_for_message()
         return delta
 
+    async def next_batch(self) -> list[TokenDelta]:
+        """Wait for the next delta, and return all that have arrived; an empty list after the last one.
+
+        Raises:
+            LlmError: the request failed. It is raised after all deltas that arrived before.
+        """
+        delta, batch = await self.next(), list[TokenDelta]()
+        while delta is not None:
+            batch.append(delta)
+            delta = self._buffer.pop()
+        return batch
+
     async def finish(self) -> Answer:
         """Wait for the end and return the complete answer.
 

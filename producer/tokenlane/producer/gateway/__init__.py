@@ -1,0 +1,1 @@
+"""The gateway: HTTP APIs of OpenAI and Anthropic in front of a pool, as a Starlette application."""

@@ -1,0 +1,56 @@
+"""The caller of a request: the agent, role, priority and conversation that its key and its headers give it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenlane.routing.contract.wire import Priority
+
+_SESSION_HEADERS = (
+    "x-claude-code-session-id",
+    "x-session-id",
+    "session-id",
+    "session_id",
+    "x-session-affinity",
+    "x-dynamo-session-id",
+)
+"""Where coding agents say to which of their sessions a request belongs."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
+_LONGEST_AGENT = 100
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Args:
+        agent: the agent's name in the pool.
+        role: the role of requests that name none; None for the gateway's own.
+        priority: the priority of requests that name none, and the highest that the caller may ask for.
+        conversation: the conversation that a coding agent's headers name.
+    """
+
+    agent: str
+    role: str | None = None
+    priority: Priority = "normal"
+    conversation: str | None = None
+
+    def user(self, name: str | None) -> str:
+        """The agent for one of the caller's users or sessions. Their names may be personal: the pool gets a hash."""
+        name = name or self.conversation
+        return self.agent if name is None else f"{self.agent[:_LONGEST_AGENT]}.{_hash(name)}"
+
+
+def session_of(headers: Mapping[str, str]) -> str | None:
+    """The conversation that a coding agent's headers name, as a valid name; None if they name none."""
+    given = next((value for header in _SESSION_HEADERS if (value := headers.get(header))), None)
+    if given is None:
+        return None
+    return given if _NAME.fullmatch(given) else _hash(given)
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]

@@ -1,0 +1,160 @@
+"""Answers a chat in any dialect: as a stream of events or as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.support.tasks import background
+
+from .dialect import AnswerWriter, Dialect
+from .door import Asked, Door, prepare
+from .failures import INTERNAL, Failure, Refused, failure_of
+from .http.client_leaves import until_client_leaves
+from .http.json_body import read_json
+from .http.outlet import Outlet, Pauses
+from .http.resume import event_id, size_of, split
+
+_QUIET_S = 30.0
+"""How long a client of a whole answer may get no byte. Later its status can no longer say that the request failed."""
+
+
+async def answer(door: Door, dialect: Dialect, request: Request) -> Response:
+    """Answer a request of this dialect."""
+    try:
+        asked = await prepare(door, dialect.read(await read_json(request)), request)
+    except Refused as refused:
+        return refusal(dialect, refused.failure)
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except (TypeError, ValueError):  # of `Client.chat`, for an option that a dialect did not check
+        return refusal(dialect, Failure(400, "bad_request", "The request has a value of the wrong type."))
+    if not asked.question.is_streamed:
+        return WholeAnswer(door, dialect, asked)
+    return StreamedAnswer(door, dialect, asked, with_ids="last-event-id" in request.headers)
+
+
+def refusal(dialect: Dialect, failure: Failure) -> Response:
+    """A response that says what failed."""
+    return Response(_json(dialect.error(failure)), failure.status, failure.headers, "application/json")
+
+
+class WholeAnswer(Response):
+    """The response with a complete answer. While a client waits for long, it gets spaces, which JSON allows."""
+
+    def __init__(self, door: Door, dialect: Dialect, asked: Asked) -> None:
+        super().__init__()
+        self._door, self._dialect, self._asked = door, dialect, asked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream, pauses = self._asked.stream, self._door.pauses
+        outlet = Outlet(send, lambda: _headers(self._asked, "application/json"))
+        quiet = Pauses(max(_QUIET_S, pauses.first_byte_s), pauses.ping_every_s, pauses.slow_client_s)
+        async with until_client_leaves(receive) as left, background() as tasks:
+            tasks.create_task(outlet.keep_open(lambda: b" ", quiet, left))
+            try:
+                async with stream:
+                    whole = self._dialect.whole(self._asked.question, self._asked.begun, await stream.answer())
+            except Exception as error:
+                failure = _failure(self._door, error)
+                body = _json(self._dialect.error(failure))
+                if not outlet.has_begun:
+                    await outlet.refuse(failure.status, _error_headers(failure), body)
+                else:
+                    await outlet.write(body)  # and no end: the client must not take this for an answer
+                return
+            await outlet.write(_json(whole))
+            await outlet.end()
+
+
+class StreamedAnswer(Response):
+    """The response with an answer's events.
+
+    Args:
+        with_ids: whether events have ids, for `Last-Event-ID`. Some clients take an event with an id and no data for a
+            broken one, so only clients that send the header get them.
+    """
+
+    def __init__(self, door: Door, dialect: Dialect, asked: Asked, *, with_ids: bool) -> None:
+        super().__init__()
+        self._door, self._dialect, self._asked = door, dialect, asked
+        self._with_ids = with_ids
+        self._characters = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer = self._dialect.writer(self._asked.question, self._asked.begun)
+        outlet = Outlet(send, lambda: _headers(self._asked, "text/event-stream"))
+        ping = partial(_ping, writer, self._asked)
+        async with until_client_leaves(receive) as left, background() as tasks:
+            tasks.create_task(outlet.keep_open(ping, self._door.pauses, left))
+            try:
+                await self._send(writer, outlet)
+                await outlet.end()
+            except Exception as error:
+                failure = _failure(self._door, error)
+                if not outlet.has_begun:
+                    body = _json(self._dialect.error(failure))
+                    await outlet.refuse(failure.status, _error_headers(failure), body)
+                else:
+                    await outlet.write(writer.fail(failure))
+                    await outlet.end()
+
+    async def _send(self, writer: AnswerWriter, outlet: Outlet) -> None:
+        """Send the events of the answer, without those that the client has."""
+        async with self._asked.stream as stream:
+            begin, had = writer.begin(), self._asked.characters or 0
+            if had:
+                begin = b""
+            while batch := await stream.batch():
+                if had:
+                    before, batch = split(batch, had)
+                    writer.deltas(before)
+                    had -= size_of(before)
+                    self._characters += size_of(before)
+                if batch:
+                    await outlet.write(begin + self._events(writer, batch))
+                    begin = b""
+            await outlet.write(begin + writer.end(await stream.answer()))
+
+    def _events(self, writer: AnswerWriter, batch: Sequence[TokenDelta]) -> bytes:
+        events = writer.deltas(batch)
+        if not self._with_ids or not events:
+            return events
+        self._characters += size_of(batch)
+        last = event_id(self._asked.stream.request_id, self._characters)
+        return events[:-1] + f"id: {last}\n\n".encode()  # in the last event
+
+
+def _ping(writer: AnswerWriter, asked: Asked) -> bytes:
+    return writer.ping(" ".join((asked.stream.waiting or "").split()))
+
+
+def _failure(door: Door, error: Exception) -> Failure:
+    if isinstance(error, LlmError):
+        return failure_of(error)
+    door.client.link.internal_errors.record("gateway", error)
+    return INTERNAL
+
+
+def _headers(asked: Asked, kind: str) -> dict[str, str]:
+    headers = {"content-type": kind, "cache-control": "no-store", "x-tokenlane-request": asked.stream.request_id}
+    if kind == "text/event-stream":
+        headers["x-accel-buffering"] = "no"  # proxies must pass events on at once
+    if waiting := asked.stream.waiting:
+        headers["x-tokenlane-waiting"] = " ".join(waiting.split())[:500]
+    return headers
+
+
+def _error_headers(failure: Failure) -> dict[str, str]:
+    return {"content-type": "application/json", "cache-control": "no-store", **failure.headers}
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,47 @@
+"""The gateway as a Starlette application: which path belongs to which dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from .answering import answer
+from .chat_completions.dialect import ChatCompletions
+from .door import Door
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def gateway_app(door: Door, why_not_ready: Callable[[], Awaitable[str]]) -> Starlette:
+    """The application.
+
+    Args:
+        why_not_ready: returns why the pool cannot be asked, as a sentence; empty if it can.
+    """
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        reason = await why_not_ready()
+        return PlainTextResponse(f"{reason}\n" if reason else "ok\n", 503 if reason else 200)
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/v1/chat/completions", partial(answer, door, ChatCompletions()), methods=["POST"]),
+        ],
+        exception_handlers={404: _no_such_path, 405: _no_such_path},
+    )
+
+
+async def _no_such_path(request: Request, _: Exception) -> Response:
+    message = f"There is no {request.method} {request.url.path[:200]} in this gateway."
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": "no_such_path"}
+    return JSONResponse({"error": error}, 404)

@@ -1,0 +1,111 @@
+"""What all dialects share: the client of the pool, who may ask, and how questions are sent."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from starlette.requests import Request
+
+from tokenlane.producer.client import Client
+from tokenlane.producer.stream import ChatStream
+from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.wire import Priority
+from tokenlane.routing.decide.policy import Policy
+
+from .access.addressee import addressee
+from .access.caller import Caller
+from .failures import Refused
+from .http.outlet import Pauses
+from .http.resume import resumed
+from .question import Begun, Question
+
+DEFAULT_TIME_TO_LIVE_MS = 3_600_000
+"""How long a request may take if the client does not say. It ends earlier when the client leaves."""
+_PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+_LONGEST_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Door:
+    """The gateway as its dialects see it.
+
+    Args:
+        client: an open client of the pool.
+        caller_of: tells who made a request. Raises `Refused` for a key that is missing or wrong.
+        policy: returns the pool's policy, which may be a few seconds old.
+        pauses: how long a response may be silent.
+    """
+
+    client: Client
+    caller_of: Callable[[Request], Awaitable[Caller]]
+    policy: Callable[[], Awaitable[Policy]]
+    pauses: Pauses = field(default_factory=Pauses)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that is ready to be sent: entering `stream` sends it.
+
+    Args:
+        characters: how much of the answer the client has, if it joins a request again; None for a new request.
+    """
+
+    question: Question
+    begun: Begun
+    stream: ChatStream
+    characters: int | None = None
+
+
+async def prepare(door: Door, question: Question, request: Request) -> Asked:
+    """Make the pool's request of a question.
+
+    Raises:
+        Refused: the caller or the question is refused.
+    """
+    caller = await door.caller_of(request)
+    now = int(time.time())
+    if (place := resumed(request.headers)) is not None:
+        stream = door.client.attach(place.request_id)
+        return Asked(question, Begun(place.request_id, question.model, now), stream, place.characters)
+    to = addressee(question.model, caller.role, await door.policy())
+    options: ChatOptions = {
+        **question.options,
+        "model": to.model,
+        "priority": _priority(question.options.get("priority"), caller.priority),
+        "time_to_live_ms": _time_to_live_ms(request.headers, question.options),
+    }
+    if (conversation := question.options.get("conversation") or caller.conversation) is not None:
+        options["conversation"] = conversation
+    if (key := request.headers.get("idempotency-key")) is not None:
+        options["idempotency_key"] = key
+    stream = door.client.chat(
+        question.messages,
+        role=to.role,
+        agent=caller.user(question.user),
+        response_format=question.response_format,
+        **options,
+    )
+    return Asked(question, Begun(stream.request_id, question.model, now), stream)
+
+
+def _priority(asked: Priority | None, highest: Priority) -> Priority:
+    """The priority of a request: the one it asks for, but not above the caller's."""
+    return max(asked or highest, highest, key=_PRIORITIES.index)
+
+
+def _time_to_live_ms(headers: Mapping[str, str], options: ChatOptions) -> int:
+    """How long the request may take.
+
+    Raises:
+        Refused: the header has another form.
+    """
+    given = headers.get("x-tokenlane-time-to-live-ms")
+    if given is None:
+        return options.get("time_to_live_ms", DEFAULT_TIME_TO_LIVE_MS)
+    if not re.fullmatch("[0-9]{1,8}", given) or not 1 <= int(given) <= _LONGEST_MS:
+        raise Refused(400, "bad_request", f"x-tokenlane-time-to-live-ms must be a number from 1 to {_LONGEST_MS}.")
+    return int(given)

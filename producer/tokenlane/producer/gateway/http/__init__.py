@@ -1,0 +1,1 @@
+"""HTTP for all dialects: bodies, answers that wait, event streams, and the server."""

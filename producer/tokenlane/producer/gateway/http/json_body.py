@@ -1,0 +1,65 @@
+"""Reads the JSON body of a request, within limits of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TypeGuard
+
+from pydantic import JsonValue
+from starlette.requests import Request
+
+from tokenlane.producer.gateway.failures import Refused
+
+BODY_LIMIT_BYTES = 32 * 1024 * 1024
+"""The largest body of a request. Requests to the pool are smaller; Anthropic's API accepts bodies of this size."""
+_WITHIN_S = 60.0
+"""How long a client may take to send a body."""
+
+
+async def read_json(request: Request) -> dict[str, JsonValue]:
+    """Return the body, which must be a JSON object.
+
+    Raises:
+        Refused: the body is too large, comes too slowly, or is not a JSON object.
+        ClientDisconnect: the client left.
+    """
+    data = await read_body(request, BODY_LIMIT_BYTES)
+    try:
+        body: object = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # an error of the parser would quote the body
+        raise Refused(400, "invalid_json", "The body is not valid JSON: send a JSON object in UTF-8.") from None
+    if not _is_object(body):
+        raise Refused(400, "invalid_json", f"The body is JSON of type {type(body).__name__}: send a JSON object.")
+    return body
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body's bytes.
+
+    Raises:
+        Refused: the body has more than `limit` bytes, or comes too slowly.
+        ClientDisconnect: the client left.
+    """
+    announced = request.headers.get("content-length", "0")
+    too_large = Refused(413, "body_too_large", f"The body is larger than {limit} bytes: send a shorter conversation.")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise Refused(408, "body_too_slow", f"The body did not arrive within {_WITHIN_S:g} s.") from None
+    return bytes(data)
+
+
+def _is_object(body: object) -> TypeGuard[dict[str, JsonValue]]:
+    return isinstance(body, dict)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
