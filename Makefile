@@ -17,7 +17,7 @@ AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py produce
 # What writes requirements.lock and the SBOM. Nothing else needs it.
 TOOLS := $(VENV)/tools
 TOOLS_READY := $(TOOLS)/.ready
-LOCKED := conversations cli metrics worker builtin fasttext hub plugins telemetry
+LOCKED := conversations cli metrics gateway worker builtin fasttext hub plugins telemetry
 LOCK = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	--custom-compile-command "make lock" --constraint constraints.txt
 
