@@ -24,7 +24,7 @@ from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool, connect
 
 from .figures import Bar, Times, line_of
-from .machine import describe_machine, describe_versions
+from .host.machine import describe_machine, describe_versions
 from .worker_processes import router_process, worker_process
 
 LIMIT_MS = 250.0

@@ -23,8 +23,8 @@ from . import clients, floor, metronome
 from .child_process import ChildProcess, child_process
 from .clients import RoundTimes
 from .figures import AtStreams, Cpu, Overhead, Times, bars_of
+from .host.machine import describe_machine, describe_versions
 from .idle import idle
-from .machine import describe_machine, describe_versions
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import connect
 
 from .figures import Bar, Times, line_of
-from .machine import describe_machine, describe_versions
+from .host.machine import describe_machine, describe_versions
 from .worker_processes import worker_process
 
 ALLOWANCE_S = 1.0

@@ -18,7 +18,7 @@ from tokenlane.routing.contract.sealing.messages import Opener, Sealer
 from tokenlane.routing.contract.wire import new_id
 
 from .figures import Bar, line_of
-from .machine import describe_machine, describe_versions
+from .host.machine import describe_machine, describe_versions
 
 LIMIT_US = 5.0
 _BATCH = 200

@@ -29,7 +29,7 @@ from tokenlane.config.settings.values import TokenSpans
 from . import clients, metronome
 from .child_process import ChildProcess, Tasks, child_process
 from .figures import Bar, line_of
-from .machine import describe_machine, describe_versions
+from .host.machine import describe_machine, describe_versions
 
 LIMIT_PERCENT = 6.0
 """Of these, more than 3 are the floor of OpenTelemetry's SDK: three spans without any attribute (decision 70)."""

@@ -11,7 +11,7 @@ from statistics import quantiles
 from pydantic import BaseModel
 
 from tokenlane.benches.measure.figures import Bar, line_of
-from tokenlane.benches.measure.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.hooks.prompt_plugins import FUEL, PromptPlugins, digest_of
 from tokenlane.worker.hooks.prompt_template import prompt_input

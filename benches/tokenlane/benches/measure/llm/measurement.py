@@ -17,7 +17,9 @@ from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
-from tokenlane.benches.measure.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.gpus import gpu_memory_mb, gpu_names
+from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.server_processes import machine_cpu_s, resident_mb, server_processes, used_cpu_s
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError, UnreadableAnswer
@@ -26,9 +28,7 @@ from tokenlane.worker.builtin.server import is_installed, with_builtin_server
 from tokenlane.worker.providers import LlmProvider, ReportsVersion, default_registry
 
 from .find import Subject
-from .gpus import gpu_memory_mb, gpu_names
 from .report import LlmReport, Measured, Run
-from .server_processes import machine_cpu_s, resident_mb, server_processes, used_cpu_s
 
 TOKENS = 256
 _STORY = "Write a long story of at least a thousand words about the traveller with this number."

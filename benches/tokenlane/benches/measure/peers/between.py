@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from tokenlane.benches.measure.llm.server_processes import resident_mb, used_cpu_s
+from tokenlane.benches.measure.host.server_processes import resident_mb, used_cpu_s
 from tokenlane.config.host.child_processes import Child, spawn
 
 from .catalog import Peer, Place

@@ -19,8 +19,8 @@ from tokenlane.benches.measure import metronome
 from tokenlane.benches.measure.child_process import ChildProcess, child_process
 from tokenlane.benches.measure.clients import RoundTimes
 from tokenlane.benches.measure.figures import Times
-from tokenlane.benches.measure.llm.server_processes import used_cpu_s
-from tokenlane.benches.measure.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.server_processes import used_cpu_s
 from tokenlane.benches.measure.overhead import Level
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import UserError

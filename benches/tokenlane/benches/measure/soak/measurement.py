@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from tokenlane.benches.measure.child_process import ChildProcess, child_process
 from tokenlane.benches.measure.clients import LANE
-from tokenlane.benches.measure.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
 from tokenlane.benches.measure.worker_processes import worker_process
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript

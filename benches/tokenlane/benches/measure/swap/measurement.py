@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from pydantic import BaseModel
 
 from tokenlane.benches.measure.figures import Bar, line_of
-from tokenlane.benches.measure.machine import describe_machine, describe_versions
+from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.builtin import model as builtin_model

@@ -1,4 +1,4 @@
-"""The processes of a model server on this host, what they hold, and what they hold on GPUs."""
+"""The processes of a server on this host, what they hold, and what they hold on GPUs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tokenlane.benches.measure.llm import gpus
-from tokenlane.benches.measure.llm.server_processes import (
+from tokenlane.benches.measure.host import gpus
+from tokenlane.benches.measure.host.server_processes import (
     machine_cpu_s,
     resident_mb,
     server_processes,
