@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
 from tokenlane.benches.commands import bench
+from tokenlane.benches.measure.child_process import ChildProcess
 from tokenlane.benches.measure.peers import losses, measurement, report
+from tokenlane.benches.measure.peers.between import Between
 from tokenlane.benches.measure.peers.catalog import PEERS, Peer
 from tokenlane.benches.measure.peers.programs.rounds import Arrivals, Watched, load, watch
+from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import UserError
 
 WHOLE = "".join(f"w{number} " for number in range(losses.TOKENS))
@@ -47,6 +52,51 @@ async def test_a_watched_answer_ends_whole_with_an_error_or_in_silence() -> None
     broken, silent = await watch(ask, streams=2, tokens=2, patience_s=0.01)
     assert broken == {"text": "w0 ", "pause_s": 0, "error": "ConnectionResetError: cut", "silent": False}
     assert silent == {"text": "w0 ", "pause_s": 0, "error": None, "silent": True}
+
+
+async def hold() -> None:
+    """Wait for ever, and need a moment to end."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+
+
+async def fail() -> NoReturn:
+    raise UserError("cut")
+
+
+async def test_no_task_outlives_a_measurement_that_fails() -> None:
+    """Neither the asker's task when the peer cannot be killed or its memory is not known, nor a stream's."""
+    asker = cast(ChildProcess, SimpleNamespace(ask=lambda *_, **__: hold()))
+    log = [SimpleNamespace(sent=losses.TOKENS)] * losses.ANSWERS
+    server = cast(Simulator, SimpleNamespace(log=Growing(log)))
+    with pytest.raises(UserError):
+        await losses.lose(server, asker, cast(Between, SimpleNamespace(kill=fail)), patience_s=1)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    memory = iter([resting(), fail()])
+    running = measurement._Running(asker, cast(Between, SimpleNamespace(memory_mb=lambda: next(memory))))
+    metronome = cast(ChildProcess, SimpleNamespace(ask=lambda *_, **__: asyncio.sleep(0)))
+    with pytest.raises(UserError):
+        await measurement._memory(running, metronome, streams=1, for_s=0.01)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await watch(lambda tokens, arrivals: hold(), streams=2, tokens=2, patience_s=60)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def resting() -> float:
+    return 1.0
+
+
+class Growing(list[SimpleNamespace]):
+    """A log that has no answers before the first look."""
+
+    def __len__(self) -> int:
+        return 0
 
 
 async def test_a_failed_answer_is_counted_and_ends_no_round() -> None:

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -117,12 +117,8 @@ async def child_program(
         block.reschedule(0)
 
     try:
-        async with block:
-            watching = asyncio.create_task(cancel_block_on_exit())
-            try:
-                yield ChildProcess(name, process)
-            finally:
-                watching.cancel()
+        async with block, meanwhile(cancel_block_on_exit()):
+            yield ChildProcess(name, process)
         process.stdin.write(_GOODBYE)
     except TimeoutError:
         if not block.expired():
@@ -131,6 +127,20 @@ async def child_program(
     finally:
         process.stdin.close()
         await wait_or_kill(process, _END_S)
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[None, None, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Run work in a task while the block runs. At the end of the block, the task is cancelled if necessary and awaited.
+
+    An error of the task is raised to those who await the task, and does not cancel the block.
+    """
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _exited_early(name: str, code: int) -> UserError:

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
-from tokenlane.benches.measure.child_process import ChildProcess
+from tokenlane.benches.measure.child_process import ChildProcess, meanwhile
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import UserError
 
@@ -31,18 +31,18 @@ async def lose(server: Simulator, asker: ChildProcess, running: Between, patienc
     """Kill the peer in the middle of `ANSWERS` answers, and return what became of them."""
     before = len(server.log)
     arguments = {"streams": ANSWERS, "tokens": _LIMIT, "patience_s": patience_s}
-    watching = asyncio.create_task(asker.ask(list[Watched], "watch", **arguments))
-    try:
-        async with asyncio.timeout(_BEGIN_S):
-            while not _in_the_middle(server, before):  # noqa: ASYNC110 - the server notifies nobody of a token
-                await asyncio.sleep(_POLL_S)
+    async with meanwhile(asker.ask(list[Watched], "watch", **arguments)) as watching:
+        try:
+            async with asyncio.timeout(_BEGIN_S):
+                while not _in_the_middle(server, before):  # noqa: ASYNC110 - the server notifies nobody of a token
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise UserError(
+                f"the model server was not in the middle of {ANSWERS} answers within {_BEGIN_S:g} s"
+            ) from None
         await running.kill()
         await running.start()
         return of(await watching, patience_s)
-    except TimeoutError:
-        raise UserError(f"the model server was not in the middle of {ANSWERS} answers within {_BEGIN_S:g} s") from None
-    finally:
-        watching.cancel()
 
 
 def _in_the_middle(server: Simulator, before: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from tokenlane.benches.measure import metronome
-from tokenlane.benches.measure.child_process import ChildProcess, child_process
+from tokenlane.benches.measure.child_process import ChildProcess, child_process, meanwhile
 from tokenlane.benches.measure.clients import RoundTimes
 from tokenlane.benches.measure.figures import Times
 from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
@@ -184,15 +184,12 @@ async def _memory(running: _Running, server: ChildProcess, streams: int, for_s: 
     await server.ask(type(None), "pace", first_ms=1000 * for_s, spacing_ms=50)
     # The requests start within half of `for_s`, so all wait after three quarters of it and stream after seven.
     level = Level(streams, answers=1, tokens=round(for_s / 0.05), rounds=1)
-    asking = asyncio.create_task(running.load(level, spread_s=for_s / 2))
-    try:
+    async with meanwhile(running.load(level, spread_s=for_s / 2)) as asking:
         await asyncio.sleep(for_s * 3 / 4)
         waiting = await running.between.memory_mb()
         await asyncio.sleep(for_s)
         streaming = await running.between.memory_mb()
         await asking
-    finally:
-        asking.cancel()
     return Memory(
         at_rest_mb=at_rest,
         streams=streams,

@@ -98,23 +98,27 @@ async def load(
 
 async def watch(ask: Ask, streams: int, tokens: int, patience_s: float) -> list[dict[str, object]]:
     """Ask one question in each of `streams` streams at once. Returns the fields of a `Watched` for each answer."""
-    return await asyncio.gather(*(_watched(ask, tokens, patience_s) for _ in range(streams)))
+    async with asyncio.TaskGroup() as tasks:
+        watching = [tasks.create_task(_watched(ask, tokens, patience_s)) for _ in range(streams)]
+    return [each.result() for each in watching]
 
 
 async def _watched(ask: Ask, tokens: int, patience_s: float) -> dict[str, object]:
     arrivals: Arrivals = []
     last_ns = time.monotonic_ns()
     asking = asyncio.create_task(ask(tokens, arrivals))
-    while not asking.done():
-        if arrivals:
-            last_ns = arrivals[-1][0]
-        left_s = patience_s - (time.monotonic_ns() - last_ns) / 1e9
-        if left_s <= 0:
-            break
-        await asyncio.wait([asking], timeout=max(left_s, _SHORTEST_WAIT_S))
-    silent = not asking.done()
-    asking.cancel()
-    (ended,) = await asyncio.gather(asking, return_exceptions=True)
+    try:
+        while not asking.done():
+            if arrivals:
+                last_ns = arrivals[-1][0]
+            left_s = patience_s - (time.monotonic_ns() - last_ns) / 1e9
+            if left_s <= 0:
+                break
+            await asyncio.wait([asking], timeout=max(left_s, _SHORTEST_WAIT_S))
+        silent = not asking.done()
+    finally:
+        asking.cancel()
+        (ended,) = await asyncio.gather(asking, return_exceptions=True)
     pauses_s = [(later - earlier) / 1e9 for (earlier, _), (later, _) in pairwise(arrivals)]
     watched = Watched(
         text="".join(text for _, text in arrivals),
