@@ -29,7 +29,8 @@ def _finite(pause_ms: float) -> float:
 
 def simulate(
     api: Annotated[
-        Literal["ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai"], typer.Option(help="The server to imitate.")
+        Literal["ollama", "vllm", "lmstudio", "tgi", "llamacpp", "openai", "anthropic"],
+        typer.Option(help="The server to imitate."),
     ] = "openai",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free port.", min=0, max=65535)] = 0,

@@ -281,7 +281,7 @@ class Simulator:
     def _lacks_key(self, request: web.Request) -> bool:
         if self._key is None or not self._dialect.requires_key(request.path):
             return False
-        return request.headers.get("Authorization", "").casefold() != f"Bearer {self._key}".casefold()
+        return not self._dialect.sends_key(request, self._key)
 
     # The handlers of a model server.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .anthropic import AnthropicDialect
 from .base import Dialect
 from .llamacpp import LlamaCppDialect, LlamaCppRouterDialect
 from .lmstudio import LmStudioDialect
 from .ollama import OllamaDialect
-from .openai import OpenAiDialect
+from .openai import OpenAiOwnDialect
 from .tgi import TgiDialect
 from .vllm import VllmDialect
 
@@ -19,5 +20,6 @@ DIALECTS: dict[str, type[Dialect]] = {
     "tgi": TgiDialect,
     "llamacpp": LlamaCppDialect,
     "llamacpp-router": LlamaCppRouterDialect,
-    "openai": OpenAiDialect,
+    "openai": OpenAiOwnDialect,
+    "anthropic": AnthropicDialect,
 }

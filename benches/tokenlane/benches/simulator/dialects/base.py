@@ -70,6 +70,10 @@ class Dialect(ABC):
         """Whether this path requires the API key, if the simulator has a key."""
         return True
 
+    def sends_key(self, request: web.Request, key: str) -> bool:
+        """Whether the request sends this API key."""
+        return request.headers.get("Authorization", "").casefold() == f"Bearer {key}".casefold()
+
     def unknown_path(self, request: web.Request) -> web.Response:
         """Return the response to a request for an unknown path."""
         return web.json_response({"detail": "Not Found"}, status=404)

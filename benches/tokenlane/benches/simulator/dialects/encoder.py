@@ -37,6 +37,10 @@ class Encoder(ABC):
             Refused: the request is not valid.
         """
 
+    def of(self, answer: SimulatedAnswer) -> Encoder:
+        """Return the encoder of this answer alone, if its pieces depend on those before; else this encoder."""
+        return self
+
     def opening(self, answer: SimulatedAnswer) -> bytes:
         """Return the bytes before the first piece."""
         return b""
@@ -49,8 +53,8 @@ class Encoder(ABC):
         """Return a piece of the answer; empty if the server sends it together with a later piece."""
         return self.frame(answer, Part(part) if isinstance(part, str) else part)
 
-    def text_frame(self, answer: SimulatedAnswer) -> tuple[bytes, bytes]:
-        """Return the bytes before and after each piece of text."""
+    def text_frame(self, answer: SimulatedAnswer) -> tuple[bytes, bytes] | None:
+        """Return the bytes before and after each piece of text; None if they differ from piece to piece."""
         before, _, after = self.frame(answer, Part(_MARK)).partition(quoted(_MARK))
         return before, after
 

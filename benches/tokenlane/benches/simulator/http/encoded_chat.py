@@ -15,7 +15,7 @@ class EncodedChat:
     """An answer and its encoder, which together are `Encoded`."""
 
     def __init__(self, encoder: Encoder, answer: SimulatedAnswer) -> None:
-        self._encoder, self._answer, self._parts = encoder, answer, answer.parts
+        self._encoder, self._answer, self._parts = encoder.of(answer), answer, answer.parts
         self.stream_type, self.late_head = encoder.stream_type, encoder.late_head
         self.ping, self.malformed, self.huge_start = encoder.ping, encoder.malformed, encoder.huge_start
 
@@ -25,12 +25,15 @@ class EncodedChat:
         return len(self._parts)
 
     def frames(self) -> Iterator[bytes]:
-        """Yield the encoded tokens. For tokens of text, the bytes around the text are computed only once."""
+        """Yield the encoded tokens. Where the bytes around a text are always the same, they are computed only once."""
         encoder, answer = self._encoder, self._answer
         yield encoder.first_piece(answer, self._parts[0])
-        before, after = encoder.text_frame(answer)
+        around = encoder.text_frame(answer)
         for part in islice(self._parts, 1, None):
-            yield before + quoted(part) + after if isinstance(part, str) else encoder.frame(answer, part)
+            if around is not None and isinstance(part, str):
+                yield around[0] + quoted(part) + around[1]
+            else:
+                yield encoder.piece(answer, part)
 
     def stop(self, finish: str, sent: int) -> None:
         """End the answer after the tokens that were sent, with this finish reason."""

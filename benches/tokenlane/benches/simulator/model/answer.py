@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -59,6 +59,7 @@ class Ask:
         rendered: the prompt, if the client rendered it; then there are no turns.
         render_only: whether to return the rendered prompt instead of an answer.
         truncate: whether to drop the oldest turns of a prompt that is too long.
+        repeated: fields of the request that the answer repeats.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Ask:
     keeps_stop: bool = False
     rendered: str | None = None
     render_only: bool = False
+    repeated: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
     def conversation(self) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .dialect import OpenAiDialect
+from .own import OpenAiOwnDialect
 
-__all__ = ["OpenAiDialect"]
+__all__ = ["OpenAiOwnDialect"]
