@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,7 +24,7 @@ from tokenlane.benches.measure.llm.measurement import TOKENS, LlmPlan, measure
 from tokenlane.benches.measure.llm.report import LlmReport, Measured
 from tokenlane.benches.simulator import Fault, Simulator
 from tokenlane.config import exit_codes as exits
-from tokenlane.config.exit_codes import UserError
+from tokenlane.config.exit_codes import ConfigError, UserError
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.discovery.targets import Target, usual_targets
 
@@ -106,6 +107,23 @@ async def test_servers_that_fail_have_rows() -> None:
     assert found[7].model == "x"
 
 
+async def test_an_answer_that_takes_too_long_ends_the_runs_of_its_model() -> None:
+    """The runs before count, and the reason stands behind them. A lane's own limit is another reason."""
+    held = Fault(request=2, hold_after=5)
+    async with AsyncExitStack() as stack:
+        servers = [Simulator(api="llamacpp", faults=[held], tokens=TOKENS) for _ in range(2)]
+        urls = [(await stack.enter_async_context(server)).url for server in servers]
+        first, second = await find_subjects([target(url, "llamacpp", "sim") for url in urls], (), print)
+        hasty = replace(second, lane=replace(second.lane, token_timeout_s=0.2))
+        report = await measure([first], LlmPlan(runs=3, warm_up=0, limit_s=2), print)
+        (stalled,) = (await measure([hasty], LlmPlan(runs=3, warm_up=0), print)).measured
+    (given_up,) = report.measured
+    assert report.limit_s == 2
+    for each, names_option in ((given_up, True), (stalled, False)):
+        assert (len(each.runs), each.problem.split(":")[0]) == (1, "timeout")
+        assert ("--limit" in each.problem) is names_option
+
+
 async def test_only_servers_that_work_count_on_usual_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search finds no server without the wanted model, of an unknown kind, or where nobody listens."""
     said: list[str] = []
@@ -144,6 +162,17 @@ async def test_the_command_measures_what_is_configured(tmp_path: Path) -> None:
     assert "run 2 of 2" in progress
     assert ElementTree.parse(tmp_path / "llm.svg").findall(".//{*}rect[@class='bar']")
     assert (dead, table.count("\n| vllm | phi | - |")) == (exits.FAILED, 1)
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "ftp://gpu:1", "http://gpu:0", "http://user:hunter2@:1"])
+def test_what_is_no_url_is_wrong_usage(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is measured. The error says neither a password nor the name of a lane, which nobody gave."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        commands.llm(endpoint=["http://127.0.0.1:1", endpoint])
+    assert raised.value.exit_code == exits.USAGE
+    assert "--endpoint" in str(raised.value)
+    assert not any(word in str(raised.value) for word in ("hunter2", "'bench'", "'probe'"))
 
 
 def test_a_named_server_keeps_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ def report(*measured: Measured, runs: int = 3, **fields: object) -> LlmReport:
         "load_average": 0.05,
         "warm_up": 1,
         "seed": 7,
+        "limit_s": 300,
         "tokens": 256,
     }
     return LlmReport.model_validate({**known, "runs": runs, "measured": measured, **fields})
@@ -79,6 +80,11 @@ def test_a_row_has_all_figures() -> None:
         "memory, MB": "3700",
         "remarks": "",
     }
+
+
+def test_the_limit_of_an_answer_is_stated() -> None:
+    """In the head, since what took longer is in no figure."""
+    assert "at most 45 s for an answer" in table(report(WHOLE, limit_s=45))
 
 
 def test_a_server_that_failed_has_a_row_with_the_reason() -> None:

@@ -34,11 +34,12 @@ from tokenlane.benches.measure.soak import report as soak_report
 from tokenlane.benches.measure.swap import measurement as swap_measurement
 from tokenlane.config.cli.output import note
 from tokenlane.config.cli.plain_text import escaped
+from tokenlane.config.cli.time_spans import time_span
 from tokenlane.config.exit_codes import FAILED, UserError
 from tokenlane.config.settings.load import configured_model_servers, names_provider, pool_settings
 from tokenlane.config.settings.values import TOY_PROVIDER, LaneSettings
 from tokenlane.worker.builtin.server import needs_builtin_server
-from tokenlane.worker.discovery.targets import Target, search_targets, usual_targets
+from tokenlane.worker.discovery.targets import Target, named_targets, search_targets, usual_targets
 
 _Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")]
 _Check: TypeAlias = Annotated[bool, typer.Option("--check", help="Exit with 1 if a figure is above its bar.")]
@@ -180,12 +181,18 @@ def llm(
     runs: Annotated[int, typer.Option(min=1, max=1000, help="How many answers to measure of each model.")] = 10,
     warm_up: Annotated[int, typer.Option(min=0, max=1000, help="How many answers each model gives before.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Draws the prompts, which are the same for all models.")] = 0,
+    limit: Annotated[
+        int,
+        typer.Option(
+            parser=time_span, metavar="TIME", show_default="5m", help="Give up a model whose answer takes longer."
+        ),
+    ] = 300_000,
     svg: Annotated[Path | None, typer.Option(help="Plot the figures of all models into this file.")] = None,
     as_json: _Json = False,
 ) -> None:
     """Measure model servers: time to the first token and to 256 tokens, tokens a second, and memory."""
     progress = partial(note, err=True)
-    plan = llm_measurement.LlmPlan(runs, warm_up, seed)
+    plan = llm_measurement.LlmPlan(runs, warm_up, seed, limit / 1000)
     with _writing(svg) as write:
         subjects = asyncio.run(find_subjects(_targets(endpoint or ()), model or (), progress))
         subjects += map(builtin_subject, _builtin_lanes(endpoint or (), asked=builtin))
@@ -203,7 +210,7 @@ def _targets(endpoints: Sequence[str]) -> list[Target]:
     the usual ports of this host."""
     targets, usual = search_targets(configured_model_servers()), usual_targets()
     configured = {target.lane.endpoint: target for target in targets if target not in usual}
-    return [configured.get(url) or Target(LaneSettings("bench", "openai", url)) for url in endpoints] or targets
+    return [configured.get(target.lane.endpoint) or target for target in named_targets(endpoints)] or targets
 
 
 def _builtin_lanes(endpoints: Sequence[str], *, asked: bool) -> list[LaneSettings]:

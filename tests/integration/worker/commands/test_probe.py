@@ -21,7 +21,8 @@ from tests import pages
 from tests.integration.servers import free_port
 
 from tokenlane.benches.simulator import Simulator
-from tokenlane.config.exit_codes import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE
+from tokenlane.config.exit_codes import CANCELLED, FAILED, NOTHING_FOUND, OK, USAGE, ConfigError
+from tokenlane.worker.commands.probe import probe
 
 COMMAND = (sys.executable, "-m", "tokenlane.config", "probe")
 # The installer as it runs: what it fetches is an archive with an `ollama` in it that only says its version.
@@ -384,3 +385,12 @@ def test_a_wrong_configuration(home: Path) -> None:
     ran = off_terminal(home)
     assert ran.returncode == USAGE
     assert "endpoints" in ran.stderr
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "ftp://gpu:1", "http://gpu:0"])
+def test_what_is_no_url_is_wrong_usage(endpoint: str) -> None:
+    """It is an error of the command line, not a place where no model server was found."""
+    with pytest.raises(ConfigError) as raised:
+        probe(endpoint=[endpoint])
+    assert raised.value.exit_code == USAGE
+    assert "--endpoint" in str(raised.value)

@@ -13,9 +13,8 @@ from tokenlane.config.cli.output import Table, show
 from tokenlane.config.cli.plain_text import json_text
 from tokenlane.config.exit_codes import NOTHING_FOUND
 from tokenlane.config.settings.load import configured_model_servers
-from tokenlane.config.settings.values import LaneSettings
 from tokenlane.worker.discovery.model_servers import ModelServer, probe_targets
-from tokenlane.worker.discovery.targets import Target, search_targets
+from tokenlane.worker.discovery.targets import named_targets, search_targets
 
 from .get_a_model import get_a_model
 
@@ -44,8 +43,7 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and ask nothing.")] = False,
 ) -> None:
     """Look for model servers that can chat. If there are none, offer help on a terminal, or exit with code 3."""
-    named = [Target(LaneSettings("probe", "openai", url)) for url in endpoint or ()]
-    targets = named or search_targets(configured_model_servers())
+    targets = named_targets(endpoint or ()) or search_targets(configured_model_servers())
     servers = asyncio.run(probe_targets(replace(target, accepts_unknown=True) for target in targets))
     configured = {server.endpoint for target, server in zip(targets, servers, strict=True) if target.provider}
     works = any(server.problem is None for server in servers)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from tokenlane.config.settings.values import LaneSettings
+from tokenlane.config.exit_codes import ConfigError
+from tokenlane.config.settings.values import LaneSettings, masked_url
 from tokenlane.worker.providers import default_registry
+from tokenlane.worker.providers.http.client import what_is_wrong
 from tokenlane.worker.providers.server_names import NAMES
 
 
@@ -37,6 +39,20 @@ def search_targets(configured: Iterable[LaneSettings]) -> list[Target]:
     for target in usual_targets():
         targets.setdefault(_normalised(target.lane.endpoint or ""), target)
     return list(targets.values())
+
+
+def named_targets(endpoints: Iterable[str]) -> list[Target]:
+    """The endpoints that the option `--endpoint` names.
+
+    Raises:
+        ConfigError: one of them is not a URL of a model server.
+    """
+    targets = [Target(LaneSettings("named", "openai", endpoint)) for endpoint in endpoints]
+    for target in targets:
+        endpoint = target.lane.endpoint or ""
+        if wrong := what_is_wrong(endpoint):
+            raise ConfigError(f"--endpoint: {masked_url(endpoint)!r} {wrong}.")
+    return targets
 
 
 def usual_targets() -> list[Target]:

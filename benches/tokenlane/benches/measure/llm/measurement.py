@@ -20,9 +20,10 @@ from pydantic import JsonValue
 from tokenlane.benches.measure.host.gpus import gpu_memory_mb, gpu_names
 from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
 from tokenlane.benches.measure.host.server_processes import machine_cpu_s, resident_mb, server_processes, used_cpu_s
+from tokenlane.config.cli.sentences import counted
 from tokenlane.config.settings.values import TOY_PROVIDER
 from tokenlane.routing.contract.answers import Usage
-from tokenlane.routing.contract.errors import LlmError, UnreadableAnswer
+from tokenlane.routing.contract.errors import LlmError, Timeout, UnreadableAnswer
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.worker.builtin.server import is_installed, with_builtin_server
 from tokenlane.worker.providers import LlmProvider, ReportsVersion, default_registry
@@ -43,11 +44,12 @@ _FORCED: Mapping[str, dict[str, JsonValue]] = {
 
 @dataclass(frozen=True)
 class LlmPlan:
-    """How often each model answers. `seed` draws the prompts, and is also sent to the servers."""
+    """How often each model answers, and how long an answer may take. `seed` draws the prompts, and servers get it."""
 
     runs: int = 10
     warm_up: int = 1
     seed: int = 0
+    limit_s: float = 300.0
 
     def prompts(self) -> list[str]:
         """The prompts of the warm-up and of the runs, all different."""
@@ -73,6 +75,7 @@ async def measure(subjects: Sequence[Subject], plan: LlmPlan, progress: Callable
         runs=plan.runs,
         warm_up=plan.warm_up,
         seed=plan.seed,
+        limit_s=plan.limit_s,
         tokens=TOKENS,
         measured=measured,
     )
@@ -109,10 +112,10 @@ async def _run(provider: LlmProvider, measured: Measured, plan: LlmPlan, progres
     """Ask for all answers, and add the runs to `measured`, and after the last run what the server holds."""
     requests = list(_requests(plan, measured.provider))
     for request in requests[: plan.warm_up]:
-        await _answer(provider, request, measured.model)
+        await _answer(provider, request, measured.model, plan.limit_s)
     before = await asyncio.to_thread(_look, provider.endpoint)
     for request in requests[plan.warm_up :]:
-        run = await _answer(provider, request, measured.model)
+        run = await _answer(provider, request, measured.model, plan.limit_s)
         measured.runs.append(run)
         progress(f"run {len(measured.runs)} of {plan.runs}: {run.tokens} tokens in {run.total_ms / 1000:.1f} s")
     after = await asyncio.to_thread(_look, provider.endpoint)
@@ -133,20 +136,27 @@ def _requests(plan: LlmPlan, provider: str) -> Iterator[ChatRequest]:
         )
 
 
-async def _answer(provider: LlmProvider, request: ChatRequest, model: str) -> Run:
+async def _answer(provider: LlmProvider, request: ChatRequest, model: str, limit_s: float) -> Run:
     """Ask once.
 
     Raises:
-        LlmError: the answer failed, or is too short to measure.
+        LlmError: the answer failed, took longer than `limit_s`, or is too short to measure.
     """
     start_s = time.perf_counter()
     arrivals: list[float] = []
     usage = Usage()
-    async with aclosing(provider.chat(request, model)) as deltas:
-        async for delta in deltas:
-            if delta.text or delta.reasoning or delta.tool_calls:
-                arrivals.append(time.perf_counter())
-            usage = delta.usage or usage
+    limit = asyncio.timeout(limit_s)
+    try:
+        async with limit, aclosing(provider.chat(request, model)) as deltas:
+            async for delta in deltas:
+                if delta.text or delta.reasoning or delta.tool_calls:
+                    arrivals.append(time.perf_counter())
+                usage = delta.usage or usage
+    except TimeoutError:
+        if not limit.expired():  # a limit of the lane
+            raise
+        came = counted(len(arrivals), "piece", "pieces")
+        raise Timeout(f"An answer was not complete within {limit_s:g} s, {came} had come: raise --limit.") from None
     if len(arrivals) < 2:
         raise UnreadableAnswer(f"The answer came in {len(arrivals)} pieces, and at least 2 are needed to measure it.")
     return Run(

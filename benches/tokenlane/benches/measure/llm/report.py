@@ -91,7 +91,10 @@ class Measured(BaseModel):
 
 
 class LlmReport(BaseModel):
-    """The report of a whole measurement. `load_average`: of the minute before it; None if this system has none."""
+    """The report of a whole measurement. `load_average`: of the minute before it; None if this system has none.
+
+    `limit_s`: the longest time that an answer could take. A model that takes longer is not asked again.
+    """
 
     measured_at: str
     machine: str
@@ -102,5 +105,6 @@ class LlmReport(BaseModel):
     runs: int
     warm_up: int
     seed: int
+    limit_s: float
     tokens: int
     measured: list[Measured]

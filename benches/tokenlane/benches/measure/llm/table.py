@@ -28,8 +28,8 @@ def table(report: LlmReport) -> str:
         f"{report.measured_at}, {report.machine}{gpus}; {report.versions}.",
         "",
         f"{counted(report.runs, 'run', 'runs')} after {counted(report.warm_up, 'run', 'runs')} of warm-up, one request "
-        f"at a time, asked directly and not through a pool; prompts from seed {report.seed}. "
-        "Times are p50 / p99 (least to most), speeds p50 (least to most).",
+        f"at a time, asked directly and not through a pool; prompts from seed {report.seed}; "
+        f"at most {report.limit_s:g} s for an answer. Times are p50 / p99 (least to most), speeds p50 (least to most).",
         "",
         f"| {' | '.join(headings)} |",
         f"|{'|'.join(aligned)}|",

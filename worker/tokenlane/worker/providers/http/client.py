@@ -9,7 +9,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp.client_exceptions import UnixClientConnectorError
@@ -90,10 +90,10 @@ class LaneClient:
     """
 
     def __init__(self, lane: LaneSettings, endpoint: str) -> None:
-        socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
-        url = web_address(endpoint if socket is None else _AT_SOCKET)
-        if url is None or url.scheme not in ("http", "https"):
-            raise ConfigError(f"Lane {lane.name!r}: the endpoint {masked_url(endpoint)!r} {_what_is_wrong(endpoint)}.")
+        if wrong := what_is_wrong(endpoint):
+            raise ConfigError(f"Lane {lane.name!r}: the endpoint {masked_url(endpoint)!r} {wrong}.")
+        socket, url = _parsed(endpoint)
+        assert url is not None
         if "@" in url.netloc and lane.api_key is not None:
             raise ConfigError(
                 f"Lane {lane.name!r}: the endpoint contains a user name, but the lane also has an API key: remove one "
@@ -234,8 +234,17 @@ async def _note_reuse(
         sent.over_idle_connection = True
 
 
-def _what_is_wrong(endpoint: str) -> str:
-    """What is wrong with an endpoint, to follow it in a message."""
+def _parsed(endpoint: str) -> tuple[Path | None, SplitResult | None]:
+    """The socket of an endpoint, if it names one, and the URL of its requests, if there is one."""
+    socket = socket_of(endpoint) if endpoint.startswith("unix:///") else None
+    return socket, web_address(endpoint if socket is None else _AT_SOCKET)
+
+
+def what_is_wrong(endpoint: str) -> str:
+    """What is wrong with an endpoint, to follow it in a message; empty if nothing is."""
+    _, url = _parsed(endpoint)
+    if url is not None and url.scheme in ("http", "https"):
+        return ""
     if not endpoint.startswith(("http://", "https://", "unix:///")):
         return "must begin with http://, https:// or unix:///, as in http://localhost:8000"
     try:
