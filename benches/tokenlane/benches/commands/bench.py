@@ -20,6 +20,8 @@ from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
 from tokenlane.benches.measure import traces as traces_measurement
 from tokenlane.benches.measure.figures import Bar, table
+from tokenlane.benches.measure.gateway import measurement as gateway_measurement
+from tokenlane.benches.measure.gateway import report as gateway_report
 from tokenlane.benches.measure.hooks import prompt_plugins
 from tokenlane.benches.measure.llm import measurement as llm_measurement
 from tokenlane.benches.measure.llm.find import builtin_subject, find_subjects
@@ -83,6 +85,14 @@ def sealing(
     """Measure the CPU time that a pool key adds to each published message."""
     report = sealing_measurement.measure(10 if quick else 300)
     _print(report, sealing_measurement.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def gateway(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure the time and CPU that the gateway adds to an agent's own client."""
+    plan = gateway_measurement.QUICK if quick else gateway_measurement.FULL
+    report = asyncio.run(gateway_measurement.measure(plan, partial(typer.echo, err=True)))
+    _print(report, gateway_report.table(report), report.bars, as_json=as_json, check=check)
 
 
 @bench.command()

@@ -1,0 +1,1 @@
+"""Measures what the gateway adds to an agent's own client."""
