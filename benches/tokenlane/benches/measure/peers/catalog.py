@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -70,6 +71,8 @@ class Peer:
         between: returns the command that runs between asker and model server; None: nothing does.
         packages: what its virtual environment holds; empty: it runs in the environment of tokenlane.
         through_redis: whether its answers pass through the Redis server.
+        is_killed: whether to measure what a kill of all its processes costs. Gateway and worker of tokenlane keep an
+            answer for each other, on different hosts.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Peer:
     between: Between | None = None
     packages: tuple[str, ...] = ()
     through_redis: bool = False
+    is_killed: bool = True
 
 
 def free_port() -> int:
@@ -105,6 +109,12 @@ def _tokenlane(place: Place) -> Sequence[str]:
     lane = ("--lane", clients.LANE, "--provider", "vllm", "--endpoint", place.model_url)
     limits = ("--capacity", str(place.streams), "--drain", "0")
     return (sys.executable, "-m", "tokenlane.config", "worker", *lane, *limits, "--redis", place.redis_url)
+
+
+def _tokenlane_gateway(place: Place) -> Sequence[str]:
+    address = ("--port", str(place.port), "--redis", place.redis_url)
+    gateway = shlex.join((sys.executable, "-m", "tokenlane.config", "serve", *address))
+    return ("sh", "-c", f"{shlex.join(_tokenlane(place))} & exec {gateway}")
 
 
 def _arq(place: Place) -> Sequence[str]:
@@ -153,6 +163,7 @@ PEERS = {
     for peer in (
         Peer("bare", _bare),
         Peer("tokenlane", _agent, _tokenlane, through_redis=True),
+        Peer("tokenlane-gateway", _http, _tokenlane_gateway, through_redis=True, is_killed=False),
         _queue("arq", _arq),
         _queue("taskiq", _taskiq, "taskiq==0.13.0", "taskiq-redis==1.2.4", _HTTP, *_ASKER),
         _queue("streaq", _streaq, "streaq==7.2.0", _HTTP, *_ASKER),

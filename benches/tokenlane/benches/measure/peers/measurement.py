@@ -156,7 +156,7 @@ async def _of_peer(plan: Plan, peer: Peer, *, kills: bool, fresh: bool, progress
         python = await environment_of(peer, fresh=fresh)
         if plan.levels:
             await _measure_costs(plan, peer, python, part, progress)
-        if kills and peer.between is not None:
+        if kills and peer.between is not None and peer.is_killed:
             progress(f"{peer.name}: a kill")
             part.loss = await _measure_loss(plan, peer, python)
     except UserError as error:
