@@ -68,6 +68,7 @@ VERBS = {
     "top": Verb("Watch the roles and lanes of a pool, each second, until q or Ctrl-C.", "cli"),
     "dashboard": Verb("Serve a live page of the pool, from which operators also steer it.", "metrics"),
     "serve": Verb("Serve the HTTP APIs of OpenAI and Anthropic in front of the pool.", "gateway", traced=True),
+    "launch": Verb("Start a coding agent, such as Claude Code, that asks the pool.", "gateway"),
     "requests": Verb("List, explain and cancel the pool's requests.", "cli"),
     "lanes": Verb("List lanes, give a lane no new work, and let it get work again.", "cli"),
     "roles": Verb("Let a role's requests wait, start again, or be cancelled.", "cli"),

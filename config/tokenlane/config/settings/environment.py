@@ -16,6 +16,7 @@ names:
     TOKENLANE_CONFIG      the llm.toml to read
     TOKENLANE_LLM         the value of `--llm`, for commands without that option
     TOKENLANE_DASHBOARD_TOKEN  the token with which the dashboard's page acts (default: a new one at each start)
+    TOKENLANE_GATEWAY_KEY  the API key that `tokenlane launch` shows a gateway
     SC_DEBUG              `llm`: log requests and answers, including prompts
 
 A variable that is set but empty is an error: whoever set an empty TOKENLANE_REDIS_URL meant to fill it in, and the
@@ -42,7 +43,7 @@ from .validation_messages import did_you_mean
 
 PREFIX = "TOKENLANE_"
 SHORT_NAMES = ("REDIS_URL", "POOL", "LANE", "PROVIDER", "ENDPOINT", "MODEL", "CAPACITY", "CONFIG", "LLM")
-SECRETS = ("API_KEY", "POOL_KEY", "DASHBOARD_TOKEN")
+SECRETS = ("API_KEY", "POOL_KEY", "DASHBOARD_TOKEN", "GATEWAY_KEY")
 _SEPARATOR = "__"
 _READ_ELSEWHERE = ("HOME",)  # `up_registry` reads it
 _FOR_TESTS = f"{PREFIX}TEST_"  # `make test-live` sets variables with this prefix
@@ -64,6 +65,11 @@ def secret_in(variable: str) -> SecretStr | None:
     """Return the key in an environment variable; None if the variable is empty or not set."""
     value = os.environ.get(variable)
     return SecretStr(value) if value else None
+
+
+def child_environment() -> dict[str, str]:
+    """Return a copy of the environment, for the programs that a verb starts."""
+    return dict(os.environ)
 
 
 def debugging(subject: str) -> bool:

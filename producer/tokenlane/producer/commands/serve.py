@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from starlette.requests import Request
 
 from tokenlane.config.cli.log_lines import start_logging
 from tokenlane.config.cli.output import note
@@ -15,14 +14,10 @@ from tokenlane.config.cli.pool_options import PoolName, RedisUrl
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.listen_address import bind_address
 from tokenlane.config.host.stop_signals import stop_event
-from tokenlane.config.settings.load import find_pool, log_settings, pool_name
-from tokenlane.producer.client import Client
-from tokenlane.producer.gateway.access.caller import Caller, session_of
-from tokenlane.producer.gateway.app import gateway_app
-from tokenlane.producer.gateway.door import Door
-from tokenlane.producer.gateway.http.server import Certificate, serve_asgi
-from tokenlane.routing.commands.pool_session import check_readable, pool_session
-from tokenlane.routing.store.pool import Pool
+from tokenlane.config.settings.load import log_settings
+from tokenlane.producer.gateway.http.server import Certificate
+
+from .gateway_session import gateway_session
 
 _PORT = 4000
 
@@ -44,23 +39,10 @@ def serve(
         raise ConfigError("--tls-cert and --tls-key belong together: give both.")
     certificate = Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     start_logging(log_settings(), logging.INFO)
-    server = find_pool(redis)
 
-    async def run(opened: Pool) -> None:
-        async def caller_of(request: Request) -> Caller:
-            return Caller("gateway", conversation=session_of(request.headers))
+    async def run(url: str) -> None:
+        with stop_event() as stopping:
+            note(f"gateway  {url}/v1")
+            await stopping.wait()
 
-        async def why_not_ready() -> str:
-            return ""
-
-        async with Client(server.url, pool=pool_name(pool), key=server.keys, agent="gateway") as client:
-            door = Door(client, caller_of, opened.policies.read)
-            with stop_event() as stopping:
-                async with serve_asgi(
-                    gateway_app(door, why_not_ready), address, option="--listen", certificate=certificate
-                ) as url:
-                    await check_readable(opened)
-                    note(f"door   {url}/v1")
-                    await stopping.wait()
-
-    pool_session(redis, pool, run, greets=False)
+    gateway_session(redis, pool, address, run, certificate=certificate)

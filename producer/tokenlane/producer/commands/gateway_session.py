@@ -1,0 +1,62 @@
+"""Runs a gateway for the duration of a command: opens the pool and a client, and serves the HTTP APIs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from tokenlane.config.settings.load import find_pool, pool_name
+from tokenlane.producer.client import Client
+from tokenlane.producer.gateway.access.caller import Caller, session_of
+from tokenlane.producer.gateway.app import gateway_app
+from tokenlane.producer.gateway.door import Door
+from tokenlane.producer.gateway.http.server import Certificate, serve_asgi
+from tokenlane.routing.commands.pool_session import check_readable, pool_session
+from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.pool import Pool
+
+_AGENT = "gateway"
+"""The agent of callers without an API key."""
+
+_Result = TypeVar("_Result")
+
+
+def gateway_session(
+    redis: str | None,
+    pool: str | None,
+    address: tuple[str, int],
+    run: Callable[[str], Awaitable[_Result]],
+    *,
+    certificate: Certificate | None = None,
+) -> _Result:
+    """Serve the pool that a command's options name at this address while `run` runs. Returns its result.
+
+    Args:
+        address: the host and port from `bind_address`; port 0 is any free port.
+        run: gets the gateway's URL.
+
+    Raises:
+        UserError: the pool cannot be opened, or this process cannot listen there.
+    """
+    server = find_pool(redis)
+
+    async def serve(opened: Pool) -> _Result:
+        async def caller_of(request: Request) -> Caller:
+            return Caller(_AGENT, conversation=session_of(request.headers))
+
+        async def why_not_ready() -> str:
+            try:
+                await opened.server.greet()
+            except LlmError as error:
+                return error.message
+            return ""
+
+        async with Client(server.url, pool=pool_name(pool), key=server.keys, agent=_AGENT) as client:
+            app = gateway_app(Door(client, caller_of, opened.policies.read), why_not_ready)
+            async with serve_asgi(app, address, option="--listen", certificate=certificate) as url:
+                await check_readable(opened)
+                return await run(url)
+
+    return pool_session(redis, pool, serve, greets=False)
