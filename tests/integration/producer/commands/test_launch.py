@@ -23,19 +23,19 @@ sys.exit(7)
 """
 
 
-def installed(directory: Path, content: str) -> dict[str, str]:
-    """Install a program `aider`. Returns the environment that finds it."""
+def installed(directory: Path, content: str) -> str:
+    """Install a program `aider`. Returns a PATH in which it is found."""
     program = directory / "aider"
     program.write_text(content)
     program.chmod(0o755)
-    return {"PATH": f"{directory}{os.pathsep}{os.environ['PATH']}"}
+    return f"{directory}{os.pathsep}{os.environ['PATH']}"
 
 
 async def test_a_coding_agent_asks_the_pool(redis_url: str, worker: StandIn, tmp_path: Path) -> None:
     """It gets a gateway of its own, the user's arguments, and its exit code is the command's."""
     path = installed(tmp_path, AIDER)
     arguments = ("aider", "--role", "planner", "--redis", redis_url, "--", "--yes")
-    async with chat(*arguments, verb="launch", **path) as process:
+    async with chat(*arguments, verb="launch", PATH=path) as process:
         run = await worker.next_run()
         assert run.envelope.role == "planner"
         await run.say("42")
@@ -46,7 +46,7 @@ async def test_a_coding_agent_asks_the_pool(redis_url: str, worker: StandIn, tmp
 
 async def test_a_stopped_command_stops_the_coding_agent(redis_url: str, tmp_path: Path) -> None:
     path = installed(tmp_path, f"#!{sys.executable}\nimport time\nprint('up', flush=True)\ntime.sleep(600)\n")
-    async with chat("aider", "--redis", redis_url, verb="launch", **path) as process:
+    async with chat("aider", "--redis", redis_url, verb="launch", PATH=path) as process:
         assert process.stdout is not None
         async with asyncio.timeout(20):
             assert await process.stdout.readline() == b"up\n"
