@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from tokenlane.producer.commands.launch import Tool
+from tokenlane.producer.commands.gateway.launch import Tool
 from tokenlane.producer.gateway.coding_agents import CODING_AGENTS, Endpoint
 
 TO = Endpoint("http://127.0.0.1:4000", "tl-secret", "role:coder")

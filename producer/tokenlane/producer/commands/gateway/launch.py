@@ -20,7 +20,7 @@ from tokenlane.config.settings.environment import PREFIX, child_environment, sec
 from tokenlane.producer.gateway.access.addressee import ROLE_PREFIX
 from tokenlane.producer.gateway.coding_agents import CODING_AGENTS, CodingAgent, Endpoint
 
-from .gateway_session import gateway_session
+from .session import gateway_session
 
 Tool = Literal["claude", "codex", "opencode", "aider"]
 _KEY = f"{PREFIX}GATEWAY_KEY"

@@ -17,7 +17,7 @@ from tokenlane.config.host.stop_signals import stop_event
 from tokenlane.config.settings.load import log_settings
 from tokenlane.producer.gateway.http.server import Certificate
 
-from .gateway_session import gateway_session
+from .session import gateway_session
 
 _PORT = 4000
 
