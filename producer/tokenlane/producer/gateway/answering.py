@@ -28,14 +28,24 @@ _QUIET_S = 30.0
 
 async def answer(door: Door, dialect: Dialect, request: Request) -> Response:
     """Answer a request of this dialect."""
+    asked = await ask(door, dialect, request)
+    return asked if isinstance(asked, Response) else respond(door, dialect, asked, request)
+
+
+async def ask(door: Door, dialect: Dialect, request: Request) -> Asked | Response:
+    """Read a request of this dialect. Returns the response that refuses it if it cannot be answered."""
     try:
-        asked = await prepare(door, dialect.read(await read_json(request)), request)
+        return await prepare(door, dialect.read(await read_json(request)), request)
     except Refused as refused:
         return refusal(dialect, refused.failure)
     except ClientDisconnect:
         return Response(status_code=499)
     except (TypeError, ValueError):  # of `Client.chat`, for an option that a dialect did not check
         return refusal(dialect, Failure(400, "bad_request", "The request has a value of the wrong type."))
+
+
+def respond(door: Door, dialect: Dialect, asked: Asked, request: Request) -> Response:
+    """The response that sends a question, and answers it."""
     if not asked.question.is_streamed:
         return WholeAnswer(door, dialect, asked)
     return StreamedAnswer(door, dialect, asked, with_ids="last-event-id" in request.headers)
@@ -87,11 +97,12 @@ class StreamedAnswer(Response):
         self._door, self._dialect, self._asked = door, dialect, asked
         self._with_ids = with_ids
         self._characters = 0
+        self._begin = b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = self._dialect.writer(self._asked.question, self._asked.begun)
         outlet = Outlet(send, lambda: _headers(self._asked, "text/event-stream"))
-        ping = partial(_ping, writer, self._asked)
+        ping = partial(self._ping, writer)
         async with until_client_leaves(receive) as left, background() as tasks:
             tasks.create_task(outlet.keep_open(ping, self._door.pauses, left))
             try:
@@ -103,15 +114,15 @@ class StreamedAnswer(Response):
                     body = _json(self._dialect.error(failure))
                     await outlet.refuse(failure.status, _error_headers(failure), body)
                 else:
-                    await outlet.write(writer.fail(failure))
+                    await outlet.write(self._begun() + writer.fail(failure))
                     await outlet.end()
 
     async def _send(self, writer: AnswerWriter, outlet: Outlet) -> None:
         """Send the events of the answer, without those that the client has."""
         async with self._asked.stream as stream:
-            begin, had = writer.begin(), self._asked.characters or 0
-            if had:
-                begin = b""
+            had = self._asked.characters or 0
+            begin = writer.begin()
+            self._begin = b"" if had else begin
             while batch := await stream.batch():
                 if had:
                     before, batch = split(batch, had)
@@ -119,9 +130,18 @@ class StreamedAnswer(Response):
                     had -= size_of(before)
                     self._characters += size_of(before)
                 if batch:
-                    await outlet.write(begin + self._events(writer, batch))
-                    begin = b""
-            await outlet.write(begin + writer.end(await stream.answer()))
+                    await outlet.write(self._begun() + self._events(writer, batch))
+            answer = await stream.answer()
+            await outlet.write(self._begun() + writer.end(answer))
+
+    def _begun(self) -> bytes:
+        """The events before the first delta, once: a ping while the pool has the request may have sent them."""
+        begin, self._begin = self._begin, b""
+        return begin
+
+    def _ping(self, writer: AnswerWriter) -> bytes:
+        waiting = " ".join((self._asked.stream.waiting or "").split())
+        return self._begun() + writer.ping(waiting)
 
     def _events(self, writer: AnswerWriter, batch: Sequence[TokenDelta]) -> bytes:
         events = writer.deltas(batch)
@@ -130,10 +150,6 @@ class StreamedAnswer(Response):
         self._characters += size_of(batch)
         last = event_id(self._asked.stream.request_id, self._characters)
         return events[:-1] + f"id: {last}\n\n".encode()  # in the last event
-
-
-def _ping(writer: AnswerWriter, asked: Asked) -> bytes:
-    return writer.ping(" ".join((asked.stream.waiting or "").split()))
 
 
 def _failure(door: Door, error: Exception) -> Failure:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from .answering import answer
 from .chat_completions.dialect import ChatCompletions
 from .door import Door
+from .responses.routes import response_routes
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -36,6 +37,7 @@ def gateway_app(door: Door, why_not_ready: Callable[[], Awaitable[str]]) -> Star
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/v1/chat/completions", partial(answer, door, ChatCompletions()), methods=["POST"]),
+            *response_routes(door),
         ],
         exception_handlers={404: _no_such_path, 405: _no_such_path},
     )

@@ -1,0 +1,1 @@
+"""OpenAI's Responses, also in the background: https://platform.openai.com/docs/api-reference/responses."""
