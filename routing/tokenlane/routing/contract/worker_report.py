@@ -73,3 +73,8 @@ class WorkerReport(Value):
     delivery: DeliveryReport = DeliveryReport()
     breaker: BreakerState = "closed"
     silent_ms: Count | None = None
+
+    @property
+    def tells_silence(self) -> bool:
+        """Whether the worker's version reports `silent_ms`, be it None."""
+        return "silent_ms" in self.model_fields_set

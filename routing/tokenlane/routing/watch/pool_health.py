@@ -151,7 +151,7 @@ def _failing(snapshot: Snapshot) -> Iterator[Finding]:
 def _silent(snapshot: Snapshot) -> Iterator[Finding]:
     """The lanes that run chats and produce no tokens."""
     for lane in snapshot.lanes:
-        if lane.silent_ms >= SILENT_MS:
+        if lane.silent_ms is not None and lane.silent_ms >= SILENT_MS:
             chats = counted(lane.chats.running, "chat runs", "chats run")
             observed = f"lane {lane.name!r} ({lane.endpoint}): {chats}, and no token has come for {age(lane.silent_ms)}"
             advice = "check whether its model server still answers, and restart the server if it hangs"

@@ -164,10 +164,15 @@ class LaneStatus:
         return self.slots.get("chat", Slots())
 
     @property
-    def silent_ms(self) -> int:
-        """For how long the lane has run chats without a new token, by its workers' newest beats; 0 if it runs none, or
-        only on workers of older versions."""
-        reported = (worker.report.silent_ms for worker in self.workers if worker.is_alive)
+    def silent_ms(self) -> int | None:
+        """For how long the lane has run chats without a new token, by its workers' newest beats; 0 if it runs none.
+
+        None if it is not known: a worker of an older version runs requests, whose tokens it does not tell of.
+        """
+        alive = [worker for worker in self.workers if worker.is_alive]
+        if any(worker.running and not worker.report.tells_silence for worker in alive):
+            return None
+        reported = (worker.report.silent_ms for worker in alive)
         return min((silent_ms for silent_ms in reported if silent_ms is not None), default=0)
 
     @property

@@ -305,7 +305,7 @@ def test_a_lane_that_failed_a_while_ago() -> None:
         ((9_999,), []),
         ((10_000,), ["lane_silent"]),
         ((60_000, 1_000), []),  # another worker of the lane gets tokens
-        ((60_000, None), ["lane_silent"]),  # the other worker runs no chat, or is of an older version
+        ((60_000, None), ["lane_silent"]),  # the other worker runs no chat
         ((None,), []),
     ],
 )
@@ -317,6 +317,16 @@ def test_a_lane_that_runs_chats_without_tokens(silent_ms: tuple[int | None, ...]
     snapshot = with_lanes(replace(LANE, slots={"chat": Slots(4, 2)}, workers=(*workers, vanished)), queues=())
     assert codes(snapshot) == expected
     assert not any(finding.severity == "fail" for finding in find_problems(snapshot))
+
+
+@pytest.mark.parametrize(("running", "expected"), [(0, ["lane_silent"]), (1, [])])
+def test_what_an_older_worker_does_not_tell_is_unknown(running: int, expected: list[str]) -> None:
+    """A worker of an older version that runs requests may be receiving tokens; one that runs nothing is not."""
+    silent = replace(WORKING, running=1, report=WorkerReport.model_validate_json('{"silent_ms": 60000}'))
+    older = replace(WORKING, name="w2", running=running, report=WorkerReport.model_validate_json("{}"))
+    snapshot = with_lanes(replace(LANE, slots={"chat": Slots(4, 2)}, workers=(silent, older)), queues=())
+    assert codes(snapshot) == expected
+    assert snapshot.lanes[0].silent_ms == (None if running else 60_000)
 
 
 def test_a_closed_lane_reports_no_failures() -> None:

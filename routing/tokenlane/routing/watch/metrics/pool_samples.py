@@ -72,7 +72,8 @@ class PoolSamples:
             yield "tokenlane_lane_running", (name, kind), slots.running
             yield "tokenlane_lane_queued", (name, kind), slots.queued
             yield "tokenlane_lane_limit", (name, kind), slots.limit
-        yield _SILENT, (name,), lane.silent_ms / 1000
+        if lane.silent_ms is not None:
+            yield _SILENT, (name,), lane.silent_ms / 1000
         breakers = Counter(worker.report.breaker for worker in lane.workers if worker.is_alive)
         for breaker in get_args(BreakerState):
             yield "tokenlane_lane_breakers", (name, breaker), breakers[breaker]

@@ -165,7 +165,8 @@ METRICS = (
         "tokenlane_lane_silent_seconds",
         "s",
         ("lane",),
-        "how long the lane has run chats without a new token, by its workers' newest beats; 0 if it runs none",
+        "how long the lane has run chats without a new token, by its workers' newest beats; 0 if it runs none, and "
+        "no value while a worker of an older version runs requests, of whose tokens it does not tell",
         Panel(_LANES, "Time without a token"),
     ),
     _gauge(

@@ -91,7 +91,7 @@ def test_the_pool_s_facts() -> None:
 def test_the_exporter_has_each_of_its_metrics() -> None:
     """Each metric of the table with this source has a sample, with as many labels as the table says. The exporter's
     errors are not of the pool: `test_exporter_reader.py` has their counter."""
-    busy = WorkerReport(attempts=AttemptsReport(ended={"chat:failed": 1}, errors={"provider_down": 1}))
+    busy = WorkerReport(attempts=AttemptsReport(ended={"chat:failed": 1}, errors={"provider_down": 1}), silent_ms=0)
     gone = replace(lane(worker(report=busy)), state=LaneState.GONE)  # a problem
     samples = PoolSamples().of(snapshot((role("coder"),), (gone,)))
     from_the_exporter = {metric.name for metric in METRICS if metric.source == "exporter"}
@@ -124,6 +124,8 @@ def test_omitted_names_are_added_up() -> None:
     )
     found = values(pool.of(snapshot(lanes=tuple(silent))))
     assert found["tokenlane_lane_silent_seconds", "other"] == 7
+    unknown = lane(replace(worker(report=WorkerReport.model_validate_json("{}")), running=1), name="a")
+    assert ("tokenlane_lane_silent_seconds", "a") not in values(PoolSamples().of(snapshot(lanes=(unknown,))))
     later = values(pool.of(snapshot((role("b", 3),))))
     assert later["tokenlane_waiting_requests", "b", "normal"] == 3
     assert later["tokenlane_names_omitted", "role"] == 0
