@@ -81,7 +81,7 @@ borders: $(READY) ## who may import whom
 
 lock: $(TOOLS_READY) ## pin what the extras and the container image install, with hashes, in requirements.lock and worker/
 	$(LOCK) $(LOCKED:%=--extra %) --output-file requirements.lock pyproject.toml
-	$(LOCK) --extra worker --extra telemetry --output-file worker/requirements.lock pyproject.toml
+	$(LOCK) --extra worker --extra gateway --extra telemetry --output-file worker/requirements.lock pyproject.toml
 
 sbom: $(TOOLS_READY) ## write dist/sbom.json: what requirements.lock installs, as CycloneDX
 	@mkdir -p dist

@@ -17,7 +17,7 @@ from .containers import containers
 async def test_the_containers_of_the_manifests_work() -> None:
     """All become ready on Valkey with its users, an agent's question is answered, and all end with 0."""
     settings = new_settings()
-    passwords = {name: settings[f"{name.upper()}_PASSWORD"] for name in ("worker", "router", "ops")}
+    passwords = {name: settings[f"{name.upper()}_PASSWORD"] for name in ("agent", "worker", "router", "ops")}
     passwords["pool-key"] = settings["TOKENLANE_POOL_KEY"]
     ours = [as_service(container, passwords) for container in of_manifests()]
     compose = read_services(settings)

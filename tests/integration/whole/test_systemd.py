@@ -24,7 +24,7 @@ from tests.systemd import Unit
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client
 
-READY = {"worker": "serves", "router": "until Ctrl-C", "exporter": "until Ctrl-C", "dashboard": "page"}
+READY = {"worker": "serves", "router": "until Ctrl-C", "exporter": "until Ctrl-C", "dashboard": "page", "serve": "gateway"}
 NOT_HERE = ("useradd", "python3", "/opt/tokenlane/bin/pip", "journalctl")
 """What makes a user and an environment, as `make install` does for this one, and what shows systemd's own journal."""
 
@@ -36,7 +36,7 @@ class Host:
         self.services: dict[str, Child] = {}
         self.key = ""
         self._root = root
-        urls = {f"redis://{user}:PASSWORD@gpu-hub:6379": redis_url for user in ("worker", "ops", "router")}
+        urls = {f"redis://{user}:PASSWORD@gpu-hub:6379": redis_url for user in ("worker", "ops", "router", "agent")}
         self._values = {**urls, "http://localhost:8000": endpoint}
         for folder in ("opt/tokenlane/bin", "etc/systemd/system", "var/lib/tokenlane"):
             (root / folder).mkdir(parents=True)

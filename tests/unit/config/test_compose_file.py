@@ -134,7 +134,7 @@ def test_valkey_has_memory_for_a_copy() -> None:
 def test_only_services_that_need_the_key_have_it() -> None:
     """What opens requests or answers, and what sends lanes commands to load models."""
     with_key = {name for name, service in SERVICES.items() if "TOKENLANE_POOL_KEY" in service.environment}
-    assert with_key == {"worker", "agent", "ops", "dashboard"}
+    assert with_key == {"worker", "agent", "ops", "dashboard", "gateway"}
 
 
 class TestImage:

@@ -180,17 +180,18 @@ def test_every_pod_has_a_network_policy() -> None:
             assert wanted.items() <= item["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_only_workers_have_the_key() -> None:
+def test_only_workers_and_gateways_have_the_key() -> None:
     """Routers and the exporter open no request."""
     with_key = {container.deployment for container in OURS if "TOKENLANE_POOL_KEY" in str(container.spec["env"])}
-    assert with_key == {container.deployment for container in OURS if container.spec["args"][0] == "worker"}
+    opening = {container.deployment for container in OURS if container.spec["args"][0] in ("worker", "serve")}
+    assert with_key == opening
 
 
 def test_prometheus_may_read_what_it_asks_for() -> None:
     """The jobs of prometheus.yml name services of the exporter and of all workers; the policy opens their ports."""
     exporter, workers = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
     namespace = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))["namespace"]
-    (port,) = {item["spec"]["ports"][0]["port"] for (kind, _), item in ALL.items() if kind == "Service"}
+    (port,) = {ALL["Service", name]["spec"]["ports"][0]["port"] for name in ("exporter", "workers")}
     assert (exporter["job_name"], workers["job_name"]) == ("tokenlane", "tokenlane-workers")
     assert exporter["static_configs"] == [{"targets": [f"exporter.{namespace}.svc:{port}"]}]
     (found,) = workers["dns_sd_configs"]
@@ -202,7 +203,8 @@ def test_prometheus_may_read_what_it_asks_for() -> None:
     ((opened,),) = [rule["ports"] for rule in ALL["NetworkPolicy", "tokenlane"]["spec"]["ingress"]]
     for container in OURS:
         ports = [(item["name"], item["containerPort"]) for item in container.spec.get("ports", [])]
-        assert ports == ([] if container.deployment == "router" else [(opened["port"], port)])
+        others = {"router": [], "gateway": [("http", 4000)]}
+        assert ports == others.get(container.deployment, [(opened["port"], port)])
         labels = ALL["Deployment", container.deployment]["spec"]["template"]["metadata"]["labels"]
         is_worker = ALL["Service", "workers"]["spec"]["selector"].items() <= labels.items()
         assert is_worker == (container.spec["args"][0] == "worker")

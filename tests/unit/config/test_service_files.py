@@ -90,13 +90,14 @@ def test_only_services_that_need_the_key_have_it() -> None:
         f"/etc/tokenlane/{file.name}" for file in FOLDER.glob("*.env")
     }
     with_key = {name for name, values in files.items() if "TOKENLANE_POOL_KEY" in values}
-    assert with_key == {"tokenlane-worker@", "tokenlane-dashboard"}
+    assert with_key == {"tokenlane-worker@", "tokenlane-dashboard", "tokenlane-gateway"}
     users = {name: urlsplit(values["TOKENLANE_REDIS_URL"]).username for name, values in files.items()}
     assert users == {
         "tokenlane-worker@": "worker",
         "tokenlane-router": "router",
         "tokenlane-exporter": "ops",
         "tokenlane-dashboard": "ops",
+        "tokenlane-gateway": "agent",
     }
 
 
