@@ -118,6 +118,7 @@ def test_every_page_with_commands_is_run() -> None:
 def is_known(command: str, verbs: Mapping[tuple[str, ...], set[str]]) -> bool:
     """Whether a line `tokenlane …` names a verb of the command line, and options of that verb alone."""
     words = shlex.split(command.partition("|")[0], comments=True)[1:]
+    words = words[: words.index("--")] if "--" in words else words  # what follows is for another program
     named = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
     verb = tuple(words[:2]) if tuple(words[:2]) in verbs else tuple(words[:1])
     if verb in verbs:
