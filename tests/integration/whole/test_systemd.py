@@ -24,7 +24,13 @@ from tests.systemd import Unit
 from tokenlane.benches.simulator import Simulator
 from tokenlane.producer import Client
 
-READY = {"worker": "serves", "router": "until Ctrl-C", "exporter": "until Ctrl-C", "dashboard": "page", "serve": "gateway"}
+READY = {
+    "worker": "serves",
+    "router": "until Ctrl-C",
+    "exporter": "until Ctrl-C",
+    "dashboard": "page",
+    "serve": "gateway",
+}
 NOT_HERE = ("useradd", "python3", "/opt/tokenlane/bin/pip", "journalctl")
 """What makes a user and an environment, as `make install` does for this one, and what shows systemd's own journal."""
 
