@@ -72,10 +72,11 @@ async def prepare(door: Door, question: Question, request: Request) -> Asked:
         stream = door.client.attach(place.request_id)
         return Asked(question, Begun(place.request_id, question.model, now), stream, place.characters)
     to = addressee(question.model, caller.role, await door.policy())
+    priority = _priority(question.options.get("priority"), caller.priority)
     options: ChatOptions = {
         **question.options,
         "model": to.model,
-        "priority": _priority(question.options.get("priority"), caller.priority),
+        "priority": priority,
         "time_to_live_ms": _time_to_live_ms(request.headers, question.options),
     }
     if (conversation := question.options.get("conversation") or caller.conversation) is not None:
@@ -89,7 +90,7 @@ async def prepare(door: Door, question: Question, request: Request) -> Asked:
         response_format=question.response_format,
         **options,
     )
-    return Asked(question, Begun(stream.request_id, question.model, now), stream)
+    return Asked(question, Begun(stream.request_id, question.model, now, priority), stream)
 
 
 def _priority(asked: Priority | None, highest: Priority) -> Priority:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.wire import Priority
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Begun:
         request_id: the request's id in the pool, 32 hexadecimal digits.
         model: the model's name as the client wrote it.
         created_s: when the gateway got the question, in seconds since the epoch.
+        priority: the priority that the request has; None if the client joined it again.
     """
 
     request_id: str
     model: str
     created_s: int
+    priority: Priority | None = None

@@ -49,8 +49,13 @@ def session_of(headers: Mapping[str, str]) -> str | None:
     given = next((value for header in _SESSION_HEADERS if (value := headers.get(header))), None)
     if given is None:
         return None
-    return given if _NAME.fullmatch(given) else _hash(given)
+    return name_of(given)
+
+
+def name_of(text: str) -> str:
+    """A conversation's name for any text: the text itself if it is a valid name, else its hash."""
+    return text if _NAME.fullmatch(text) else _hash(text)
 
 
 def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]

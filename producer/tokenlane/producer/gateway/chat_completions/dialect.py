@@ -8,7 +8,7 @@ from tokenlane.producer.gateway.openai_errors import error_body
 from tokenlane.producer.gateway.question import Begun, Question
 from tokenlane.routing.contract.answers import Answer
 
-from .request import read, wants_usage
+from .request import ChatQuestion, read
 from .whole import completion
 from .writer import ChunkWriter
 
@@ -16,14 +16,19 @@ from .writer import ChunkWriter
 class ChatCompletions:
     """Chat Completions, as a `Dialect`."""
 
-    def read(self, body: JsonBody) -> Question:
+    def read(self, body: JsonBody) -> ChatQuestion:
         return read(body)
 
     def writer(self, question: Question, begun: Begun) -> AnswerWriter:
-        return ChunkWriter(begun, with_usage=wants_usage(question))
+        return ChunkWriter(_own(question), begun)
 
     def whole(self, question: Question, begun: Begun, answer: Answer) -> object:
-        return completion(begun, answer)
+        return completion(_own(question), begun, answer)
 
     def error(self, failure: Failure) -> object:
         return error_body(failure)
+
+
+def _own(question: Question) -> ChatQuestion:
+    assert isinstance(question, ChatQuestion), "questions come from `read`"
+    return question

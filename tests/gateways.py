@@ -1,0 +1,52 @@
+"""Gateways for tests: one that listens on loopback, and the events of its streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.requests import Request
+
+from tokenlane.producer import Client
+from tokenlane.producer.gateway.access.caller import Caller, session_of
+from tokenlane.producer.gateway.app import gateway_app
+from tokenlane.producer.gateway.door import Door
+from tokenlane.producer.gateway.http.outlet import Pauses
+from tokenlane.producer.gateway.http.server import serve_asgi
+from tokenlane.routing.decide.policy import Policy
+
+_NO_POLICY = Policy()
+
+
+def door_of(client: Client, *, policy: Policy = _NO_POLICY, pauses: Pauses | None = None) -> Door:
+    """A door in front of this client's pool, open to everyone."""
+
+    async def caller_of(request: Request) -> Caller:
+        return Caller("gateway", conversation=session_of(request.headers))
+
+    async def read_policy() -> Policy:
+        return policy
+
+    return Door(client, caller_of, read_policy, pauses or Pauses())
+
+
+@asynccontextmanager
+async def gateway_of(
+    client: Client, *, policy: Policy = _NO_POLICY, pauses: Pauses | None = None
+) -> AsyncIterator[str]:
+    """A gateway that listens on loopback; its URL, without a path."""
+
+    async def why_not_ready() -> str:
+        return ""
+
+    app = gateway_app(door_of(client, policy=policy, pauses=pauses), why_not_ready)
+    async with serve_asgi(app, ("127.0.0.1", 0), option="--listen") as url:
+        yield url
+
+
+def events_of(stream: bytes) -> list[Any]:
+    """The data of the events of a stream, without the `[DONE]` of OpenAI's."""
+    lines = [line.removeprefix("data: ") for line in stream.decode().split("\n") if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
