@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from tests.integration import life
-from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, WORKER, Asked, audit, raw
+from tests.integration.life import AGENT, CLIENT, LANE, PREFIX, ROLE, WORKER, Asked, audit, raw
 from tests.lanes import chats
 
 from tokenlane.routing.contract.errors import QueueFull
 from tokenlane.routing.decide.lanes.state import LaneState, ServerCondition
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy import Policy, PromptPolicy, RolePolicy
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.replies.values import Reply
 from tokenlane.routing.store.request_life import Ending
@@ -277,6 +277,27 @@ async def test_start_reports_the_wait_and_the_attempt_before(pool: Pool) -> None
     assert last is not None
     assert last.waited.before is not None
     assert (last.waited.before.attempt, last.waited.before.span) == (second.attempt, "")
+
+
+@pytest.mark.parametrize("first", [None, PromptPolicy(plugin=f"sha256:{'1' * 64}")])
+async def test_the_prompt_plugin_of_a_request_is_that_of_its_first_start(
+    pool: Pool, first: PromptPolicy | None
+) -> None:
+    """A policy that changes while the request is answered counts for later requests; so does a first plugin."""
+    policy = Policy(roles={ROLE: RolePolicy(prompt=first)})
+    await pool.policies.write(policy)
+    begun = await life.running(pool)
+    changed = PromptPolicy(plugin=f"sha256:{'2' * 64}", on_error="skip")
+    await pool.policies.write(Policy(roles={ROLE: RolePolicy(prompt=changed)}))
+    prompts = []
+    for request_id in (begun.id, None):
+        if request_id is not None:
+            assert await pool.requests.requeue(begun.id, begun.attempt, WORKER) == "waiting"
+        asked = await life.dispatched(pool, request_id)
+        started = await pool.requests.start(asked.id, asked.attempt, WORKER)
+        assert started is not None
+        prompts.append(started.prompt)
+    assert prompts == [first, changed]
 
 
 async def test_a_worker_that_gives_back_a_lost_request_learns_that(pool: Pool) -> None:

@@ -95,8 +95,9 @@ The fields of `request:ID`, with times in ms:
   the server knows the request only from its worker), `key` (id), `seq` (`sequence` at that time), `created`,
   `deadline`, `attempt`, `starts`, `crashes`, `once` (name of its `idem:` key).
 - Written for an attempt: `lane`, `model`, `token`, `charge` and `alone` by `dispatch`; `worker` and `started` by
-  `start`; `requeued` (an attempt), `suspect`, `history`, `delayed_by` ("budget" if the retry budget delays the
-  request) and `span` (trace context of the attempt's span) by `requeue`; `emptied` (the lane reserved for a suspect).
+  `start`, and `prompt` (the role's prompt plugin as JSON, or '') by the first; `requeued` (an attempt), `suspect`,
+  `history`, `delayed_by` ("budget" if the retry budget delays the request) and `span` (trace context of the attempt's
+  span) by `requeue`; `emptied` (the lane reserved for a suspect).
   `history` has a line for each of the newest 16 requeued attempts: the JSON list of `attempt`, `lane`, `model`,
   `started`, the time of its end, and a code.
 - Written at the end: `cancel` (the reason, while the request still runs), `code`, `ended`, `end` (number of deltas),

@@ -11,7 +11,7 @@ from tokenlane.worker.lane.running_attempts import Run
 
 async def render(lane: Lane, run: Run, request: ChatRequest) -> ChatRequest:
     """Return the request with the plugin's texts. An attempt that continues an answer gets the prompt of the first
-    attempt, unless the policy has changed meanwhile.
+    attempt.
 
     Raises:
         PluginMissing: this worker does not have the plugin, even if a failure of the plugin would not matter: else

@@ -6,9 +6,11 @@
 -- ARGV  1 id  2 attempt  3 worker
 -- reply {'run', attempt, envelope, payload, model, number of starts including this, ms to the deadline, ms from submit to this
 --       start, cancelled: 0 or 1, queue in which the request waited, ms for which it waited before this start, ms from
---       dispatch to this start, attempt before, the policy's prompt plugin for the role as JSON, or ''}
+--       dispatch to this start, attempt before, the prompt plugin as JSON, or ''}
 --       attempt before: {} if there was none, else {attempt, lane, model, ms from its start to this start or -1 if it never
 --       started, why it ended, its trace context or ''}
+--       prompt plugin: what the policy had for the role at the request's first start, so that an answer is continued with the
+--       prompt with which it began
 --       | {'gone'}: the attempt is over, or another worker has claimed it
 
 -- How long the request waited before this start, in ms, and the attempt before this one.
@@ -46,8 +48,9 @@ for i = 1, #entries[1][2], 2 do fields[entries[1][2][i]] = entries[1][2][i + 1] 
 if not is_repeated then
   request.starts = decimal(tonumber(request.starts) + 1)
   request.started = decimal(now)
+  request.prompt = request.prompt or redis.call('HGET', P .. 'policy', 'prompt:' .. request.role) or ''
   redis.call('HSET', P .. 'request:' .. id, 'state', 'running', 'worker', worker, 'started', request.started,
-    'starts', request.starts)
+    'starts', request.starts, 'prompt', request.prompt)
 end
 mark_in_progress(job_of(id, attempt))
 redis.call('ZADD', P .. 'leases', decimal(now + policy_rule('lease_ms')), id)
@@ -55,4 +58,4 @@ local waited, before = wait_and_attempt_before(request)
 return { 'run', tonumber(attempt), fields.envelope, fields.payload, request.model, tonumber(request.starts), left,
   tonumber(request.started) - tonumber(request.created), request.cancel and 1 or 0, request.queue, waited,
   math.max(0, tonumber(request.started) - tonumber(attempt)), before,
-  redis.call('HGET', P .. 'policy', 'prompt:' .. request.role) or '' }
+  request.prompt or '' }

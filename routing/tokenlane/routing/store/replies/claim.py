@@ -24,7 +24,7 @@ class ClaimedAttempt:
     including this time. `left_ms`: time to the deadline when the reply arrived; at most 0 if it had passed.
     `waited_ms`: time from submit to start. `needs`: the envelope's needs, or the needs that recovery replaced them
     with. `waited`: how long the request waited for this start, and the attempt before, for the trace. `prompt`: the
-    prompt plugin that the policy has for the role at this start.
+    prompt plugin that the policy had for the role at the request's first start.
     """
 
     attempt: int
