@@ -19,7 +19,7 @@ from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.contract.sealing.messages import Opener
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.lanes.offer import Announcement
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy import Policy, PromptPolicy
 from tokenlane.routing.decide.queue_key import Queue
 from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.store.hub import Hub
@@ -74,6 +74,7 @@ class FakePool:
         self.queues: list[Queue | None] = []
         self.blamed: list[str | None] = []
         self.needs = Needs(model="m1")
+        self.prompt: PromptPolicy | None = None
         self.forgetful = self.spent = False
         self.forgets_as = "forgotten"
         self.forgotten: list[tuple[str, int, str]] = []
@@ -89,7 +90,16 @@ class FakePool:
         self.started_by.append(worker)
         envelope = Envelope(id=self.id, client="c", agent="a", role="r", key_id=self.key_id)
         return ClaimedAttempt(
-            attempt, envelope, self.payload, "m1", self.starts, self.left_ms, 12, self.cancelled, self.needs
+            attempt,
+            envelope,
+            self.payload,
+            "m1",
+            self.starts,
+            self.left_ms,
+            12,
+            self.cancelled,
+            self.needs,
+            prompt=self.prompt,
         )
 
     async def unseal(self, envelope: Envelope, payload: bytes) -> bytes:

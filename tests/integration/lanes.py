@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, PluginSettings, RedisSettings
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings
 from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks
 from tokenlane.routing.router import run_router
 from tokenlane.routing.support.tasks import background
 from tokenlane.worker.assembly import open_fallback, open_lane
+from tokenlane.worker.hooks.prompt_plugins import PromptPlugins
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.lane.timings import TIMINGS, Timings
 from tokenlane.worker.providers import LlmProvider
@@ -25,7 +26,7 @@ async def lane_of(
     *,
     provider: LlmProvider | None = None,
     cache: CacheSettings | None = None,
-    plugins: PluginSettings | None = None,
+    plugins: PromptPlugins | None = None,
     fallback: bool = False,
     hooks: Hooks = NO_HOOKS,
 ) -> AsyncIterator[Lane]:

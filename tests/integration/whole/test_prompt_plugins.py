@@ -15,11 +15,11 @@ from tests.unit.worker.hooks.plugins import COUNTER, TRAPS, plugin
 
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
-from tokenlane.config.settings.values import LaneSettings, PluginSettings
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client, PluginFailed
 from tokenlane.routing.decide.policy import Candidate, Policy, PromptPolicy, RolePolicy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.worker.hooks.prompt_plugins import digest_of
+from tokenlane.worker.hooks.prompt_plugins import PromptPlugins, digest_of
 
 TEMPLATE = plugin({"system": "You are terse.", "suffix": " Please."})
 
@@ -48,7 +48,7 @@ async def lanes(redis_url: str, tmp_path: Path) -> AsyncIterator[Lanes]:
             folder = tmp_path / f"plugins{number}"
             folder.mkdir()
             server = await stack.enter_async_context(Simulator(api="vllm"))
-            plugins = PluginSettings(folder, tmp_path / "cache")
+            plugins = PromptPlugins(folder, tmp_path / "cache")
             settings = LaneSettings(f"gpu{number}", "vllm", server.url)
             await stack.enter_async_context(lane_of(redis_url, settings, plugins=plugins))
             servers.append(server)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
-from tokenlane.config.settings.values import CacheSettings, LaneSettings, PluginSettings, RedisSettings, TokenSpans
+from tokenlane.config.settings.values import CacheSettings, LaneSettings, RedisSettings, TokenSpans
 from tokenlane.routing.contract.errors import LaneConflict, LlmError, ModelNotFound
 from tokenlane.routing.contract.worker_report import WorkerReport
 from tokenlane.routing.decide.lanes.offer import Announcement
@@ -53,7 +53,7 @@ async def open_lane(
     transcripts: bool = False,
     token_spans: TokenSpans = "sampled",
     hooks: Hooks = NO_HOOKS,
-    plugins: PluginSettings | None = None,
+    plugins: PromptPlugins | None = None,
     timings: Timings = TIMINGS,
     internal_errors: InternalErrors | None = None,
 ) -> AsyncIterator[Lane]:
@@ -65,7 +65,7 @@ async def open_lane(
         transcripts: whether to log requests and answers.
         token_spans: of which requests the batches of the answer are recorded as spans, if spans are recorded at all.
         hooks: the functions through which requests and answers pass.
-        plugins: the directories of this host's prompt plugins. By default, there are no plugins.
+        plugins: the prompt plugins of this process. By default, there are none.
         internal_errors: where unexpected errors in the lane's tasks are counted, if the caller counts its own there.
 
     Raises:
@@ -145,7 +145,7 @@ async def _assemble(
     transcripts: bool,
     token_spans: TokenSpans = "off",
     hooks: Hooks = NO_HOOKS,
-    plugins: PluginSettings | None = None,
+    plugins: PromptPlugins | None = None,
 ) -> Lane:
     """Create the parts of a lane, and connect them."""
     availability = Availability(*await _describe_at_startup(settings, provider))
@@ -198,7 +198,7 @@ async def _assemble(
         measured=lambda: times.samples(publisher.intervals),
         token_spans=token_spans,
         hooks=hooks,
-        plugins=PromptPlugins() if plugins is None else PromptPlugins(plugins.directory, plugins.cache),
+        plugins=plugins or PromptPlugins(),
     )
 
 

@@ -35,6 +35,7 @@ from tokenlane.routing.store.server import Server
 
 from .assembly import open_lane
 from .builtin.server import with_builtin_server
+from .hooks.prompt_plugins import open_plugins
 from .lane.arq_worker import NO_FUNCTIONS
 from .lane.lane import Lane
 from .metrics_server import WorkerHealth, serving_metrics
@@ -102,7 +103,7 @@ async def _serve(settings: LaneSettings, redis: RedisSettings, pool: str, hooks:
                 transcripts=transcripts,
                 token_spans=tokens,
                 hooks=hooks,
-                plugins=plugin_settings(),
+                plugins=open_plugins(plugin_settings()),
                 internal_errors=health.internal_errors,
             )
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from opentelemetry.trace import StatusCode
@@ -17,7 +17,9 @@ from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
 from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import (
     BadRequest,
+    LlmError,
     NoToolCall,
+    PluginFailed,
     PoolKeyMismatch,
     PoolUnavailable,
     ProviderDown,
@@ -28,9 +30,11 @@ from tokenlane.routing.contract.errors import (
 from tokenlane.routing.contract.messages import Completed, Deltas, Failed, Handover, Resume, may_be_plain
 from tokenlane.routing.contract.requests import ChatRequest, Message
 from tokenlane.routing.decide.lanes.state import LaneState
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy import Policy, PromptPolicy
 from tokenlane.routing.support.tasks import background
+from tokenlane.worker.attempt.observe import AttemptTotals
 from tokenlane.worker.attempt.pipeline import run_request
+from tokenlane.worker.hooks.prompt_plugins import PromptPlugins
 from tokenlane.worker.lane.running_attempts import AttemptEnded
 from tokenlane.worker.lane.timings import Timings
 
@@ -358,6 +362,50 @@ async def test_an_unexpected_exception_of_a_provider_shows_only_its_class(caplog
     text = message.model_dump_json() + caplog.text
     assert "ZeroDivisionError" in text
     assert SECRET not in text
+
+
+@pytest.mark.parametrize("step", ["pipeline.read", "pipeline.resume", "perform.render"])
+async def test_a_bug_in_a_step_is_not_the_model_servers_failure(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends the request with an error of its own, and neither the lane nor the circuit breaker learns of it."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    monkeypatch.setattr(f"tokenlane.worker.attempt.{step}", broken)
+    bench, totals = Bench(), AttemptTotals()
+    await bench.run()
+    ending, _, code, message = bench.ending
+    assert (ending, code) == ("failed", LlmError.code)
+    assert isinstance(message, Failed)
+    assert "ZeroDivisionError" in message.error.message
+    assert bench.pool.internal_errors.count == 1
+    assert bench.heartbeat.faults == []
+    (event,) = bench.events
+    totals.count(event)
+    assert totals.report().failing == {}
+    assert SECRET not in message.model_dump_json() + caplog.text
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+async def test_a_bug_in_our_code_for_plugins(
+    on_error: Literal["fail", "skip"], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts as a failure of the plugin, which the policy may have skipped, and is counted as a bug."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    monkeypatch.setattr(PromptPlugins, "render", broken)
+    bench = Bench()
+    bench.pool.prompt = PromptPolicy(plugin=f"sha256:{'0' * 64}", on_error=on_error)
+    await bench.run()
+    ending, _, code, message = bench.ending
+    assert (ending, code) == (("failed", PluginFailed.code) if on_error == "fail" else ("completed", ""))
+    assert bench.pool.internal_errors.count == 1
+    assert bench.heartbeat.faults == []
+    assert SECRET not in message.model_dump_json() + caplog.text
 
 
 @pytest.mark.parametrize("outage", [PoolUnavailable(), QueueFull()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,36 @@ async def test_a_skipped_plugin_is_logged_once_a_minute(
     assert len(caplog.records) == 3
     assert "planner" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_a_plugin_that_was_slow_returns_to_the_event_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its latest three calls were slow, it is called on a thread, and a minute later on this one."""
+    (folder / "p").write_bytes(BRIEF)
+    plugins, called_here = PromptPlugins(folder), list[bool]()
+    await plugins.prepare()
+    loop = asyncio.get_running_loop()
+
+    def call(self: sandbox.Sandbox, plugin: sandbox.CompiledPlugin, text: str, fuel: int) -> str:
+        called_here.append(threading.current_thread() is threading.main_thread())
+        return "{}"
+
+    monkeypatch.setattr(sandbox.Sandbox, "call", call)
+    monkeypatch.setattr(module, "_QUICK_S", -1.0)  # every call is slow
+    for _ in range(5):
+        await rendered(plugins, BRIEF)
+    monkeypatch.setattr(module, "_QUICK_S", 1000.0)
+    await rendered(plugins, BRIEF)
+    with monkeypatch.context() as later:
+        a_minute_later = loop.time() + module._ON_A_THREAD_S
+        later.setattr(loop, "time", lambda: a_minute_later)
+        await rendered(plugins, BRIEF)
+    assert called_here == [True] * 3 + [False] * 3 + [True]
+
+
+async def test_lanes_of_one_process_share_their_plugins(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each plugin is announced once."""
+    caplog.set_level(logging.INFO)
+    (folder / "p").write_bytes(BRIEF)
+    plugins = PromptPlugins(folder)
+    await asyncio.gather(plugins.prepare(), plugins.prepare())
+    assert len(caplog.records) == 1

@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 _NOT_RESUMED = get_args(NotResumedReason)
 _ENDINGS = get_args(Ending)
-_FAULTS_OF_REQUESTS = (
+_FAULTS_OF_OTHERS = (
+    LlmError,
     BadRequest,
     ContextTooLong,
     NoToolCall,
@@ -49,7 +50,7 @@ _FAULTS_OF_REQUESTS = (
     HookFailed,
     PluginFailed,
 )
-_NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *_NOT_RESUMED, *(error.code for error in _FAULTS_OF_REQUESTS)}
+_NOT_THE_SERVERS_FAULT = {*get_args(StopReason), *_NOT_RESUMED, *(error.code for error in _FAULTS_OF_OTHERS)}
 """Codes of attempts that ended without the model server having failed."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager
 
@@ -20,6 +21,8 @@ from .render import render
 from .resume import resume_or_leave
 from .transcript import log_answer, log_request
 
+logger = logging.getLogger(__name__)
+
 
 async def perform(lane: Lane, run: Run, request: Request) -> Answered:
     """Perform the request. A chat is published while the model server answers; other results are returned.
@@ -33,7 +36,7 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             return await _chat(lane, run, request)
         case EmbedRequest():
             lane.embedder.check_fallback(request)
-            with _reporting_errors(lane, run):
+            with _naming_bugs(), _reporting_errors(lane, run):
                 alone = run.claim.starts > 1
                 result, is_computed = await lane.embedder.embed(
                     request, run.claim.model, alone=alone, calling=lambda: _calling(lane, run)
@@ -41,7 +44,8 @@ async def perform(lane: Lane, run: Run, request: Request) -> Answered:
             if is_computed:
                 lane.readiness.record_answer(run)
         case ModelCommand():
-            result = await lane.models.carry_out(request, run.outlet.report_progress)
+            with _naming_bugs():
+                result = await lane.models.carry_out(request, run.outlet.report_progress)
         case _:
             raise BadRequest("This worker does not support this kind of request: update tokenlane on the worker.")
     return Answered(_timed(Usage(), run), result)
@@ -87,7 +91,7 @@ async def _stream(lane: Lane, run: Run, request: ChatRequest) -> Answered:
         HookFailed: the worker's token hook failed.
         NoToolCall: the complete answer calls no tool, but the request requires a call.
     """
-    with _calling(lane, run) as call, _reporting_errors(lane, run):
+    with _naming_bugs(), _calling(lane, run) as call, _reporting_errors(lane, run):
         return await _publish(lane, run, request, call)
 
 
@@ -166,6 +170,20 @@ def _no_tool_call(finish_reason: FinishReason) -> NoToolCall:
         'its model does not support tools. Route this role to a model that does, or use tool_choice "auto" and check '
         "the answer's `tool_calls`."
     )
+
+
+@contextmanager
+def _naming_bugs() -> Iterator[None]:
+    """Raise an unexpected exception of the provider as a `ProviderDown` that names only its class, since its text may
+    quote a prompt."""
+    try:
+        yield
+    except LlmError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        logger.error("a bug in the provider: it raised %s", kind)
+        raise ProviderDown(f"The provider raised {kind}, which is a bug in the provider.", retryable=False) from None
 
 
 @contextmanager

@@ -15,13 +15,12 @@ The deadline and `Run.stop` interrupt the steps between `claim` and `finish`. Th
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 
 from opentelemetry.trace import Span
 
 from tokenlane.config.cli.log_lines import concerning
-from tokenlane.routing.contract.errors import LlmError, ProviderDown
+from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.hooks.request_hook import change_request
 from tokenlane.routing.store.replies.claim import ClaimedAttempt
@@ -38,8 +37,6 @@ from .perform import perform
 from .read import read
 from .resume import resume
 from .retry_until_answered import retry_until_answered
-
-logger = logging.getLogger(__name__)
 
 
 async def run_request(lane: Lane, request_id: str, attempt: int) -> None:
@@ -119,14 +116,16 @@ async def _run_steps(lane: Lane, run: Run) -> AttemptOutcome:
     except (Stopped, NotResumed) as unfinished:
         return unfinished
     except Exception as error:
+        failure = error if isinstance(error, LlmError) else _own_bug(lane, error)
         provider = lane.availability.announcement.provider
-        return _to_llm_error(error).at(provider=provider, lane=lane.name, model=run.claim.model)
+        return failure.at(provider=provider, lane=lane.name, model=run.claim.model)
 
 
-def _to_llm_error(error: Exception) -> LlmError:
-    """Wrap an unexpected exception in a `ProviderDown` that names only its class, since its text may quote a prompt."""
-    if isinstance(error, LlmError):
-        return error
-    kind = type(error).__name__
-    logger.error("a bug in the provider: it raised %s", kind)
-    return ProviderDown(f"The provider raised {kind}, which is a bug in the provider.", retryable=False)
+def _own_bug(lane: Lane, error: Exception) -> LlmError:
+    """Record an unexpected exception of a step, and return the request's error. It names only the exception's class,
+    since its text may quote a prompt."""
+    lane.pool.internal_errors.record("steps of an attempt", error)
+    return LlmError(
+        f"The worker raised {type(error).__name__}, which is a bug in tokenlane: its log says where. Please report it.",
+        retryable=False,
+    )

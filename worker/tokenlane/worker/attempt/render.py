@@ -25,8 +25,18 @@ async def render(lane: Lane, run: Run, request: ChatRequest) -> ChatRequest:
         return await lane.plugins.render(prompt.plugin, request, run.claim.model)
     except PluginMissing:
         raise
-    except PluginFailed as error:
+    except Exception as error:
+        failed = error if isinstance(error, PluginFailed) else _own_bug(lane, prompt.plugin, error)
         if prompt.on_error == "fail":
-            raise
-        lane.plugins.warn(error, request.role)
+            raise failed from None
+        lane.plugins.warn(failed, request.role)
         return request
+
+
+def _own_bug(lane: Lane, plugin: str, error: Exception) -> PluginFailed:
+    """Record an exception that is no failure of the plugin. Its text may quote a prompt."""
+    lane.pool.internal_errors.record("prompt plugins", error)
+    kind = type(error).__name__
+    return PluginFailed(
+        f"Prompt plugin {plugin} could not be called: the worker raised {kind}, and its log says where."
+    )

@@ -35,7 +35,6 @@ from tokenlane.config.settings.load import (
     read,
     telemetry_settings,
 )
-from tokenlane.config.settings.values import PluginSettings
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import CONFIGURATION_ERRORS, error_for_user, llm_errors_end_command
 from tokenlane.routing.contract.errors import LlmError
@@ -48,6 +47,7 @@ from tokenlane.worker.builtin import MODEL_NAME
 from tokenlane.worker.builtin.server import is_installed, needs_builtin_server, with_builtin_server
 from tokenlane.worker.discovery.choose import choose_model_server, describe_choice
 from tokenlane.worker.discovery.targets import search_targets
+from tokenlane.worker.hooks.prompt_plugins import PromptPlugins, open_plugins
 from tokenlane.worker.lane.lane import Lane
 from tokenlane.worker.metrics_server import PORT, WorkerHealth, serving_metrics
 from tokenlane.worker.run_and_drain import DRAIN_S, run_worker
@@ -96,7 +96,7 @@ def worker(
 ) -> None:
     """Serve one lane: one model server, usually one GPU. Ctrl-C drains it, a second Ctrl-C stops it at once."""
     settings_for = partial(lane_settings, lane=lane, models=model or (), capacity=capacity, metrics=metrics)
-    hooks, plugins = load_hooks(hook_settings()), plugin_settings()
+    hooks, plugins = load_hooks(hook_settings()), open_plugins(plugin_settings())
     settings, discovered, only_toy = settings_for(provider=provider, endpoint=endpoint), None, False
     if not names_provider(lane_options(lane=lane, provider=provider, endpoint=endpoint, models=model or ())):
         discovered = choose_model_server(settings, search_targets(configured_model_servers()))
@@ -154,7 +154,7 @@ async def _work(
     drain_s: float,
     transcripts: bool,
     hooks: Hooks,
-    plugins: PluginSettings | None,
+    plugins: PromptPlugins,
     as_json: bool,
 ) -> int:
     """Serve the lane and its metrics. With `as_json`, print only the reports."""

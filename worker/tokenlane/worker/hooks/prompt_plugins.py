@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tokenlane.config.extras import install_advice
 from tokenlane.config.host.bounded_files import read_file
+from tokenlane.config.settings.values import PluginSettings
 from tokenlane.routing.contract.errors import PluginFailed
 from tokenlane.routing.contract.requests import ChatRequest
 
@@ -36,6 +37,8 @@ MOST_BYTES = 64 * 1024 * 1024
 FUEL, _QUICK_FUEL = 100_000_000, 1_000_000
 """How much a call may compute, and how much of that on the event loop's thread: both end within milliseconds."""
 _QUICK_S, _SLOW_CALLS = 0.001, 3
+_ON_A_THREAD_S = 60.0
+"""For how long a plugin is called on another thread after slow calls. The host may just have been busy."""
 _CALL_S = 1.0
 """How long a call may take on a busy host. Its fuel ends most calls earlier."""
 _WARNING_S = 60.0
@@ -48,6 +51,11 @@ class PluginMissing(PluginFailed):
 def digest_of(code: bytes) -> str:
     """The name of a plugin in policies: the hash of its file."""
     return f"sha256:{hashlib.sha256(code).hexdigest()}"
+
+
+def open_plugins(settings: PluginSettings | None) -> PromptPlugins:
+    """The plugins that the settings name: for all lanes of a process, so that each plugin is compiled once."""
+    return PromptPlugins() if settings is None else PromptPlugins(settings.directory, settings.cache)
 
 
 class PromptPlugins:
@@ -65,11 +73,14 @@ class PromptPlugins:
         self._digests: dict[tuple[str, int, int], str] = {}
         self._warned_at: dict[str, float] = {}
         self._slow_calls: Counter[str] = Counter()
+        self._on_a_thread_until: dict[str, float] = {}
         self._compiling, self._calling = threading.Lock(), asyncio.Lock()
 
     async def prepare(self) -> None:
         """Compile all plugins of the directory. A large one may take a minute, once for each host."""
         for digest, path in await asyncio.to_thread(lambda: list(self._files())):
+            if digest in self._plugins:  # another lane of this process compiles it
+                continue
             if isinstance(plugin := await self._load(digest), PluginBroken):
                 logger.warning("prompt plugin %s (%s) cannot be used: it %s", digest, path.name, plugin)
             elif plugin is not None:
@@ -154,7 +165,8 @@ class PromptPlugins:
         A call that runs out of fuel on this thread is made again on the other: plugins have no effects.
         """
         assert self._sandbox is not None
-        if self._slow_calls[digest] < _SLOW_CALLS:
+        now = asyncio.get_running_loop().time()
+        if now >= self._on_a_thread_until.get(digest, 0.0):
             began = time.thread_time()
             try:
                 return self._sandbox.call(plugin, text, _QUICK_FUEL)
@@ -163,6 +175,8 @@ class PromptPlugins:
             finally:
                 is_slow = time.thread_time() - began > _QUICK_S
                 self._slow_calls[digest] = self._slow_calls[digest] + 1 if is_slow else 0
+                if self._slow_calls[digest] == _SLOW_CALLS:
+                    self._slow_calls[digest], self._on_a_thread_until[digest] = 0, now + _ON_A_THREAD_S
         return await self._call_on_a_thread(self._sandbox, plugin, text)
 
     async def _call_on_a_thread(self, sandbox: Sandbox, plugin: CompiledPlugin, text: str) -> str:
