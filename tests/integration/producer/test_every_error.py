@@ -19,6 +19,7 @@ from tokenlane.producer import Client, LlmError
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.contract.wire import new_id
 from tokenlane.routing.decide.policy import Policy, PromptPolicy, RolePolicy
+from tokenlane.routing.store.access.api_key import ApiKey
 from tokenlane.routing.store.pool import Pool
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -121,6 +122,11 @@ async def plugin_failed(site: Site) -> None:
     await site.ask()
 
 
+async def api_key_exists(site: Site) -> None:
+    for _ in range(2):
+        await site.pool.api_keys.add(ApiKey(name="ci", agent="ci", created_s=0))
+
+
 async def policy_changed(site: Site) -> None:
     await site.pool.policies.write(Policy(depth=7), expected=0)
 
@@ -176,6 +182,7 @@ PROVOCATIONS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "model_not_found": lambda site: site.ask_lane(model="nosuch"),
     "no_tool_call": lambda site: site.ask_lane(Fault(pieces=("hi",)), tools=[TOOL], tool_choice="required"),
     "plugin_failed": plugin_failed,
+    "api_key_exists": api_key_exists,
     "policy_changed": policy_changed,
     "policy_refused": policy_refused,
     "policy_unreadable": policy_unreadable,

@@ -312,6 +312,7 @@ class Document(Section):
     roles: dict[Name, Role] = {}
     policy: PolicyRules = PolicyRules()
     failed: Failed = Failed()
+    aliases: dict[Text, Name] = {}
 
     def provider(self, name: str) -> Provider:
         """Return a provider's section; an empty section if the file does not have it."""
@@ -321,7 +322,7 @@ class Document(Section):
     @property
     def has_policy(self) -> bool:
         """Whether the file has a section of the pool's policy."""
-        return bool({"roles", "policy", "failed"} & self.model_fields_set)
+        return bool({"roles", "aliases", "policy", "failed"} & self.model_fields_set)
 
 
 def provider_names() -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def apply(
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
-    """Replace the pool's policy with [roles], [policy] and [failed] of a file. Omitted keys get their defaults."""
+    """Replace the pool's policy with [roles], [aliases], [policy] and [failed] of a file. Omitted keys get defaults."""
     wanted, name = _wanted(file)
 
     async def compare_and_set(opened: Pool) -> tuple[Policy, int, list[str]]:
@@ -120,7 +120,7 @@ def _wanted(file: Path | None) -> tuple[Policy, str]:
         raise ConfigError("No llm.toml was found: name one, or write one with `tokenlane config init`.")
     name = "standard input" if file == DASH else file or settings.file or "the configuration"
     if not settings.document.has_policy:
-        raise ConfigError(f"{name} holds no policy: it has none of [roles], [policy] and [failed].")
+        raise ConfigError(f"{name} holds no policy: it has none of [roles], [aliases], [policy] and [failed].")
     return policy_of(settings), str(name)
 
 

@@ -6,6 +6,7 @@ serves the request. A role without a route may use every lane.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,11 +112,14 @@ class Policy(_Frozen):
     - `max_crashes`: how many workers may die while they run a request before it fails.
     - `max_starts`: how often a request may be started.
     - `keep_payload`: whether the pool keeps the sealed payloads of failed requests for a day.
+    - `aliases`: the roles that models' names stand for at a gateway, by patterns as in `fnmatch`, case-sensitive. The
+      first pattern that matches a name counts.
     - `fallback`: whether the fallback lane serves embed requests that no other candidate can serve, or they fail.
     """
 
     revision: int = 0
     roles: dict[Name, RolePolicy] = {}
+    aliases: dict[str, Name] = {}
     depth: int = Field(default=10_000, ge=1)
     in_flight: int = Field(default=10_000, ge=1)
     start_lease_ms: int = Field(default=2_000, ge=100)
@@ -126,6 +130,11 @@ class Policy(_Frozen):
     max_starts: int = Field(default=8, ge=1)
     fallback: Literal["fasttext", "error"] = "fasttext"
     keep_payload: bool = False
+
+
+def role_of(model: str, policy: Policy) -> str | None:
+    """The role that a model's name stands for by the policy's aliases; None if it is no alias."""
+    return next((role for pattern, role in policy.aliases.items() if fnmatchcase(model, pattern)), None)
 
 
 def all_heard_ms(lease_ms: int) -> int:

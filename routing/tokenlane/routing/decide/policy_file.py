@@ -1,4 +1,4 @@
-"""Converts a policy from and to the sections `[roles]`, `[policy]` and `[failed]` of llm.toml."""
+"""Converts a policy from and to the sections `[roles]`, `[aliases]`, `[policy]` and `[failed]` of llm.toml."""
 
 from __future__ import annotations
 
@@ -41,14 +41,18 @@ def policy_of(settings: Settings) -> Policy:
         for name, role in document.roles.items()
     }
     rules = document.policy.model_dump(exclude_none=True)
-    return Policy(roles=roles, keep_payload=bool(document.failed.keep_payload), **rules)
+    keep_payload = bool(document.failed.keep_payload)
+    return Policy(roles=roles, aliases=dict(document.aliases), keep_payload=keep_payload, **rules)
 
 
 def as_toml(policy: Policy) -> str:
     """The complete policy as sections of llm.toml. Reading them gives the same policy again."""
-    rules = policy.model_dump(exclude={"revision", "roles", "keep_payload"})
+    rules = policy.model_dump(exclude={"revision", "roles", "aliases", "keep_payload"})
     lines = ["[policy]", *(f"{rule} = {_value(value)}" for rule, value in rules.items())]
     lines += ["", "[failed]", f"keep_payload = {_value(policy.keep_payload)}"]
+    if policy.aliases:  # in their order, since the first that matches counts
+        lines += ["", "[aliases]"]
+        lines += [f"{section_key(pattern)} = {_value(role)}" for pattern, role in policy.aliases.items()]
     for name, role in sorted(policy.roles.items()):
         lines += ["", f"[roles.{section_key(name)}]"]
         if role.route:

@@ -85,6 +85,8 @@ last of them.
 | `prepared`              | string | ids of keys that only unseal until they begin to seal  | `announce`               |
 | `policy`                | hash   | `revision`, `document` (JSON), and fields that scripts | never                    |
 |                         |        | read                                                   |                          |
+| `api-keys`              | hash   | the API keys by name: JSON, with the SHA-256 digest of | field: `keys revoke`     |
+|                         |        | the secret                                             |                          |
 | `rehearsal:NAME`        | any    | a key on which `worker --check` tries commands         | `rehearse`, at its end   |
 | `arq:job:{main}ID:N`    | string | ARQ's job for attempt N; also `arq:in-progress:` and   | attempt's end, `sweep`   |
 |                         |        | `arq:retry:` with the same end                         |                          |
@@ -149,6 +151,11 @@ class Keys:
     @property
     def policy(self) -> str:
         return f"{self.prefix}policy"
+
+    @property
+    def api_keys(self) -> str:
+        """The hash of all API keys."""
+        return f"{self.prefix}api-keys"
 
     @property
     def deadlines(self) -> str:

@@ -10,6 +10,7 @@ from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.plan import Survey
 from tokenlane.routing.support.tasks import InternalErrors
 
+from .access.api_keys import ApiKeys
 from .arq_queues import ArqQueues
 from .beats import Beats
 from .key_agreement import KeyAgreement
@@ -46,6 +47,7 @@ class Pool:
         self.beats = Beats(self.scripts, self.keychain, self.internal_errors)
         self.arq_queues = ArqQueues(self.scripts, keys)
         self.policies = Policies(self.scripts, keys)
+        self.api_keys = ApiKeys(self.scripts, keys)
         self.key_agreement = KeyAgreement(self.scripts, keys, self.keychain, self.server)
 
     @property

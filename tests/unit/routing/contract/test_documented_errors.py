@@ -10,6 +10,7 @@ from tests.repository import ROOT
 from tokenlane.producer import ConversationBusy
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.decide import policy
+from tokenlane.routing.store.access.api_keys import ApiKeyExists
 
 PAGE = GeneratedPart(ROOT / "docs" / "errors.md", "errors")
 
@@ -20,8 +21,8 @@ def tree(root: type[LlmError]) -> list[type[LlmError]]:
 
 
 def test_errors_from_elsewhere_are_among_them() -> None:
-    """They are defined with the policy and with conversations, and are of the same tree."""
-    assert {policy.PolicyChanged, policy.PolicyUnreadable, ConversationBusy} <= set(tree(LlmError))
+    """They are defined with the policy, with API keys and with conversations, and are of the same tree."""
+    assert {policy.PolicyChanged, policy.PolicyUnreadable, ApiKeyExists, ConversationBusy} <= set(tree(LlmError))
 
 
 def generated() -> str:

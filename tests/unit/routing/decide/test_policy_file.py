@@ -23,6 +23,9 @@ limits = { depth = 5 }
 weight = 3
 continue_with = "any"
 [roles.planner]
+[aliases]
+"gpt-4*" = "planner"
+"*" = "coder"
 """
 
 
@@ -43,7 +46,9 @@ def test_a_file_is_a_whole_policy(tmp_path: Path) -> None:
     )
     coder = RolePolicy(route=route, limits=Limits(depth=5), weight=3, continue_with="any")
     assert policy_of(settings(FILE, tmp_path)) == Policy(
-        lease_ms=5_000, roles={"coder": coder, "planner": RolePolicy()}
+        lease_ms=5_000,
+        roles={"coder": coder, "planner": RolePolicy()},
+        aliases={"gpt-4*": "planner", "*": "coder"},
     )
 
 
@@ -84,6 +89,7 @@ policies = st.builds(
         ),
         max_size=3,
     ),
+    aliases=st.dictionaries(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=8), name),
     depth=st.integers(1, 9),
     lease_ms=st.integers(300, 9_000),
     fallback=st.sampled_from(["fasttext", "error"]),
@@ -93,10 +99,11 @@ policies = st.builds(
 
 @given(policies)
 def test_what_is_shown_can_be_applied(tmp_path_factory: pytest.TempPathFactory, policy: Policy) -> None:
-    """A policy written as TOML and read again is the same policy."""
+    """A policy written as TOML and read again is the same policy, with its aliases in the same order."""
     file = tmp_path_factory.getbasetemp() / "shown.toml"
     file.write_bytes(as_toml(policy).encode())
-    assert policy_of(Settings([file_layer(file)], {}, file)) == policy
+    read = policy_of(Settings([file_layer(file)], {}, file))
+    assert (read, list(read.aliases)) == (policy, list(policy.aliases))
 
 
 def test_the_file_knows_every_rule_and_its_bounds() -> None:
@@ -106,7 +113,10 @@ def test_the_file_knows_every_rule_and_its_bounds() -> None:
         return field.get("minimum", field.get("enum"))
 
     schema = Policy.model_json_schema()["properties"]
-    rules = {rule: bounds(schema[rule]) for rule in Policy.model_fields.keys() - {"revision", "roles", "keep_payload"}}
+    rules = {
+        rule: bounds(schema[rule])
+        for rule in Policy.model_fields.keys() - {"revision", "roles", "aliases", "keep_payload"}
+    }
     there = PolicyRules.model_json_schema()["properties"]
     assert {rule: bounds(there[rule]["anyOf"][0]) for rule in there} == rules
 
@@ -116,4 +126,4 @@ def test_an_empty_section_is_the_default_policy() -> None:
     policy = policy_of(Settings([{("policy",): Setting({})}], {}))
     assert policy == Policy()
     shown = tomllib.loads(as_toml(policy))
-    assert shown["policy"] | shown["failed"] == policy.model_dump(exclude={"revision", "roles"})
+    assert shown["policy"] | shown["failed"] == policy.model_dump(exclude={"revision", "roles", "aliases"})
