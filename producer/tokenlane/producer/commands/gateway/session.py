@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import TypeVar
-
-from starlette.requests import Request
 
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
-from tokenlane.producer.gateway.access.caller import Caller, session_of
+from tokenlane.producer.gateway.access.callers import WITHOUT_KEY, Callers
 from tokenlane.producer.gateway.app import gateway_app
 from tokenlane.producer.gateway.door import Door
 from tokenlane.producer.gateway.http.server import Certificate, serve_asgi
-from tokenlane.routing.commands.pool_session import check_readable, pool_session
+from tokenlane.routing.commands.pool_session import pool_session
 from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.store.access.known_keys import KnownApiKeys
+from tokenlane.routing.store.access.remembered import Remembered
 from tokenlane.routing.store.pool import Pool
-
-_AGENT = "gateway"
-"""The agent of callers without an API key."""
 
 _Result = TypeVar("_Result")
 
@@ -43,20 +41,19 @@ def gateway_session(
     server = find_pool(redis)
 
     async def serve(opened: Pool) -> _Result:
-        async def caller_of(request: Request) -> Caller:
-            return Caller(_AGENT, conversation=session_of(request.headers))
+        policy = Remembered(opened.policies.read)
+        callers = Callers(KnownApiKeys(opened.api_keys), this_host_is_trusted=ip_address(address[0]).is_loopback)
 
         async def why_not_ready() -> str:
             try:
-                await opened.server.greet()
+                await opened.policies.read()
             except LlmError as error:
                 return error.message
             return ""
 
-        async with Client(server.url, pool=pool_name(pool), key=server.keys, agent=_AGENT) as client:
-            app = gateway_app(Door(client, caller_of, opened.policies.read), why_not_ready)
+        async with Client(server.url, pool=pool_name(pool), key=server.keys, agent=WITHOUT_KEY) as client:
+            app = gateway_app(Door(client, callers.caller_of, policy.get), why_not_ready)
             async with serve_asgi(app, address, option="--listen", certificate=certificate) as url:
-                await check_readable(opened)
                 return await run(url)
 
     return pool_session(redis, pool, serve, greets=False)

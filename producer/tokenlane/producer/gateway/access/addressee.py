@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenlane.config.settings.values import is_name
 from tokenlane.producer.gateway.failures import Refused
-from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.decide.policy import Policy, role_of
 
 ROLE_PREFIX = "role:"
 """What a model's name begins with that names a role."""
@@ -40,6 +40,8 @@ def addressee(name: str, role: str | None, policy: Policy) -> Addressee:
         if not is_name(named):
             raise Refused(404, "model_not_found", f"{name!r} is not a valid name of a role.", param="model")
         return Addressee(named)
+    if (alias := role_of(name, policy)) is not None:
+        return Addressee(alias)
     if name in _ANY:
         return Addressee(role or DEFAULT_ROLE)
     return Addressee(role or DEFAULT_ROLE, name)
