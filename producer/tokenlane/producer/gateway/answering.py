@@ -35,9 +35,12 @@ async def answer(door: Door, dialect: Dialect, request: Request) -> Response:
 async def ask(door: Door, dialect: Dialect, request: Request) -> Asked | Response:
     """Read a request of this dialect. Returns the response that refuses it if it cannot be answered."""
     try:
-        return await prepare(door, dialect.read(await read_json(request)), request)
+        caller = await door.caller_of(request)  # before the body: nobody makes the gateway read much for nothing
+        return await prepare(door, caller, dialect.read(await read_json(request)), request)
     except Refused as refused:
         return refusal(dialect, refused.failure)
+    except LlmError as error:  # the pool does not answer
+        return refusal(dialect, failure_of(error))
     except ClientDisconnect:
         return Response(status_code=499)
     except (TypeError, ValueError):  # of `Client.chat`, for an option that a dialect did not check

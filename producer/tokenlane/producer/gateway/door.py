@@ -60,13 +60,13 @@ class Asked:
     characters: int | None = None
 
 
-async def prepare(door: Door, question: Question, request: Request) -> Asked:
-    """Make the pool's request of a question.
+async def prepare(door: Door, caller: Caller, question: Question, request: Request) -> Asked:
+    """Make the pool's request of a caller's question.
 
     Raises:
-        Refused: the caller or the question is refused.
+        Refused: the question is refused.
+        PoolUnavailable: the pool does not say what its policy is.
     """
-    caller = await door.caller_of(request)
     now = int(time.time())
     if (place := resumed(request.headers)) is not None:
         stream = door.client.attach(place.request_id)
