@@ -75,6 +75,12 @@ class HookedLink:
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         await self._link.close(_stopped(request), everywhere=everywhere)
 
+    async def take_over(self, request: OpenRequest) -> None:
+        await self._link.take_over(_unfiltered(request))
+
+    def let_go(self, request: OpenRequest) -> None:
+        self._link.let_go(_stopped(request))
+
     async def lanes(self) -> tuple[LaneView, ...]:
         return await self._link.lanes()
 
@@ -104,6 +110,11 @@ async def _changed(
     fields = request.model_dump(exclude_unset=True)
     compose = partial(compose_chat, fields, agent=envelope.agent, client=envelope.client)
     return compose, request.idempotency_key, request.on_interrupt == "restart"
+
+
+def _unfiltered(request: OpenRequest) -> OpenRequest:
+    """The request that a filtered request reads."""
+    return request.unfiltered if isinstance(request, FilteredRequest) else request
 
 
 def _stopped(request: OpenRequest) -> OpenRequest:

@@ -113,6 +113,20 @@ class ChatStream(Generic[Parsed]):
         """
         await self._link.close(self._entered(), everywhere=True)
 
+    async def take_over(self) -> None:
+        """Become the owner of the request again, if another client has attached to it since. Only the owner's death
+        ends a request, so clients that hold one together do this every few seconds.
+
+        Raises:
+            PoolUnavailable: the pool does not answer.
+        """
+        await self._link.take_over(self._entered())
+
+    def let_go(self) -> None:
+        """Stop reading without cancelling the request, just before the client is closed. The pool cancels the request
+        unless another client attaches to it within the pool's orphan timeout."""
+        self._link.let_go(self._entered())
+
     async def answer(self) -> Answer[Parsed]:
         """Wait for the end and return the complete answer, including the deltas that were already iterated. Raises the
         errors of iterating.

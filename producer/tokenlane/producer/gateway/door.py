@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +16,7 @@ from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.request_records import RequestRecord
 
 from .access.addressee import addressee
 from .access.caller import Caller
@@ -29,6 +31,10 @@ _PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 _LONGEST_MS = 86_400_000
 
 
+async def _unknown(_: str) -> None:
+    """What the pool knows of a request, in a gateway that cannot ask it."""
+
+
 @dataclass(frozen=True)
 class Door:
     """The gateway as its dialects see it.
@@ -38,12 +44,16 @@ class Door:
         caller_of: tells who made a request. Raises `Refused` for a key that is missing or wrong.
         policy: returns the pool's policy, which may be a few seconds old.
         pauses: how long a response may be silent.
+        tasks: in which answers go on without their clients; None if there are none in this gateway.
+        record_of: returns what the pool knows of a request; None if it does not know it.
     """
 
     client: Client
     caller_of: Callable[[Request], Awaitable[Caller]]
     policy: Callable[[], Awaitable[Policy]]
     pauses: Pauses = field(default_factory=Pauses)
+    tasks: asyncio.TaskGroup | None = None
+    record_of: Callable[[str], Awaitable[RequestRecord | None]] = _unknown
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,19 @@ class Link(Protocol):
         """
         ...
 
+    async def take_over(self, request: OpenRequest) -> None:
+        """Become the owner of a request again, if another client has become it since.
+
+        Raises:
+            PoolUnavailable: the pool does not answer.
+        """
+        ...
+
+    def let_go(self, request: OpenRequest) -> None:
+        """Stop reading a request without cancelling it, just before this client is closed. The pool cancels it unless
+        another client attaches to it within the pool's orphan timeout."""
+        ...
+
     async def lanes(self) -> tuple[LaneView, ...]:
         """Return the pool's lanes as routers see them, without fallback lanes.
 

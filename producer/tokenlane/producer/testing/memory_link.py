@@ -68,6 +68,12 @@ class MemoryLink:
     async def close(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         self.leave(request)
 
+    async def take_over(self, request: OpenRequest) -> None:
+        """Clients cannot attach to requests, so each is its client's."""
+
+    def let_go(self, request: OpenRequest) -> None:
+        self.leave(request)
+
     async def lanes(self) -> tuple[LaneView, ...]:
         return ()
 

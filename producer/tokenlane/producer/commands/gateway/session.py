@@ -17,6 +17,8 @@ from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.access.known_keys import KnownApiKeys
 from tokenlane.routing.store.access.remembered import Remembered
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.request_records import RequestRecord
+from tokenlane.routing.support.tasks import background
 
 _Result = TypeVar("_Result")
 
@@ -44,6 +46,9 @@ def gateway_session(
         policy = Remembered(opened.policies.read)
         callers = Callers(KnownApiKeys(opened.api_keys), this_host_is_trusted=ip_address(address[0]).is_loopback)
 
+        async def record_of(request_id: str) -> RequestRecord | None:
+            return next(iter(await opened.records.read([request_id])), None)
+
         async def why_not_ready() -> str:
             try:
                 await opened.policies.read()
@@ -52,8 +57,10 @@ def gateway_session(
             return ""
 
         async with Client(server.url, pool=pool_name(pool), key=server.keys, agent=WITHOUT_KEY) as client:
-            app = gateway_app(Door(client, callers.caller_of, policy.get), why_not_ready)
-            async with serve_asgi(app, address, option="--listen", certificate=certificate) as url:
-                return await run(url)
+            async with background() as tasks:
+                door = Door(client, callers.caller_of, policy.get, tasks=tasks, record_of=record_of)
+                app = gateway_app(door, why_not_ready)
+                async with serve_asgi(app, address, option="--listen", certificate=certificate) as url:
+                    return await run(url)
 
     return pool_session(redis, pool, serve, greets=False)

@@ -43,6 +43,11 @@ class Caller:
         name = name or self.conversation
         return self.agent if name is None else f"{self.agent[:_LONGEST_AGENT]}.{_hash(name)}"
 
+    def has(self, agent: str) -> bool:
+        """Whether an agent of the pool is this caller, or one of its users or sessions."""
+        users = re.escape(self.agent[:_LONGEST_AGENT]) + r"\.[0-9a-f]{16}"
+        return agent == self.agent or re.fullmatch(users, agent) is not None
+
 
 def session_of(headers: Mapping[str, str]) -> str | None:
     """The conversation that a coding agent's headers name, as a valid name; None if they name none."""

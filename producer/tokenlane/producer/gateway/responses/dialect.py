@@ -72,7 +72,4 @@ def output_of(question: ResponsesQuestion, begun: Begun, answer: Answer) -> list
         for place, call in enumerate(answer.tool_calls)
     )
     writer.deltas([TokenDelta(tool_calls=tuple(calls))])
-    output = [{**item, "status": "completed"} for item in writer.output]
-    if output and status_of(answer) == "incomplete":
-        output[-1]["status"] = "incomplete"
-    return output
+    return writer.output(status_of(answer))

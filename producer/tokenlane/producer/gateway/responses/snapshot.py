@@ -49,6 +49,11 @@ def status_of(answer: Answer) -> Status:
     return "incomplete" if answer.finish_reason in _INCOMPLETE else "completed"
 
 
+def failed_as(failure: Failure) -> Status:
+    """How a response that failed ended."""
+    return "cancelled" if failure.code == "cancelled" else "failed"
+
+
 def snapshot(
     begun: Begun,
     shown: Mapping[str, JsonValue],

@@ -17,7 +17,7 @@ from tokenlane.producer.gateway.question import Begun
 from tokenlane.routing.contract.answers import Answer, TokenDelta, ToolCallDelta
 
 from .output_items import Item, Kind
-from .snapshot import Status, snapshot, status_of
+from .snapshot import Status, failed_as, snapshot, status_of
 
 IN_PROGRESS = 20_000
 """The number of `response.in_progress`, after which the output begins. Events sent while a response waits have the
@@ -58,9 +58,22 @@ class EventWriter:
         self._has_begun = False
 
     @property
-    def output(self) -> list[dict[str, object]]:
-        """The items of the output so far."""
-        return [item.shown("in_progress" if item in self._open else "completed") for item in self._items]
+    def number(self) -> int:
+        """The number of the last event."""
+        return self._number
+
+    def output(self, status: Status) -> list[dict[str, object]]:
+        """The items of the output so far, of a response that stands so."""
+        last = {"completed": "completed", "queued": "in_progress", "in_progress": "in_progress"}.get(
+            status, "incomplete"
+        )
+        shown = [
+            item.shown("in_progress" if last == "in_progress" and item in self._open else "completed")
+            for item in self._items
+        ]
+        if shown and last == "incomplete":
+            shown[-1]["status"] = last
+        return shown
 
     def begin(self) -> bytes:
         self._has_begun = True
@@ -82,16 +95,14 @@ class EventWriter:
         events = self._start() + b"".join(
             self._close(item, status if item is self._items[-1] else "completed") for item in tuple(self._open)
         )
-        output = [item.shown("completed") for item in self._items]
-        if output and status == "incomplete":
-            output[-1]["status"] = status
-        return events + self._snapshot(f"response.{status}", status, output, answer=answer)
+        return events + self._snapshot(f"response.{status}", status, self.output(status), answer=answer)
 
     def fail(self, failure: Failure) -> bytes:
         events = b"" if self._has_begun else self.begin()
-        output = [item.shown("incomplete" if item in self._open else "completed") for item in self._items]
-        status: Status = "cancelled" if failure.code == "request_cancelled" else "failed"
-        return events + self._start() + self._snapshot("response.failed", status, output, failure=failure)
+        events += self._start()
+        self._number = max(self._number, self._after)  # a client that has more must see the failure too
+        status = failed_as(failure)
+        return events + self._snapshot("response.failed", status, self.output(status), failure=failure)
 
     @property
     def _waits_as(self) -> Status:

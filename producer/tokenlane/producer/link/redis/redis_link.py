@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -29,12 +29,12 @@ from tokenlane.routing.decide.wait_cause import WaitingRequest
 from tokenlane.routing.store.hub import Hub
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.server.command_limits import PrioritySemaphore
-from tokenlane.routing.store.server.errors import is_unreachable
 from tokenlane.routing.telemetry.request import RequestSpan, attaching, sending
 
 from .pool_view import PoolView
 from .redis_request import RedisRequest
 from .request_state import RequestState
+from .retry import retry_while_away
 from .sealed_requests import SealedRequests
 from .timings import Timings
 from .worker_messages import WorkerMessages
@@ -76,17 +76,19 @@ class RedisLink:
         self.worker_messages = WorkerMessages(pool, self, self._sealed, self._clock)
         self._semaphore = PrioritySemaphore(_MAX_BEING_SENT)
         self._closed = False
+        self._let_go: set[str] = set()
 
     def __iter__(self) -> Iterator[RedisRequest]:
         return iter([request for readers in self._requests.values() for request in readers])
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._requests
+        return request_id in self._requests or request_id in self._let_go
 
     @property
     def owned_requests(self) -> int:
         """How many requests this client owns."""
-        return sum(any(request.owned for request in readers) for readers in self._requests.values())
+        held = sum(any(request.owned for request in readers) for readers in self._requests.values())
+        return held + len(self._let_go)
 
     # The methods of a `Link`.
 
@@ -126,7 +128,8 @@ class RedisLink:
         return request
 
     async def cancel(self, request_id: str) -> bool:
-        return await self._retry_while_away(lambda: self._pool.requests.cancel(request_id)) in ("cancelled", "flagged")
+        cancelled = await retry_while_away(lambda: self._pool.requests.cancel(request_id), self._timings)
+        return cancelled in ("cancelled", "flagged")
 
     def leave(self, request: OpenRequest, *, everywhere: bool = False) -> None:
         assert isinstance(request, RedisRequest)
@@ -148,6 +151,19 @@ class RedisLink:
         self.leave(request, everywhere=everywhere)
         if request in self._request_tasks:
             await self._wait_for_ends([request])
+
+    async def take_over(self, request: OpenRequest) -> None:
+        assert isinstance(request, RedisRequest)
+        if not request.owned and not request.ended:
+            await self._pool.requests.attach(self.client, request.id)
+            for reader in self._requests.get(request.id, ()):
+                reader.owned = reader is request
+
+    def let_go(self, request: OpenRequest) -> None:
+        assert isinstance(request, RedisRequest)
+        self._let_go.add(request.id)  # even if it is not owned: a call that takes it over may be under way
+        request.owned = False
+        self.leave(request)
 
     async def lanes(self) -> tuple[LaneView, ...]:
         return of_model_servers(await self._pool.lanes())
@@ -173,11 +189,12 @@ class RedisLink:
             raise error
 
     async def close_all(self) -> bool:
-        """Cancel all requests. Returns whether the pool has ended each of them in time."""
+        """Cancel all requests that were not let go. Returns whether this client owns none in the pool any more."""
         self._closed = True
         for request in self:
             self.leave(request)
-        return not self._request_tasks or await self._wait_for_ends(self._request_tasks)
+        has_ended = not self._request_tasks or await self._wait_for_ends(self._request_tasks)
+        return has_ended and not self._let_go
 
     async def _wait_for_ends(self, left: Collection[OpenRequest]) -> bool:
         """Wait until the pool has ended these requests, for at most `leave_wait_s` after the last of them was left.
@@ -239,7 +256,8 @@ class RedisLink:
     ) -> None:
         """Send the request, wait until its reader leaves or its deadline passes, and cancel it unless it has ended."""
         try:
-            sent = await self._send(request, lambda _: self._retry_while_away(lambda: send(request), request.left))
+            sending = partial(retry_while_away, lambda: send(request), self._timings, request.left)
+            sent = await self._send(request, lambda _: sending())
             if not outcome.cancelled():
                 outcome.set_result(sent)
             async with asyncio.timeout_at(request.deadline):
@@ -261,28 +279,6 @@ class RedisLink:
             if not isinstance(error, LlmError):
                 self.internal_errors.record("sending a request", error)
             return error
-
-    async def _retry_while_away(self, call: Callable[[], Awaitable[T]], left: asyncio.Event | None = None) -> T:
-        """Repeat the call while the server does not answer or refuses temporarily, for at most `server_patience_s`.
-
-        Args:
-            left: set when nobody waits for the result any more.
-
-        Raises:
-            PoolUnavailable: the last attempt failed, or the failure is permanent.
-        """
-        until = self._clock() + self._timings.server_patience_s
-        left = left or asyncio.Event()
-        while True:
-            try:
-                return await call()
-            except PoolUnavailable as error:
-                may_pass = error.retryable or is_unreachable(error)
-                if not may_pass or left.is_set() or self._clock() >= until:
-                    raise
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._timings.retry_every_s):
-                    await left.wait()
 
     async def _submit(self, request: RedisRequest) -> str:
         return await self._pool.requests.submit(*request.submission())
