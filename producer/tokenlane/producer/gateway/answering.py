@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -22,6 +23,11 @@ from .http.json_body import read_json
 from .http.outlet import Outlet, Pauses
 from .http.resume import event_id, size_of, split
 
+_T = TypeVar("_T")
+
+ErrorBody: TypeAlias = Callable[[Failure], object]
+"""Makes the body of a response that says what failed, in the shape of an API."""
+
 _QUIET_S = 30.0
 """How long a client of a whole answer may get no byte. Later its status can no longer say that the request failed."""
 
@@ -34,56 +40,81 @@ async def answer(door: Door, dialect: Dialect, request: Request) -> Response:
 
 async def ask(door: Door, dialect: Dialect, request: Request) -> Asked | Response:
     """Read a request of this dialect. Returns the response that refuses it if it cannot be answered."""
-    try:
+
+    async def read() -> Asked:
         caller = await door.caller_of(request)  # before the body: nobody makes the gateway read much for nothing
         return await prepare(door, caller, dialect.read(await read_json(request)), request)
+
+    return await unless_refused(dialect.error, read())
+
+
+async def unless_refused(error: ErrorBody, read: Awaitable[_T]) -> _T | Response:
+    """What is read of a request, or the response that refuses it.
+
+    Args:
+        error: makes the body of a response that says what failed.
+    """
+    try:
+        return await read
     except Refused as refused:
-        return refusal(dialect, refused.failure)
-    except LlmError as error:  # the pool does not answer
-        return refusal(dialect, failure_of(error))
+        return refusal(error, refused.failure)
+    except LlmError as failed:  # the pool does not answer
+        return refusal(error, failure_of(failed))
     except ClientDisconnect:
         return Response(status_code=499)
     except (TypeError, ValueError):  # of `Client.chat`, for an option that a dialect did not check
-        return refusal(dialect, Failure(400, "bad_request", "The request has a value of the wrong type."))
+        return refusal(error, Failure(400, "bad_request", "The request has a value of the wrong type."))
 
 
 def respond(door: Door, dialect: Dialect, asked: Asked, request: Request) -> Response:
     """The response that sends a question, and answers it."""
-    if not asked.question.is_streamed:
-        return WholeAnswer(door, dialect, asked)
-    return StreamedAnswer(door, dialect, asked, with_ids="last-event-id" in request.headers)
+    if asked.question.is_streamed:
+        return StreamedAnswer(door, dialect, asked, with_ids="last-event-id" in request.headers)
+
+    async def whole() -> bytes:
+        async with asked.stream as stream:
+            return _json(dialect.whole(asked.question, asked.begun, await stream.answer()))
+
+    return WholeAnswer(door, whole, dialect.error, lambda: _headers(asked, "application/json"))
 
 
-def refusal(dialect: Dialect, failure: Failure) -> Response:
+def refusal(error: ErrorBody, failure: Failure) -> Response:
     """A response that says what failed."""
-    return Response(_json(dialect.error(failure)), failure.status, failure.headers, "application/json")
+    return Response(_json(error(failure)), failure.status, failure.headers, "application/json")
 
 
 class WholeAnswer(Response):
-    """The response with a complete answer. While a client waits for long, it gets spaces, which JSON allows."""
+    """The response with a complete answer. While a client waits for long, it gets spaces, which JSON allows.
 
-    def __init__(self, door: Door, dialect: Dialect, asked: Asked) -> None:
+    Args:
+        work: makes the answer, as JSON; cancelled when the client leaves.
+        error: makes the body of a response that says what failed.
+        headers: makes the headers when the response begins.
+    """
+
+    def __init__(
+        self, door: Door, work: Callable[[], Awaitable[bytes]], error: ErrorBody, headers: Callable[[], dict[str, str]]
+    ) -> None:
         super().__init__()
-        self._door, self._dialect, self._asked = door, dialect, asked
+        self._door, self._work, self._error, self._make_headers = door, work, error, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream, pauses = self._asked.stream, self._door.pauses
-        outlet = Outlet(send, lambda: _headers(self._asked, "application/json"))
+        pauses = self._door.pauses
+        outlet = Outlet(send, self._make_headers)
         quiet = Pauses(max(_QUIET_S, pauses.first_byte_s), pauses.ping_every_s, pauses.slow_client_s)
         async with until_client_leaves(receive) as left, background() as tasks:
             tasks.create_task(outlet.keep_open(lambda: b" ", quiet, left))
             try:
-                async with stream:
-                    whole = self._dialect.whole(self._asked.question, self._asked.begun, await stream.answer())
+                whole = await self._work()
             except Exception as error:
                 failure = _failure(self._door, error)
-                body = _json(self._dialect.error(failure))
+                body = _json(self._error(failure))
                 if not outlet.has_begun:
                     await outlet.refuse(failure.status, _error_headers(failure), body)
                 else:
                     await outlet.write(body)  # and no end: the client must not take this for an answer
                 return
-            await outlet.write(_json(whole))
+            await outlet.write(whole)
             await outlet.end()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib.metadata import version
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,8 +14,12 @@ from starlette.routing import Route
 from .answering import answer
 from .chat_completions.dialect import ChatCompletions
 from .door import Door
+from .embeddings import embeddings
+from .models import list_models, show_model
 from .responses.routes import response_routes
 
+_BASE_URLS = {"openai": "/v1", "anthropic": "/"}
+"""What clients of each API add to the gateway's URL."""
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -34,13 +39,22 @@ def gateway_app(door: Door, why_not_ready: Callable[[], Awaitable[str]]) -> Star
 
     return Starlette(
         routes=[
+            Route("/", _root),
+            Route("/v1", _root),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/v1/chat/completions", partial(answer, door, ChatCompletions()), methods=["POST"]),
+            Route("/v1/embeddings", partial(embeddings, door), methods=["POST"]),
+            Route("/v1/models", partial(list_models, door)),
+            Route("/v1/models/{model:path}", partial(show_model, door)),
             *response_routes(door),
         ],
         exception_handlers={404: _no_such_path, 405: _no_such_path},
     )
+
+
+async def _root(_: Request) -> Response:
+    return JSONResponse({"name": "tokenlane", "version": version("tokenlane"), "base_urls": _BASE_URLS})
 
 
 async def _no_such_path(request: Request, _: Exception) -> Response:

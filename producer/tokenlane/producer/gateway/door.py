@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from tokenlane.producer.client import Client
 from tokenlane.producer.stream import ChatStream
-from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.contract.requests import ChatOptions, CommonOptions
 from tokenlane.routing.contract.wire import Priority
 from tokenlane.routing.decide.policy import Policy
 from tokenlane.routing.store.request_records import RequestRecord
@@ -81,26 +81,41 @@ async def prepare(door: Door, caller: Caller, question: Question, request: Reque
     if (place := resumed(request.headers)) is not None:
         stream = door.client.attach(place.request_id)
         return Asked(question, Begun(place.request_id, question.model, now), stream, place.characters)
-    to = addressee(question.model, caller.role, await door.policy())
-    priority = _priority(question.options.get("priority"), caller.priority)
-    options: ChatOptions = {
-        **question.options,
-        "model": to.model,
-        "priority": priority,
-        "time_to_live_ms": _time_to_live_ms(request.headers, question.options),
-    }
+    to, common = await addressed(door, caller, question.model, request.headers, question.options)
+    options: ChatOptions = {**question.options, **common}
     if (conversation := question.options.get("conversation") or caller.conversation) is not None:
         options["conversation"] = conversation
-    if (key := request.headers.get("idempotency-key")) is not None:
-        options["idempotency_key"] = key
     stream = door.client.chat(
         question.messages,
-        role=to.role,
+        role=to,
         agent=caller.user(question.user),
         response_format=question.response_format,
         **options,
     )
-    return Asked(question, Begun(stream.request_id, question.model, now, priority), stream)
+    return Asked(question, Begun(stream.request_id, question.model, now, common["priority"]), stream)
+
+
+async def addressed(
+    door: Door, caller: Caller, model: str, headers: Mapping[str, str], options: CommonOptions
+) -> tuple[str, CommonOptions]:
+    """The role that a request is for, and the options that follow from its caller and its headers.
+
+    Args:
+        options: the options that the body has.
+
+    Raises:
+        Refused: the model's name or a header is refused.
+        PoolUnavailable: the pool does not say what its policy is.
+    """
+    to = addressee(model, caller.role, await door.policy())
+    common: CommonOptions = {
+        "model": to.model,
+        "priority": _priority(options.get("priority"), caller.priority),
+        "time_to_live_ms": _time_to_live_ms(headers, options),
+    }
+    if (key := headers.get("idempotency-key")) is not None:
+        common["idempotency_key"] = key
+    return to.role, common
 
 
 def _priority(asked: Priority | None, highest: Priority) -> Priority:
@@ -108,7 +123,7 @@ def _priority(asked: Priority | None, highest: Priority) -> Priority:
     return max(asked or highest, highest, key=_PRIORITIES.index)
 
 
-def _time_to_live_ms(headers: Mapping[str, str], options: ChatOptions) -> int:
+def _time_to_live_ms(headers: Mapping[str, str], options: CommonOptions) -> int:
     """How long the request may take.
 
     Raises:

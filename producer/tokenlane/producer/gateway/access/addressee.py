@@ -33,7 +33,7 @@ def addressee(name: str, role: str | None, policy: Policy) -> Addressee:
     Raises:
         Refused: the name is not a valid one.
     """
-    if len(name) > 256 or re.search(r"[\x00-\x1f\x7f]", name):
+    if len(name) > 256 or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
         raise Refused(400, "bad_request", "`model` is not a name: it is too long or has control characters.")
     if name.startswith(ROLE_PREFIX):
         named = name.removeprefix(ROLE_PREFIX)

@@ -104,6 +104,10 @@ class _Body(BaseModel):
     continue_final_message: bool | None = None
 
 
+_NAMES = {*_Body.model_fields, *_StreamOptions.model_fields, *_Reasoning.model_fields}
+"""What an error may name. Other keys may be content."""
+
+
 def read(body: JsonBody) -> ChatQuestion:
     """Translate a body.
 
@@ -114,7 +118,7 @@ def read(body: JsonBody) -> ChatQuestion:
         asked = _Body.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(part[:64] if isinstance(part, str) else str(part) for part in first["loc"])
+        param = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _NAMES)
         raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
     more: dict[str, JsonValue] = asked.model_extra or {}
     return ChatQuestion(

@@ -71,18 +71,26 @@ class Outlet:
             ping: makes a ping; the first one may begin the response.
             too_slow: is set if the client does not read.
         """
+        try:
+            await self._keep_open(ping, pauses)
+        except TimeoutError:
+            too_slow.set()
+
+    async def _keep_open(self, ping: Callable[[], bytes], pauses: Pauses) -> None:
+        """Send pings. Raises `TimeoutError` if the client does not read."""
         await asyncio.sleep(pauses.first_byte_s)
         if not self.has_begun:
-            await self.write(ping())
+            async with asyncio.timeout(pauses.slow_client_s):
+                await self.write(ping())
         while True:
             silent_s = self._clock() - self._active_at
             if self._lock.locked():
                 if silent_s >= pauses.slow_client_s:
-                    too_slow.set()
-                    return
+                    raise TimeoutError
                 await asyncio.sleep(pauses.slow_client_s - silent_s)
             elif silent_s >= pauses.ping_every_s:
-                await self.write(ping())
+                async with asyncio.timeout(pauses.slow_client_s):
+                    await self.write(ping())
             else:
                 await asyncio.sleep(pauses.ping_every_s - silent_s)
 
