@@ -17,7 +17,7 @@ from tokenlane.routing.support.tasks import background
 
 from .dialect import AnswerWriter, Dialect
 from .door import Asked, Door, prepare
-from .failures import INTERNAL, Failure, Refused, failure_of
+from .failures import INTERNAL, Failure, Refused, failure_of, request_id_headers
 from .http.client_leaves import until_client_leaves
 from .http.json_body import read_json
 from .http.outlet import Outlet, Pauses
@@ -194,7 +194,7 @@ def _failure(door: Door, error: Exception) -> Failure:
 
 
 def _headers(asked: Asked, kind: str) -> dict[str, str]:
-    headers = {"content-type": kind, "cache-control": "no-store", "x-tokenlane-request": asked.stream.request_id}
+    headers = {"content-type": kind, "cache-control": "no-store"} | request_id_headers(asked.stream.request_id)
     if kind == "text/event-stream":
         headers["x-accel-buffering"] = "no"  # proxies must pass events on at once
     if waiting := asked.stream.waiting:

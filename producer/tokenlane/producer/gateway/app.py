@@ -15,6 +15,7 @@ from .answering import answer
 from .chat_completions.dialect import ChatCompletions
 from .door import Door
 from .embeddings import embeddings
+from .messages.routes import message_routes
 from .models import list_models, show_model
 from .responses.routes import response_routes
 
@@ -47,6 +48,7 @@ def gateway_app(door: Door, why_not_ready: Callable[[], Awaitable[str]]) -> Star
             Route("/v1/embeddings", partial(embeddings, door), methods=["POST"]),
             Route("/v1/models", partial(list_models, door)),
             Route("/v1/models/{model:path}", partial(show_model, door)),
+            *message_routes(door),
             *response_routes(door),
         ],
         exception_handlers={404: _no_such_path, 405: _no_such_path},

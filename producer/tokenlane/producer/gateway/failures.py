@@ -78,8 +78,13 @@ class Failure:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
             headers["retry-after-ms"] = str(max(1, math.ceil(self.retry_after_s * 1000)))
         if self.request_id:
-            headers["x-tokenlane-request"] = self.request_id
+            headers |= request_id_headers(self.request_id)
         return headers
+
+
+def request_id_headers(request_id: str) -> dict[str, str]:
+    """The headers with a request's id: tokenlane's, OpenAI's and Anthropic's."""
+    return dict.fromkeys(("x-tokenlane-request", "x-request-id", "request-id"), request_id)
 
 
 def failure_of(error: LlmError) -> Failure:
