@@ -40,14 +40,14 @@ def part_of(kind: str, block: Block, where: str) -> Part:
     """
     match kind:
         case "text":
-            return _text(string(block, "text", where))
+            return text_part(string(block, "text", where))
         case "image":
             return {"type": "image_url", "image_url": {"url": _url_of(block.get("source"), f"{where}.source")}}
         case "document":
-            return _text(_document(block, where))
+            return text_part(_document(block, where))
         case "search_result":
             head = [string(block, name, where) for name in ("title", "source")]
-            return _text("\n".join([*head, text_of(block.get("content"), f"{where}.content")]))
+            return text_part("\n".join([*head, text_of(block.get("content"), f"{where}.content")]))
     raise unsupported(kind, where)
 
 
@@ -90,7 +90,8 @@ def unsupported(kind: str, where: str) -> Refused:
     return Refused(400, "unsupported_block", message, param=where)
 
 
-def _text(text: str) -> Part:
+def text_part(text: str) -> Part:
+    """A part that is text."""
     return {"type": "text", "text": text}
 
 

@@ -8,15 +8,20 @@ from pydantic import JsonValue
 
 from tokenlane.producer.gateway.failures import Refused
 
-from .blocks import Block, Part, blocks_of, content_of, part_of, string, text_of, unsupported
+from .blocks import Block, Part, blocks_of, content_of, part_of, string, text_of, text_part, unsupported
 
 _BILLING = "x-anthropic-billing-header:"
 """Claude Code begins its system prompt with a block for Anthropic's accounting. It differs from request to request, so
 that no model server could use its cache of the prompt, and it is not meant for the model."""
 
+_REMINDER = "<system-reminder>\n%s\n</system-reminder>"
+"""How Claude Code marks what the system says to the model in mid-conversation, in turns of the user. It also has turns
+of the role system, which the templates of many models refuse after the first message."""
+
 
 def conversation_of(system: JsonValue, turns: list[JsonValue]) -> list[Part]:
-    """The conversation in the format of `Message`.
+    """The conversation in the format of `Message`. As in Anthropic's API, turns of the user that follow
+    each other become one.
 
     Raises:
         Refused: it is not valid, or has a block that the pool cannot pass on.
@@ -24,18 +29,31 @@ def conversation_of(system: JsonValue, turns: list[JsonValue]) -> list[Part]:
     messages: list[Part] = []
     if system is not None and (text := _system(system)):
         messages.append({"role": "system", "content": text})
+    said: list[Part] = []  # by the user, since the last message
+
+    def end_turn() -> None:
+        if said:
+            messages.append({"role": "user", "content": content_of(said)})
+            said.clear()
+
     for number, turn in enumerate(turns):
         where = f"messages.{number}"
         match turn:
             case {"role": "user", "content": content}:
-                messages += _user(content, f"{where}.content")
-            case {"role": "assistant", "content": content}:
-                messages.append(_assistant(content, f"{where}.content"))
+                results, parts = _user(content, f"{where}.content")
+                if results:
+                    end_turn()
+                    messages += results
+                said += parts
             case {"role": "system", "content": content}:
-                messages.append({"role": "system", "content": text_of(content, f"{where}.content")})
+                said.append(text_part(_REMINDER % text_of(content, f"{where}.content")))
+            case {"role": "assistant", "content": content}:
+                end_turn()
+                messages.append(_assistant(content, f"{where}.content"))
             case _:
                 message = f"`{where}` must have a `role`, user or assistant, and a `content`."
                 raise Refused(400, "bad_request", message, param=where)
+    end_turn()
     return messages
 
 
@@ -50,10 +68,10 @@ def _is_for_billing(block: JsonValue) -> bool:
     return isinstance(text, str) and text.startswith(_BILLING)
 
 
-def _user(content: JsonValue, where: str) -> list[Part]:
-    """The messages of a user's turn: the results of tools, then what the user says.
+def _user(content: JsonValue, where: str) -> tuple[list[Part], list[Part]]:
+    """The results of tools in a user's turn, as messages, and the parts that the user says after them.
 
-    Servers take no images as a tool's result, so these follow in the user's message.
+    Servers take no images as a tool's result, so these are among the user's parts.
     """
     results: list[Part] = []
     parts: list[Part] = []
@@ -66,9 +84,7 @@ def _user(content: JsonValue, where: str) -> list[Part]:
             parts += [part for part in shown if part["type"] != "text"]
         else:
             parts.append(part_of(kind, block, place))
-    if parts or not results:
-        results.append({"role": "user", "content": content_of(parts)})
-    return results
+    return results, parts
 
 
 def _result(block: Block, where: str) -> list[Part]:

@@ -37,8 +37,8 @@ _CANNOT = {
     "mcp_servers": "the pool calls no tools: call them yourself",
     "thread": "the pool stores no conversations: send all messages",
 }
-_EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-"""Reasoning efforts. Most model servers know none above high."""
+_EFFORTS = {"low": "low", "medium": "medium", "xhigh": "high", "max": "high"}
+"""Reasoning efforts. In Anthropic's API, high is the same as none given; most model servers know none above high."""
 
 
 class _Part(BaseModel):
@@ -134,7 +134,7 @@ def _effort(asked: _Body) -> str | None:
     if asked.thinking is not None and asked.thinking.type == "disabled":
         return "none"
     wanted = asked.output_config.effort if asked.output_config else None
-    return _EFFORTS[wanted] if wanted else None
+    return _EFFORTS.get(wanted or "high")
 
 
 def _response_format(asked: _Body) -> dict[str, JsonValue] | None:

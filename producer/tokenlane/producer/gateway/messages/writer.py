@@ -15,6 +15,13 @@ from .errors import error_body
 from .whole import SIGNATURE, message_id, stop_reason, tool_use_id, usage_of
 
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_ALIVE = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":null,"stop_sequence":null},'
+    b'"usage":{"output_tokens":0}}\n\n'
+)
+_ALIVE_EVERY = 15
+"""After so many pings, two minutes, comes a message_delta that changes nothing: Claude Code gives up a stream in which
+for five minutes no event but pings comes."""
 _DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":'
 _END = b"}}\n\n"
 _FIELDS = {
@@ -62,6 +69,8 @@ class EventWriter:
 
     def __init__(self, begun: Begun) -> None:
         self._begun = begun
+        self._has_begun = False
+        self._pings = 0
         self._blocks = 0
         self._kind = ""
         """Whether the last block is of text or thinking, and open; empty if not."""
@@ -71,6 +80,7 @@ class EventWriter:
 
     def begin(self) -> bytes:
         """The message without content. Its usage is known at the end, and clients may add the two up."""
+        self._has_begun = True
         message: dict[str, object] = {
             "id": message_id(self._begun),
             "type": "message",
@@ -85,7 +95,9 @@ class EventWriter:
 
     def ping(self, waiting: str) -> bytes:
         """A ping, with a comment that says why the request waits."""
-        return b": %b\n%b" % (waiting.encode(), _PING) if waiting else _PING
+        ping = b": %b\n%b" % (waiting.encode(), _PING) if waiting else _PING
+        self._pings += 1
+        return ping + _ALIVE if self._has_begun and self._pings % _ALIVE_EVERY == 0 else ping
 
     def deltas(self, deltas: Sequence[TokenDelta]) -> bytes:
         """The events for the next deltas."""
