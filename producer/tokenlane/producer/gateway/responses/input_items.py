@@ -9,6 +9,8 @@ from pydantic import JsonValue
 
 from tokenlane.producer.gateway.failures import Refused
 
+from .tools import joined
+
 Message: TypeAlias = dict[str, JsonValue]
 
 _ROLES = ("user", "assistant", "system", "developer")
@@ -128,7 +130,7 @@ def _thought(fields: Mapping[str, JsonValue], where: str) -> str:
 def _add_call(messages: list[Message], fields: Mapping[str, JsonValue], where: str, *, joins: bool) -> None:
     """Add a function call to the assistant's message before it, or to a new one."""
     function: dict[str, JsonValue] = {
-        "name": _text(fields, "name", where),
+        "name": joined(_text(fields, "name", where), fields.get("namespace")),
         "arguments": _text(fields, "arguments", where) or "{}",
     }
     call: JsonValue = {"id": _text(fields, "call_id", where), "type": "function", "function": function}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from .tools import parted
+
 Kind: TypeAlias = Literal["reasoning", "message", "function_call"]
 _PREFIXES: dict[Kind, str] = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
 
@@ -63,7 +65,7 @@ class Item:
             "type": "function_call",
             "id": self.id,
             "call_id": self.call_id or self.id,
-            "name": self.name,
+            **parted(self.name),
             "arguments": arguments,
             "status": status,
         }

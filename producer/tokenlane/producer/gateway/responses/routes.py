@@ -49,7 +49,7 @@ class _Responses:
         try:
             caller = await self._door.caller_of(request)
         except Refused as refused:
-            return refusal(self._dialect(), refused.failure)
+            return refusal(self._dialect().error, refused.failure)
         dialect = self._dialect(caller.agent)
         asked = await ask(self._door, dialect, request)
         if isinstance(asked, Response):
@@ -100,7 +100,7 @@ class _Responses:
                 asked, caller.agent, lambda begun, answer: dialect.remember(question, begun, answer)
             )
         except LlmError as error:
-            return refusal(dialect, failure_of(error))
+            return refusal(dialect.error, failure_of(error))
         return KeptEvents(kept, self._door.pauses) if question.is_streamed else _shown(kept.snapshot())
 
     async def _with(self, request: Request, do: Callable[[Background, Kept], Awaitable[Response]]) -> Response:
@@ -111,9 +111,9 @@ class _Responses:
                 raise Refused(404, "response_not_found", "This gateway runs no responses in the background.")
             return await do(self._background, await self._background.find(request.path_params["id"], caller))
         except Refused as refused:
-            return refusal(self._dialect(), refused.failure)
+            return refusal(self._dialect().error, refused.failure)
         except LlmError as error:
-            return refusal(self._dialect(), failure_of(error))
+            return refusal(self._dialect().error, failure_of(error))
 
 
 def _shown(document: dict[str, object]) -> Response:

@@ -18,6 +18,7 @@ from tokenlane.routing.contract.answers import Answer, TokenDelta, ToolCallDelta
 
 from .output_items import Item, Kind
 from .snapshot import Status, failed_as, snapshot, status_of
+from .tools import parted
 
 IN_PROGRESS = 20_000
 """The number of `response.in_progress`, after which the output begins. Events sent while a response waits have the
@@ -167,7 +168,7 @@ class EventWriter:
         self._open.remove(item)
         text = to_json(item.text)
         if item.kind == "function_call":
-            name, arguments = to_json(item.name), to_json(item.text or "{}")
+            name, arguments = to_json(parted(item.name)["name"]), to_json(item.text or "{}")
             fields = b'"item_id":"%b","output_index":%d,"name":%b,"arguments":%b'
             fields %= (item.id.encode(), item.place, name, arguments)
             events = self._event("response.function_call_arguments.done", fields)
