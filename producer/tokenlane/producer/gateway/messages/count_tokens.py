@@ -24,7 +24,7 @@ async def count_tokens(door: Door, request: Request) -> Response:
         await door.caller_of(request)
         tokens = _estimate(dict(await read_json(request)))
     except Refused as refused:
-        return refusal(Messages(), refused.failure)
+        return refusal(Messages().error, refused.failure)
     except ClientDisconnect:
         return Response(status_code=499)
     return JSONResponse({"input_tokens": tokens}, headers={"x-tokenlane-estimate": "true"})
