@@ -38,7 +38,7 @@ async def test_a_call_names_its_namespace(choice: Any) -> None:
         (call,) = answer.output
         assert isinstance(call, ResponseFunctionToolCall)
         assert (call.name, call.namespace) == ("close", "agents")
-        assert [event.name for event in done] == ["close"]
+        assert [event.model_dump()["name"] for event in done] == ["close"]
         assert len({*names(pool.requests[0])}) == 2
 
 
