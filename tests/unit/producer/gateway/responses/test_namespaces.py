@@ -13,7 +13,7 @@ from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
 from tokenlane.routing.contract.requests import ChatRequest
 
-CLOSE: dict[str, Any] = {"type": "function", "name": "close", "description": "close it", "parameters": {}}
+CLOSE: Any = {"type": "function", "name": "close", "description": "close it", "parameters": {}}
 AGENTS: Any = {"type": "namespace", "name": "agents", "description": "sub-agents", "tools": [CLOSE]}
 ITEM = {"type": "function_call", "call_id": "call_a", "name": "close", "namespace": "agents", "arguments": "{}"}
 
