@@ -15,6 +15,8 @@ from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.support.tasks import background
 
+from . import anthropic_errors, openai_errors
+from .anthropic_errors import speaks_anthropic
 from .dialect import AnswerWriter, Dialect
 from .door import Asked, Door, prepare
 from .failures import INTERNAL, Failure, Refused, failure_of, request_id_headers
@@ -76,6 +78,11 @@ def respond(door: Door, dialect: Dialect, asked: Asked, request: Request) -> Res
             return _json(dialect.whole(asked.question, asked.begun, await stream.answer()))
 
     return WholeAnswer(door, whole, dialect.error, lambda: _headers(asked, "application/json"))
+
+
+def error_body_for(request: Request) -> ErrorBody:
+    """The shape of errors on a path that OpenAI's and Anthropic's APIs share, or that neither has."""
+    return anthropic_errors.error_body if speaks_anthropic(request.headers) else openai_errors.error_body
 
 
 def refusal(error: ErrorBody, failure: Failure) -> Response:

@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from .answering import answer
+from .answering import answer, error_body_for, refusal
 from .chat_completions.dialect import ChatCompletions
 from .door import Door
 from .embeddings import embeddings
+from .failures import Failure
 from .messages.routes import message_routes
 from .models import list_models, show_model
 from .responses.routes import response_routes
@@ -61,5 +62,4 @@ async def _root(_: Request) -> Response:
 
 async def _no_such_path(request: Request, _: Exception) -> Response:
     message = f"There is no {request.method} {request.url.path[:200]} in this gateway."
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": "no_such_path"}
-    return JSONResponse({"error": error}, 404)
+    return refusal(error_body_for(request), Failure(404, "no_such_path", message))

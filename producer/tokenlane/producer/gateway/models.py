@@ -9,21 +9,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .access.addressee import ROLE_PREFIX
-from .answering import refusal, unless_refused
+from .answering import error_body_for, refusal, unless_refused
+from .anthropic_errors import speaks_anthropic
 from .door import Door
 from .failures import Refused
-from .openai_errors import error_body
 
 _Entry: TypeAlias = dict[str, object]
 
 
 async def list_models(door: Door, request: Request) -> Response:
     """Answer `GET /v1/models`: the policy's roles and aliases, then the models."""
-    names = await unless_refused(error_body, _names(door, request))
+    names = await unless_refused(error_body_for(request), _names(door, request))
     if isinstance(names, Response):
         return names
     entries = [_shape(request)(name, owner) for name, owner in names.items()]
-    if _is_anthropic(request):
+    if speaks_anthropic(request.headers):
         ends = {"first_id": next(iter(names), None), "last_id": next(reversed(names), None), "has_more": False}
         return JSONResponse({"data": entries, **ends})
     return JSONResponse({"object": "list", "data": entries})
@@ -31,14 +31,14 @@ async def list_models(door: Door, request: Request) -> Response:
 
 async def show_model(door: Door, request: Request) -> Response:
     """Answer `GET /v1/models/NAME`."""
-    names = await unless_refused(error_body, _names(door, request))
+    names = await unless_refused(error_body_for(request), _names(door, request))
     if isinstance(names, Response):
         return names
     name: str = request.path_params["model"]
     if name in names:
         return JSONResponse(_shape(request)(name, names[name]))
     missing = Refused(404, "model_not_found", "No lane serves a model of this name now: GET /v1/models lists all.")
-    return refusal(error_body, missing.failure)
+    return refusal(error_body_for(request), missing.failure)
 
 
 async def _names(door: Door, request: Request) -> dict[str, str]:
@@ -56,12 +56,8 @@ async def _names(door: Door, request: Request) -> dict[str, str]:
     return roles | dict(sorted(models.items()))
 
 
-def _is_anthropic(request: Request) -> bool:
-    return "anthropic-version" in request.headers
-
-
 def _shape(request: Request) -> Callable[[str, str], _Entry]:
-    return _as_anthropic if _is_anthropic(request) else _as_openai
+    return _as_anthropic if speaks_anthropic(request.headers) else _as_openai
 
 
 def _as_openai(name: str, owner: str) -> _Entry:

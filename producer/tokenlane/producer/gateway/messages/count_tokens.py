@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pydantic import JsonValue, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tokenlane.producer.gateway.answering import refusal
+from tokenlane.producer.gateway.answering import unless_refused
+from tokenlane.producer.gateway.anthropic_errors import error_body
 from tokenlane.producer.gateway.door import Door
 from tokenlane.producer.gateway.failures import Refused
 from tokenlane.producer.gateway.http.json_body import read_json
@@ -14,19 +15,19 @@ from tokenlane.producer.invalid_requests import explain
 from tokenlane.routing.contract.prompt_size import estimated_tokens
 from tokenlane.routing.contract.requests import ChatRequest
 
-from .dialect import Messages
 from .request import read
 
 
 async def count_tokens(door: Door, request: Request) -> Response:
     """Answer with the estimate. The model's own count is known only to its server."""
-    try:
+
+    async def read_body() -> int:
         await door.caller_of(request)
-        tokens = _estimate(dict(await read_json(request)))
-    except Refused as refused:
-        return refusal(Messages().error, refused.failure)
-    except ClientDisconnect:
-        return Response(status_code=499)
+        return _estimate(await read_json(request))
+
+    tokens = await unless_refused(error_body, read_body())
+    if isinstance(tokens, Response):
+        return tokens
     return JSONResponse({"input_tokens": tokens}, headers={"x-tokenlane-estimate": "true"})
 
 

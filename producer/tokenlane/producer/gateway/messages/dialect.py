@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tokenlane.producer.gateway.anthropic_errors import error_body
 from tokenlane.producer.gateway.dialect import AnswerWriter, JsonBody
 from tokenlane.producer.gateway.failures import Failure
 from tokenlane.producer.gateway.question import Begun, Question
 from tokenlane.routing.contract.answers import Answer
 
-from .errors import error_body
 from .request import read
 from .whole import message_of
 from .writer import EventWriter

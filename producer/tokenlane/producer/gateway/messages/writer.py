@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from pydantic_core import from_json, to_json
 
+from tokenlane.producer.gateway.anthropic_errors import error_body
 from tokenlane.producer.gateway.failures import Failure
 from tokenlane.producer.gateway.question import Begun
 from tokenlane.routing.contract.answers import Answer, TokenDelta, ToolCallDelta, Usage
 
-from .errors import error_body
 from .whole import SIGNATURE, message_id, stop_reason, tool_use_id, usage_of
 
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'

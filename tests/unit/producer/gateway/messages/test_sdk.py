@@ -189,6 +189,13 @@ async def test_a_refusal_has_anthropics_shape() -> None:
         assert pool.requests == []
 
 
+async def test_a_path_that_does_not_exist_has_anthropics_shape() -> None:
+    async with MockPool() as pool, pool.client() as client, gateway_of(client) as url, sdk(url) as ai:
+        with pytest.raises(anthropic.NotFoundError) as info:
+            await ai.messages.batches.retrieve("b")
+    assert (info.value.type, info.value.error_code) == ("not_found_error", "no_such_path")
+
+
 async def test_a_failure_after_tokens() -> None:
     """An error event, never a clean end."""
 

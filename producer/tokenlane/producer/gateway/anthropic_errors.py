@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tokenlane.producer.gateway.failures import Failure
+from collections.abc import Mapping
+
+from .failures import Failure
 
 _TYPES = {
     401: "authentication_error",
@@ -17,6 +19,11 @@ _TYPES = {
 }
 _TOO_LONG = "prompt is too long"
 """Words of Anthropic's by which coding agents recognise that they must shorten the conversation."""
+
+
+def speaks_anthropic(headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from a client of Anthropic's API, on a path that OpenAI's API has too."""
+    return "anthropic-version" in headers
 
 
 def error_body(failure: Failure) -> dict[str, object]:
