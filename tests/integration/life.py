@@ -17,7 +17,7 @@ from tests.lanes import chats
 
 from tokenlane.routing.carry_out_recovery import recover
 from tokenlane.routing.contract.answers import Usage
-from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.envelope import Envelope, Needs, Quota
 from tokenlane.routing.contract.errors import ModelNotFound
 from tokenlane.routing.contract.kinds import queue_suffix
 from tokenlane.routing.contract.messages import Completed
@@ -70,6 +70,7 @@ def envelope(
     priority: Priority = "normal",
     model: str | None = None,
     time_to_live_ms: int = 600_000,
+    quota: Quota | None = None,
 ) -> Envelope:
     """An envelope, of which only the id differs from the next one's."""
     return Envelope(
@@ -80,6 +81,7 @@ def envelope(
         priority=priority,
         needs=Needs(model=model, size=64),
         time_to_live_ms=time_to_live_ms,
+        quota=quota,
     )
 
 
@@ -273,7 +275,7 @@ _TABLE: Final = {
     r"lane:[^:]+(:embed|:command)?:health-check": "string",
     r"lane:[^:]+:state": "hash",
     r"lane:[^:]+:workers": "zset",
-    r"(client|agent):[^:]+": "set",
+    r"(client|agent):[^:]+|agent:[^:]+:quota": "set",
     r"swept|drain:[^:]+|policy|retries": "hash",
     r"worker:[^:]+|rates:\d+": "hash",
     r"router:[^:]+(:survived)?": "string",
@@ -469,10 +471,15 @@ def _memberships(held: Dump, live: Mapping[str, Mapping[str, str]]) -> None:
         wanted: dict[str, set[str]] = defaultdict(set)
         for request_id, request in live.items():
             wanted[request[role]].add(request_id)
-        kept = {key.rpartition(":")[2]: value for key, value in _under(held, f"{role}:")}
+        kept = {key.rpartition(":")[2]: value for key, value in _under(held, f"{role}:") if not key.endswith(":quota")}
         assert all(kept[name] <= wanted[name] for name in kept), role
         missing = {request_id for name in wanted for request_id in wanted[name] - kept.get(name, set())}
         assert missing <= (flagged if role == "client" else set()), role
+    quotas: dict[str, set[str]] = defaultdict(set)
+    for request_id, request in live.items():
+        if "quota" in request:
+            quotas[request["quota"]].add(request_id)
+    assert {key.split(":")[-2]: value for key, value in _under(held, "agent:") if key.endswith(":quota")} == quotas
     watched = {request["client"] for request_id, request in live.items() if request_id not in flagged}
     assert watched <= set(held.get(f"{PREFIX}clients", ()))
 

@@ -36,7 +36,7 @@ from tests.store.states import CHANGES
 from tests.store.witness import Witness
 
 from tokenlane.routing.carry_out_recovery import recover
-from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.envelope import Envelope, Needs, Quota
 from tokenlane.routing.contract.errors import (
     Duplicate,
     LlmError,
@@ -200,6 +200,7 @@ class Machine(RuleBasedStateMachine):
         time_to_live_ms=st.sampled_from((600_000, 3_000)),
         idempotency=st.sampled_from((None, None, "ab" * 16, "cd" * 16)),
         key=st.sampled_from(("", "", "", "k1")),
+        quota=st.sampled_from((None, None, Quota(name="ci", in_flight=2))),
     )
     def submit(
         self,
@@ -211,6 +212,7 @@ class Machine(RuleBasedStateMachine):
         time_to_live_ms: int,
         idempotency: str | None,
         key: str,
+        quota: Quota | None,
     ) -> None:
         envelope = self._envelope(
             role,
@@ -221,6 +223,7 @@ class Machine(RuleBasedStateMachine):
             time_to_live_ms=time_to_live_ms,
             idempotency=idempotency,
             key_id=key or self.key or None,
+            quota=quota,
         )
         self.run(self._submit(envelope))
 
@@ -247,6 +250,9 @@ class Machine(RuleBasedStateMachine):
         depth, in_flight = self._limits(envelope.role)
         is_full = sum(it["role"] == envelope.role and it["entry"] != "" for it in live) >= depth
         is_full = is_full or sum(it["agent"] == envelope.agent for it in live) >= in_flight
+        if envelope.quota is not None:
+            counted = sum(it.get("quota") == envelope.quota.name for it in live)
+            is_full = is_full or counted >= envelope.quota.in_flight
         self.key = (await self.redis.get(f"{PREFIX}key") or b"").decode()
         is_key_wrong = self.key not in ("", envelope.key_id or "")
         resubmitted = self.witness.resubmitted[envelope.id]
@@ -784,6 +790,7 @@ RARE: Final[tuple[Callable[[Machine], object], ...]] = (
     *(lambda it, state=state: it.cancel(state, EVEN, "") for state in LIVE),
     *(lambda it, state=state: it.purge(state, EVEN) for state in LIVE),
     *(lambda it, state=state: it.refuse(state, EVEN) for state in LIVE),
+    lambda it: it.refuse("delayed", EVEN + 2),  # as it is known since its attempt
     *(lambda it, state=state: [it.leave(state, EVEN), it.sweep(ROUTERS[0], recovers=True)] for state in LIVE),
     *(lambda it, ending=ending: [it._some("running", EVEN), it.finish(0, ending)] for ending in ENDED),
     lambda it: [it._some("running", EVEN), it.finish(0, "completed"), it.submit_again(0, floor=True)],

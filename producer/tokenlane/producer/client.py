@@ -17,6 +17,7 @@ from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.config.settings.client_pool import keys_of_client, pool_of_client
 from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.contract.answers import Answer, Parsed
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.contract.errors import PoolUnavailable
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.results import ModelInfo, Progress
@@ -106,6 +107,7 @@ class Client:
         *,
         role: str,
         agent: str | None = None,
+        quota: Quota | None = None,
         response_format: ResponseFormat[Parsed] = None,
         **options: Unpack[ChatOptions],
     ) -> ChatStream[Parsed]:
@@ -115,6 +117,7 @@ class Client:
             messages: a question, or a conversation.
             role: the role by which the pool routes the request.
             agent: the agent's name; default: the client's agent. Fairness, limits and idempotency keys are per agent.
+            quota: a limit against which the request counts besides the policy's limits.
             response_format: a pydantic model, or a `response_format` dict as in OpenAI's API. With a pydantic model,
                 the answer's `parsed` is an instance of the model.
             options: see `ChatOptions`. For options that are not set, the model server uses its defaults.
@@ -123,11 +126,11 @@ class Client:
             TypeError: an option does not exist, or `response_format` is neither a pydantic model nor a dict.
             ValueError: `agent` is not a valid name.
         """
-        refuse_unknown(options, ChatOptions, "agent", "response_format")
+        refuse_unknown(options, ChatOptions, "agent", "quota", "response_format")
         who, shape = self._name_of(agent), to_openai_format(response_format)
         model = response_format if isinstance(response_format, type) else None
         link, request_id = self.link, new_id()
-        submit = partial(open_chat, link, request_id, messages, options=options, shape=shape, role=role, agent=who)
+        submit = partial(open_chat, link, request_id, messages, options, shape, role=role, agent=who, quota=quota)
         return ChatStream(request_id, link, submit, model, options.get("metadata"))
 
     def conversation(
@@ -177,7 +180,8 @@ class Client:
             Interrupted: the answer has ended, and no worker can publish it again.
         """
         given: object = request_id  # not everybody checks types
-        position = _position(after)
+        place: object = after
+        position = 0 if place is None else place + 1 if isinstance(place, int) else -1
         if not (isinstance(given, str) and _REQUEST_ID.fullmatch(given)) or position < 0:
             raise ValueError("`request_id` must be a stream's `.request_id`, and `after` a delta's `.position`")
         if on_interrupt not in ("error", "restart"):
@@ -203,6 +207,7 @@ class Client:
         *,
         role: str,
         agent: str | None = None,
+        quota: Quota | None = None,
         **options: Unpack[EmbedOptions],
     ) -> Embeddings:
         """Turn one or more texts into vectors.
@@ -210,7 +215,7 @@ class Client:
         Args:
             texts: at most 2048 texts, whose vectors have at most 16 MiB in all.
             role: the role by which the pool routes the request.
-            agent: the agent's name; default: the client's agent.
+            agent, quota: as in `chat`.
             options: see `EmbedOptions`.
 
         Raises:
@@ -219,7 +224,7 @@ class Client:
             BadRequest: the request is not valid, or its vectors are too large for one message.
             LlmError: the request failed.
         """
-        return await embed(self.link, texts, options, role=role, agent=self._name_of(agent))
+        return await embed(self.link, texts, options, role=role, agent=self._name_of(agent), quota=quota)
 
     async def models(self, *, lane: str | None = None) -> list[ModelInfo]:
         """List the models of all open lanes, or of one lane.
@@ -333,11 +338,6 @@ def _keys(key: object) -> KeyRing | None:
     if not all(map(str.strip, texts)):
         raise ValueError("`key` is empty: give the pool's key, or [] if it has no key")
     return KeyRing.parse(*texts)
-
-
-def _position(after: object) -> int:
-    """The next position; -1 if `after` is not a position."""
-    return 0 if after is None else after + 1 if isinstance(after, int) else -1
 
 
 def _name(name: object) -> str:

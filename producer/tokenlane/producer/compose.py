@@ -11,7 +11,7 @@ from pydantic_core import PydanticSerializationError
 
 from tokenlane.config.settings.validation_messages import did_you_mean
 from tokenlane.routing.contract.answers import Answer
-from tokenlane.routing.contract.envelope import Envelope, Needs
+from tokenlane.routing.contract.envelope import Envelope, Needs, Quota
 from tokenlane.routing.contract.errors import BadRequest
 from tokenlane.routing.contract.kinds import kind_of
 from tokenlane.routing.contract.prompt_size import BYTES_PER_TOKEN, estimated_tokens, parts_of, utf8_size
@@ -62,6 +62,7 @@ def compose(
     *,
     agent: str,
     client: str,
+    quota: Quota | None = None,
 ) -> tuple[Envelope, bytes]:
     """Make the envelope and the payload of a chat request.
 
@@ -71,10 +72,12 @@ def compose(
     fields = {"id": request_id, "role": role, "messages": _conversation(messages), **options}
     if response_format is not None:
         fields["response_format"] = response_format
-    return compose_chat(fields, agent=agent, client=client)
+    return compose_chat(fields, agent=agent, client=client, quota=quota)
 
 
-def compose_chat(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+def compose_chat(
+    fields: Mapping[str, object], *, agent: str, client: str, quota: Quota | None = None
+) -> tuple[Envelope, bytes]:
     """Make the envelope and the payload of a `ChatRequest` with these fields. Raises the errors of `compose`."""
     request, payload = _validated(ChatRequest, fields, "shorten its messages")
     _refuse_malformed_tools(request)
@@ -87,19 +90,21 @@ def compose_chat(fields: Mapping[str, object], *, agent: str, client: str) -> tu
         input=_input_class(prompt),
         can=tuple(_abilities(request)),
     )
-    envelope = _envelope(request, needs, agent, client)
+    envelope = _counted(_envelope(request, needs, agent, client), quota)
     if request.conversation is not None:
         envelope = envelope.model_copy(update={"conversation": request.conversation})
     return envelope, payload
 
 
-def compose_embed(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
+def compose_embed(
+    fields: Mapping[str, object], *, agent: str, client: str, quota: Quota | None = None
+) -> tuple[Envelope, bytes]:
     """Make the envelope and the payload of an `EmbedRequest` with these fields. Raises the errors of `compose`."""
     request, payload = _validated(EmbedRequest, fields, "send fewer or shorter texts at once")
     sizes = [utf8_size(text) for text in request.inputs]
     tokens, longest = sum(sizes) // BYTES_PER_TOKEN + 1, max(sizes) // BYTES_PER_TOKEN
     needs = Needs(model=request.model, provider=request.provider, size=_size_class(tokens), input=_input_class(longest))
-    return _envelope(request, needs, agent, client), payload
+    return _counted(_envelope(request, needs, agent, client), quota), payload
 
 
 def compose_command(fields: Mapping[str, object], *, agent: str, client: str) -> tuple[Envelope, bytes]:
@@ -119,6 +124,10 @@ def _envelope(request: Request, needs: Needs, agent: str, client: str) -> Envelo
         needs=needs,
         time_to_live_ms=request.time_to_live_ms,
     )
+
+
+def _counted(envelope: Envelope, quota: Quota | None) -> Envelope:
+    return envelope if quota is None else envelope.model_copy(update={"quota": quota})
 
 
 def _validated(form: type[_Request], fields: Mapping[str, object], advice: str) -> tuple[_Request, bytes]:

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import Usage
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.contract.requests import CommonOptions
 from tokenlane.routing.contract.results import Vectors
 from tokenlane.routing.contract.wire import new_id
@@ -79,6 +80,7 @@ async def embed(
     *,
     role: str,
     agent: str,
+    quota: Quota | None = None,
     while_open: Callable[[OpenRequest], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
 ) -> Embeddings:
     """Have texts embedded; the context manager `meanwhile` is entered while the request is open.
@@ -87,10 +89,10 @@ async def embed(
         TypeError: an option does not exist.
         LlmError: as `Client.embed`.
     """
-    refuse_unknown(options, EmbedOptions, "agent")
+    refuse_unknown(options, EmbedOptions, "agent", "quota")
     fields = {"id": new_id(), "role": role, "inputs": list_of_texts(texts), **options}
 
-    composed = partial(compose_embed, fields, agent=agent, client=link.client)
+    composed = partial(compose_embed, fields, agent=agent, client=link.client, quota=quota)
     async with open_request(link, composed, options.get("idempotency_key")) as request, while_open(request):
         answer, result = await request.finish(), await request.result()
     assert isinstance(result, Vectors)

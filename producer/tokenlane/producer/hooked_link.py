@@ -108,7 +108,7 @@ async def _changed(
         error.at(request_id=envelope.id)
         raise
     fields = request.model_dump(exclude_unset=True)
-    compose = partial(compose_chat, fields, agent=envelope.agent, client=envelope.client)
+    compose = partial(compose_chat, fields, agent=envelope.agent, client=envelope.client, quota=envelope.quota)
     return compose, request.idempotency_key, request.on_interrupt == "restart"
 
 

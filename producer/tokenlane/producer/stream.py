@@ -13,6 +13,7 @@ from typing import Generic, Self, cast
 from pydantic import JsonValue
 
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.contract.requests import ChatOptions
 
 from .compose import Messages, compose
@@ -25,14 +26,17 @@ async def open_chat(
     link: Link,
     request_id: str,
     messages: Messages,
-    *,
     options: ChatOptions,
     shape: dict[str, JsonValue] | None,
+    *,
     role: str,
     agent: str,
+    quota: Quota | None = None,
 ) -> OpenRequest:
     """Submit a chat request. Raises the errors of entering a `ChatStream`."""
-    composed = partial(compose, request_id, messages, role, options, shape, agent=agent, client=link.client)
+    composed = partial(
+        compose, request_id, messages, role, options, shape, agent=agent, client=link.client, quota=quota
+    )
     return await link.open(
         composed, options.get("idempotency_key"), may_restart=options.get("on_interrupt") == "restart"
     )

@@ -34,6 +34,14 @@ class Needs(Value):
     restarts: bool = False
 
 
+class Quota(Value):
+    """A limit against which a request counts besides the policy's, such as that of an API key. At most `in_flight`
+    requests with a quota of this `name` may wait and run at once, whatever their agents."""
+
+    name: Name
+    in_flight: int = Field(ge=1)
+
+
 class Envelope(Versioned):
     """The fields of a request that scripts and routers read."""
 
@@ -50,5 +58,7 @@ class Envelope(Versioned):
     """The agent's idempotency key, as a keyed hash."""
     conversation: Name | None = None
     """The id of the conversation to which a chat belongs."""
+    quota: Quota | None = None
+    """Only the script that submits the request reads it."""
     trace: dict[str, str] = Field(default_factory=dict)
     """The W3C trace context: `traceparent`, and `tracestate` if the sender set it."""

@@ -58,6 +58,8 @@ last of them.
 | `clients`               | zset   | clients by last beat, ms; 0 after `leave`              | entry: `sweep`, `leave`  |
 | `client:C`, `agent:A`   | set    | ids of the live requests of a client, of an agent      | entry: request's end,    |
 |                         |        |                                                        | `sweep`                  |
+| `agent:Q:quota`         | set    | ids of the live requests that count against quota Q    | entry: request's end,    |
+|                         |        |                                                        | `submit`                 |
 | `swept`                 | hash   | `at`: last sweep, ms; `looked`: last sweep or client's | never                    |
 |                         |        | beat; `hold`: time before which no lease lapses;       |                          |
 |                         |        | `audited`: last removal of jobs whose attempts are     |                          |
@@ -95,7 +97,7 @@ The fields of `request:ID`, with times in ms:
 
 - Written by `submit`: `state`, `role`, `queue`, `agent`, `client` (the owner), `kind`, `entry` (in the stream; '' if
   the server knows the request only from its worker), `key` (id), `seq` (`sequence` at that time), `created`,
-  `deadline`, `attempt`, `starts`, `crashes`, `once` (name of its `idem:` key).
+  `deadline`, `attempt`, `starts`, `crashes`, `once` (name of its `idem:` key), `quota`.
 - Written for an attempt: `lane`, `model`, `token`, `charge` and `alone` by `dispatch`; `worker` and `started` by
   `start`, and `prompt` (the role's prompt plugin as JSON, or '') by the first; `requeued` (an attempt), `suspect`,
   `history`, `delayed_by` ("budget" if the retry budget delays the request) and `span` (trace context of the attempt's

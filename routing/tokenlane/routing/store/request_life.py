@@ -105,6 +105,7 @@ class Requests:
                 *(envelope.time_to_live_ms, floor, envelope.to_wire()),
                 *(payload if key is None else seal(payload, envelope.id, key), envelope.key_id or ""),
                 envelope.idempotency or "",
+                *(("", 0) if envelope.quota is None else (envelope.quota.name, envelope.quota.in_flight)),
                 urgency=Urgency.NEW_WORK,
             )
             outcome, *rest = as_list(reply)
@@ -123,14 +124,7 @@ class Requests:
             if state in get_args(Ending):
                 raise _duplicate(known, state)
             return known
-        is_role = as_text(rest[0]) == "role"
-        what, name, limit = ("Role", envelope.role, "depth") if is_role else ("Agent", envelope.agent, "in_flight")
-        seconds = as_int(rest[1]) / 1000
-        raise QueueFull(
-            f"{what} {name!r} already has as many requests, waiting and running, as the policy's `{limit}` allows: "
-            f"send the request again in {seconds:.1f} s.",
-            retry_after_s=seconds,
-        )
+        raise _queue_full(envelope, as_text(rest[0]), as_int(rest[1]) / 1000)
 
     async def dispatch(self, head: Head, lane: str, model: str, token: str) -> int | None:
         """Dispatch a request to a lane. Returns the number of the new attempt; None if the request no longer waits, or
@@ -288,6 +282,20 @@ def parse_status(fields: Sequence[Reply], lapses_ms: int = -1) -> RequestStatus:
         code=as_text(code),
         owner=as_text(owner),
         lapses_ms=lapses_ms if lapses_ms >= 0 else None,
+    )
+
+
+def _queue_full(envelope: Envelope, whose: str, seconds: float) -> QueueFull:
+    """The error for a request over a limit. `whose`: the limit of its `role`, its `agent` or its `quota`."""
+    who, allowed = f"Agent {envelope.agent!r}", "the policy's `in_flight` allows"
+    if whose == "role":
+        who, allowed = f"Role {envelope.role!r}", "the policy's `depth` allows"
+    elif whose == "quota" and (quota := envelope.quota) is not None:
+        who, allowed = f"{quota.name!r}", f"its limit of {quota.in_flight} allows"
+    return QueueFull(
+        f"{who} already has as many requests, waiting and running, as {allowed}: send the request again in "
+        f"{seconds:.1f} s.",
+        retry_after_s=seconds,
     )
 
 

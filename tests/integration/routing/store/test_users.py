@@ -53,10 +53,10 @@ OPS = {"snapshot", "inspect", "set_policy", "stop_work", "purge", "drop_failed"}
 SCRIPTS = {"agent": AGENT, "router": ROUTER, "worker": WORKER, "ops": OPS}
 """The scripts that each user runs."""
 WITHOUT_SCRIPT = {
-    "agent": {"hmget"},
+    "agent": {"hmget", "hgetall"},
     "worker": {"hmget", "mget", "zrange", "exists", "psetex", "info", "dbsize"},
     "router": {"hmget", "zrange"},
-    "ops": {"hmget", "hget", "zrange", "xrange", "xrevrange", "info", "time"},
+    "ops": {"hmget", "hget", "hgetall", "hsetnx", "hdel", "zrange", "xrange", "xrevrange", "info", "time"},
 }
 """What a user sends besides, some of which its scripts call too."""
 REFUSED_TO_ALL = {"config", "slowlog", "pubsub"}
@@ -84,6 +84,8 @@ REFUSED = {
         *("ZRANGE {main}:lane:gpu0 0 -1", "ZRANGE {main}:queue:q:agent:a 0 -1", "SMEMBERS {main}:agent:a"),
         *(
             "HSET {main}:policy a b",
+            "HSET {main}:api-keys a b",
+            "HDEL {main}:api-keys a",
             "SADD {main}:drained gpu0",
             "SREM {main}:paused r",
             "HSET {main}:lane:gpu0:state a b",
@@ -94,10 +96,12 @@ REFUSED = {
     ),
     "worker": (
         *("HSET {main}:policy a b", "SADD {main}:drained gpu0", "SREM {main}:paused r", "HGETALL {main}:kept:1"),
+        *("HGETALL {main}:api-keys", "HSET {main}:api-keys a b"),
         *("SUBSCRIBE {main}:0:deltas:1", "PSUBSCRIBE {main}:*:deltas:*", "KEYS *", "CONFIG GET requirepass"),
     ),
     "router": (
         *("HSET {main}:policy a b", "SADD {main}:drained gpu0", "HGETALL {main}:kept:1", "HSET {main}:worker:w a b"),
+        *("HGETALL {main}:api-keys", "HDEL {main}:api-keys a"),
         *("SET {main}:key a", "SUBSCRIBE {main}:0:deltas:1", "SUBSCRIBE {main}:0:control:w", "KEYS *", "INFO"),
     ),
     "ops": (

@@ -26,9 +26,7 @@ if ending then
   return ending
 end
 remove_from_queues(id, request)
-redis.call('ZREM', P .. 'deadlines', id)
-redis.call('SREM', P .. 'client:' .. request.client, id)
-redis.call('SREM', P .. 'agent:' .. request.agent, id)
+remove_from_sets(id, request)
 redis.call('DEL', P .. 'request:' .. id)
 if redis.call('EXISTS', P .. 'queues') == 1 then ring_routers() end
 return 'forgotten'

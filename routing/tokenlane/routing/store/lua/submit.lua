@@ -9,7 +9,8 @@
 --       8 floor: the newest attempt that the agent has seen, if it submits a request again; otherwise 0
 --       9 envelope, JSON  10 payload  11 id of the key that seals the payload, or ''
 --       12 hash of the agent's idempotency key, or ''
--- reply {'accepted', ids of the pool's keys} | {'full', 'role' or 'agent': whose limit is reached, retry after ms}
+--       13 quota against which the request counts, or ''  14 how many requests the quota allows at once
+-- reply {'accepted', ids of the pool's keys} | {'full', 'role', 'agent' or 'quota': whose limit is reached, retry after ms}
 --       | {'key', ids of the pool's keys}: none of these keys seals the payload
 --       | {'cancelled'}: the request was cancelled before it arrived
 --       | {'known', id, state}: the agent has another request with the same idempotency key
@@ -38,9 +39,23 @@ local function refuse_full(whose)
   return { 'full', whose, math.ceil(math.max(mean, 100)) }
 end
 
+-- Workers of a version without quotas leave the requests that they end in the set. So if it is full, some members are tried, and
+-- those that have ended make room for later requests.
+local function drop_ended(ids)
+  for _, member in ipairs(redis.call('SRANDMEMBER', ids, 32)) do
+    if not ALIVE[redis.call('HGET', P .. 'request:' .. member, 'state')] then redis.call('SREM', ids, member) end
+  end
+end
+
+local quota = (ARGV[13] or '') ~= '' and ARGV[13]
+local quota_ids = quota and P .. 'agent:' .. quota .. ':quota'
 local stream = P .. 'role:' .. role
 if redis.call('XLEN', stream) >= depth then return refuse_full('role') end
 if redis.call('SCARD', P .. 'agent:' .. agent) >= in_flight then return refuse_full('agent') end
+if quota and redis.call('SCARD', quota_ids) >= tonumber(ARGV[14]) then
+  drop_ended(quota_ids)
+  return refuse_full('quota')
+end
 
 local now = now_ms()
 local entry = redis.call('XADD', stream, '*', 'envelope', ARGV[9], 'payload', ARGV[10])
@@ -59,6 +74,10 @@ redis.call('SADD', P .. 'agent:' .. agent, id)
 if idempotency then
   redis.call('SET', P .. 'idem:' .. idempotency, id)
   redis.call('HSET', P .. 'request:' .. id, 'once', idempotency)
+end
+if quota then
+  redis.call('SADD', quota_ids, id)
+  redis.call('HSET', P .. 'request:' .. id, 'quota', quota)
 end
 restore_keys(sealed)
 count_event(request, 'accepted', now)

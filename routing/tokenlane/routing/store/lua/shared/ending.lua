@@ -13,14 +13,20 @@ local function remove_from_queues(id, request)
   end
 end
 
+-- Removes a request from the sets of all that live.
+local function remove_from_sets(id, request)
+  redis.call('ZREM', P .. 'deadlines', id)
+  redis.call('SREM', P .. 'client:' .. request.client, id)
+  redis.call('SREM', P .. 'agent:' .. request.agent, id)
+  if request.quota then redis.call('SREM', P .. 'agent:' .. request.quota .. ':quota', id) end
+end
+
 -- Ends a request. ending: completed, failed, cancelled or expired; message: the last message to the agent, JSON; code: the
 -- error's code, or nil; lane: the lane that failed, or nil for the request's lane. Returns how many clients received the message.
 local function end_request(id, request, ending, message, code, lane)
   local now = now_ms()
   remove_from_queues(id, request)
-  redis.call('ZREM', P .. 'deadlines', id)
-  redis.call('SREM', P .. 'client:' .. request.client, id)
-  redis.call('SREM', P .. 'agent:' .. request.agent, id)
+  remove_from_sets(id, request)
   local stream = P .. 'role:' .. request.role
   if request.entry ~= '' then redis.call('XDEL', stream, request.entry) end
   if redis.call('XLEN', stream) == 0 then redis.call('DEL', stream) end
