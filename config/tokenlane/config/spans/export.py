@@ -66,7 +66,8 @@ def export_spans(verb: str) -> None:
     # Imports pydantic, for which `tokenlane --help` need not wait.
     from tokenlane.config.settings.load import telemetry_settings
 
-    RECORDED.set(telemetry_settings().redis)
+    if telemetry_settings().redis:
+        RECORDED.set()
 
 
 def _is_wanted(environment: Mapping[str, str]) -> bool:

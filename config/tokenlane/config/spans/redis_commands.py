@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from threading import Event
 
-RECORDED: ContextVar[bool] = ContextVar("whether Redis commands are recorded as spans", default=False)
-"""`export_spans` sets it for the whole process, if the settings want it."""
+RECORDED = Event()
+"""`export_spans` sets it for all threads of the process, if the settings want it."""

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def is_recorded() -> bool:
     """Whether a command that is sent now has a span."""
-    return RECORDED.get() and trace.get_current_span().is_recording()
+    return RECORDED.is_set() and trace.get_current_span().is_recording()
 
 
 async def recorded(script: str, reply: Awaitable[T]) -> T:

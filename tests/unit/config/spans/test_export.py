@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from opentelemetry import trace
@@ -12,6 +13,7 @@ from tests.repository import ROOT
 from tokenlane.config.cli.root import VERBS
 from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.spans.export import export_spans
+from tokenlane.config.spans.redis_commands import RECORDED
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
@@ -80,6 +82,17 @@ def test_the_environment_names_the_service(
     """Otherwise the service has the name of the verb."""
     (options,) = started(monkeypatch, ENDPOINT | variables)
     assert Resource.create(options["resource_attributes"]).attributes["service.name"] == service  # type: ignore[arg-type]  # the options are of many types
+
+
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_redis_commands_are_recorded_in_all_threads_if_wanted(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    """A thread that a verb starts later belongs to the same process."""
+    try:
+        started(monkeypatch, {"TOKENLANE_TELEMETRY__REDIS": wanted, **ENDPOINT})
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(RECORDED.is_set).result() is (wanted == "true")
+    finally:
+        RECORDED.clear()
 
 
 def test_a_wrong_variable_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
