@@ -158,8 +158,11 @@ async def test_a_pool_at_work(tmp_path: Path, redis_url: str) -> None:
         exporter = await opened.tokenlane("exporter", "--listen", "127.0.0.1:0")
         worker = await opened.worker("gpu0", simulator, "--metrics", "127.0.0.1:0")
         await exporter.says("until Ctrl-C")
-        (address,) = re.findall(r"http://(127\.0\.0\.1:\d+)", exporter.out)
-        jobs = {"tokenlane": address, "tokenlane-workers": worker.metrics_url.removeprefix("http://")}
+        page = await opened.tokenlane("dashboard", "--listen", "127.0.0.1:0")
+        await page.says("#token=")
+        address, dashboard = (re.findall(r"http://(127\.0\.0\.1:\d+)", each.out)[0] for each in (exporter, page))
+        workers = worker.metrics_url.removeprefix("http://")
+        jobs = {"tokenlane": address, "tokenlane-workers": workers, "tokenlane-dashboard": dashboard}
         async with prometheus(tmp_path, jobs) as server:
             async with Client(redis_url) as client, background() as tasks:
                 simulator.faults.append(FaultScript(status=400))

@@ -60,7 +60,7 @@ def test_each_service_reads_the_files_that_it_is_told_to() -> None:
 def test_prometheus_reads_what_listens() -> None:
     """Every target is a service, and listens there."""
     found = {(host, port) for host, port in targets() if host != "127.0.0.1"}
-    assert {host for host, _ in found} == {"exporter", "worker", "collector", "jaeger"}
+    assert {host for host, _ in found} == {"exporter", "worker", "dashboard", "collector", "jaeger"}
     assert [target for target in found if not listens(*target)] == []
 
 

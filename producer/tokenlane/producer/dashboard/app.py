@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from tokenlane.routing.contract.errors import LlmError, PoolUnavailable
 from tokenlane.routing.http_server import add_health
 from tokenlane.routing.support.tasks import background, restart_on_error
+from tokenlane.routing.watch.metrics.page import add_metrics
+from tokenlane.routing.watch.metrics.samples import Sample
 
 from .access import Access, Refused
 from .actions import Action, OpenClient, act, adapter
@@ -38,9 +40,11 @@ _HEADERS = {
 
 
 def dashboard_app(feed: Feed, open_client: OpenClient, access: Access) -> web.Application:
-    """The application, with paths relative to where it is mounted: `./`, `./events`, `./actions`, and those of health.
+    """The application, with paths relative to where it is mounted: `./`, `./events`, `./actions`, and those of health
+    and metrics.
 
-    Orchestrators ask for health by any name and without the token, and learn no more than whether the pool answers.
+    Orchestrators and Prometheus ask for these by any name and without the token. They learn whether the pool answers,
+    its name, and what this process uses and how often it failed.
 
     Args:
         open_client: opens a client of the pool, for commands to lanes.
@@ -48,6 +52,9 @@ def dashboard_app(feed: Feed, open_client: OpenClient, access: Access) -> web.Ap
 
     async def why_not_ready() -> str:
         return "" if feed.is_ready else "not ready"
+
+    async def measured() -> list[Sample]:
+        return [Sample("tokenlane_dashboard_errors_total", (), feed.pool.internal_errors.count)]
 
     app = web.Application()
     app.cleanup_ctx.append(_with_tasks(feed))
@@ -57,6 +64,7 @@ def dashboard_app(feed: Feed, open_client: OpenClient, access: Access) -> web.Ap
     app.router.add_get("/events", _checked(access, _events(feed, access)))
     app.router.add_post("/actions", _checked(access, _actions(feed, open_client, access)))
     add_health(app, why_not_ready)
+    add_metrics(app, feed.pool.keys.pool, measured)
     return app
 
 

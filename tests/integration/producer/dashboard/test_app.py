@@ -151,6 +151,27 @@ async def test_no_more_requests_than_the_page_says(pool: Pool, monkeypatch: pyte
         assert look["more_requests"] is True
 
 
+async def test_its_own_errors_are_a_metric(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prometheus reads how often the dashboard failed, by any name and without the token."""
+
+    async def fails(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tokenlane.producer.dashboard.app.act", fails)
+    async with dashboard(pool, is_open=False, internal_errors=1) as (_, session):
+
+        async def errors() -> str:
+            async with session.get("metrics", headers={"Host": "dashboard:9466"}) as answer:
+                lines = (await answer.text()).splitlines()
+            (line,) = (line for line in lines if line.startswith("tokenlane_dashboard_errors_total{"))
+            assert f'pool="{pool.keys.pool}"' in line
+            return line.split()[-1]
+
+        assert await errors() == "0.0"
+        assert (await act(session, action="pause", role="planner"))[0] == 500
+        assert await errors() == "1.0"
+
+
 async def test_health(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Orchestrators ask by any name and without the token. They learn whether the pool answers, and not where it is."""
     first_look, outages = asyncio.Event(), iter((True, False))

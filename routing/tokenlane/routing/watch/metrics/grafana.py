@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .table import METRICS, Metric, Panel
+from .metric import Metric, Panel
+from .table import METRICS
 
 Json = dict[str, object]
 

@@ -11,8 +11,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from .metric import Metric, Type
 from .samples import Histogram, Sample
-from .table import METRICS, Metric, Type
+from .table import METRICS
 
 _FAMILIES: Mapping[Type, type[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]] = {
     "gauge": GaugeMetricFamily,

@@ -1,7 +1,7 @@
 """The table of all metrics, from which the exposition, docs/metrics.md and the Grafana dashboard are made.
 
-A metric has one source: either the exporter, which reads it from the pool, or each worker, which measures it. So no sum
-counts anything twice. Every metric also has the label `pool`.
+A metric has one source: the exporter, which reads it from the pool, or each worker or dashboard, which measures it.
+So no sum counts anything twice. Every metric also has the label `pool`.
 
 Labels never hold ids of requests, agents or workers. `MOST_NAMES` limits how many roles, lanes and models a process
 reports by name; it reports the others together as `other`.
@@ -9,52 +9,18 @@ reports by name; it reports the others together as `other`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from tokenlane.routing.decide.policy import LEASES_KEPT
 from tokenlane.routing.decide.recovery import FREE_RETRIES
 from tokenlane.routing.watch.snapshot import CLIENT_SILENT_MS, ROUTER_SILENT_MS
+
+from .metric import Metric, Panel, Source, Unit
 
 MOST_NAMES = 100
 """How many roles, lanes, models or error codes a process reports by name."""
 OTHER = "other"
 """Stands for all names beyond `MOST_NAMES`."""
 
-Type = Literal["gauge", "counter", "histogram"]
-Source = Literal["exporter", "worker"]
-Unit = Literal["", "s", "bytes", "tokens", "requests", "1/s"]
-
 _GEN_AI = ("lane", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A panel of the Grafana dashboard. Metrics with the same panel share it.
-
-    `by`: the labels by which its lines are told apart; by default all labels of the metric. `query`: what it plots; by
-    default the value of a gauge, the rate of a counter, or quantiles of a histogram.
-    """
-
-    row: str
-    title: str
-    by: tuple[str, ...] | None = None
-    query: str = ""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric. `bounds`: the upper bounds of a histogram's buckets, without infinity."""
-
-    name: str
-    type: Type
-    unit: Unit
-    labels: tuple[str, ...]
-    meaning: str
-    source: Source
-    panel: Panel
-    bounds: tuple[float, ...] = ()
-
 
 _QUEUES, _LANES, _WORK, _LATENCY, _POOL = "Queues", "Lanes", "Work", "Latency", "Pool"
 _WAITING = Panel(_QUEUES, "Waiting requests")
@@ -76,8 +42,10 @@ def _gauge(name: str, unit: Unit, labels: tuple[str, ...], meaning: str, panel: 
     return Metric(name, "gauge", unit, labels, meaning, "exporter", panel)
 
 
-def _counter(name: str, unit: Unit, labels: tuple[str, ...], meaning: str, panel: Panel) -> Metric:
-    return Metric(name, "counter", unit, labels, meaning, "exporter", panel)
+def _counter(
+    name: str, unit: Unit, labels: tuple[str, ...], meaning: str, panel: Panel, source: Source = "exporter"
+) -> Metric:
+    return Metric(name, "counter", unit, labels, meaning, source, panel)
 
 
 def _histogram(
@@ -328,6 +296,14 @@ METRICS = (
         (),
         "bugs of tokenlane that the exporter survived; its log has the tracebacks",
         _BUGS,
+    ),
+    _counter(
+        "tokenlane_dashboard_errors_total",
+        "",
+        (),
+        "bugs of tokenlane that a dashboard survived; its log has the tracebacks",
+        _BUGS,
+        "dashboard",
     ),
     _gauge(
         "tokenlane_names_omitted",
