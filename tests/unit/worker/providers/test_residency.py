@@ -138,6 +138,23 @@ async def test_what_the_server_lists_counts() -> None:
     residency = Residency(server)
     await run(residency, server, "a", done)
     server.loaded.clear()
-    residency.note(())
+    residency.note((), residency.begin_listing())
     await run(residency, server, "a", done)
     assert server.history == ["+a"]
+
+
+async def test_an_older_list_changes_nothing() -> None:
+    """Lists may arrive in another order than they were asked for, and after a model was loaded or unloaded."""
+    server, done = Server(1, "a"), asyncio.Event()
+    done.set()
+    residency = Residency(server)
+    older, newer = residency.begin_listing(), residency.begin_listing()
+    residency.note(("a",), newer)
+    residency.note((), older)
+    await run(residency, server, "a", done)
+    before = residency.begin_listing()
+    await residency.load("b")
+    residency.note(("a",), before)
+    await run(residency, server, "b", done)
+    assert server.history == ["-a", "+b"]
+    assert residency._loaded == {"b": None}

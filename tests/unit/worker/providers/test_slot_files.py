@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +38,10 @@ def directory(tmp_path: Path) -> Path:
     return slots
 
 
-async def saved(server: Server, directory: Path | None, lane: str = "gpu0") -> SlotFiles:
+async def saved(server: Server, directory: Path | None, lane: str = "gpu0", endpoint: str = "http://a") -> SlotFiles:
     """The files of a lane that has saved a model's slots."""
-    files = SlotFiles(lane, server.act)
-    files.use(None if directory is None else str(directory))
+    files = SlotFiles(lane, endpoint, server.act)
+    await files.use(None if directory is None else str(directory))
     await files.save("m", list(range(len(server.slots))))
     return files
 
@@ -83,10 +84,34 @@ async def test_only_what_the_server_confirms_is_kept(directory: Path) -> None:
 
 async def test_files_end_with_the_worker_and_with_the_start_of_the_next(directory: Path) -> None:
     """A lane deletes its own files alone."""
-    first, other = await saved(Server(directory, 7), directory), await saved(Server(directory, 7), directory, "gpu1")
-    SlotFiles("gpu0", Server(directory, 7).act).use(str(directory))
-    assert len(list(directory.iterdir())) == 1
-    first.clear()
-    assert len(list(directory.iterdir())) == 1
-    other.clear()
+    first = await saved(Server(directory, 7), directory)
+    others = [await saved(Server(directory, 7), directory, *other) for other in (("gpu1",), ("gpu0", "http://b"))]
+    await SlotFiles("gpu0", "http://a", Server(directory, 7).act).use(str(directory))
+    assert len(list(directory.iterdir())) == 2
+    await first.clear()
+    assert len(list(directory.iterdir())) == 2
+    for other in others:
+        await other.clear()
+    assert not list(directory.iterdir())
+
+
+async def test_a_cleaning_does_not_delete_what_is_being_saved(directory: Path) -> None:
+    """It waits for the end of the save, which the server may take long for."""
+    server, saving, go = Server(directory, 7), asyncio.Event(), asyncio.Event()
+
+    async def act(action: Literal["save", "restore"], model: str, slot: int, name: str) -> dict[str, Any]:
+        saving.set()
+        await go.wait()
+        return await server.act(action, model, slot, name)
+
+    files = SlotFiles("gpu0", "http://a", act)
+    await files.use(str(directory))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(files.save("m", [0]))
+        await saving.wait()
+        cleaning = tasks.create_task(files.clear())
+        await asyncio.sleep(0)
+        assert not cleaning.done()
+        assert len(list(directory.iterdir())) == 1
+        go.set()
     assert not list(directory.iterdir())

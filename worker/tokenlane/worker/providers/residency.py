@@ -46,8 +46,9 @@ class Residency:
         self._most: int | None = None
         self._turn = asyncio.Lock()
         self._released = asyncio.Event()
-        self._closed_at = math.inf
+        self._overtaking_ends_at = math.inf
         """When requests for loaded models stop overtaking, in seconds of the event loop's clock."""
+        self._listings = self._newest_listing = 0
 
     @asynccontextmanager
     async def using(self, model: str) -> AsyncIterator[None]:
@@ -56,7 +57,7 @@ class Residency:
         Raises:
             LlmError: the server cannot load the model.
         """
-        if model in self._loaded and asyncio.get_running_loop().time() < self._closed_at:
+        if model in self._loaded and asyncio.get_running_loop().time() < self._overtaking_ends_at:
             self._users[model] += 1
         else:
             async with self._turn:
@@ -80,15 +81,26 @@ class Residency:
         async with self._turn:
             await self._refresh()
             if model in self._loaded:
-                self._closed_at = 0.0
+                self._overtaking_ends_at = 0.0
                 try:
                     await self._unload_idle([model])
                 finally:
-                    self._closed_at = math.inf
+                    self._end_change()
 
-    def note(self, loaded: Iterable[str]) -> None:
-        """Take over which models the server lists as loaded, unless a model is being loaded or unloaded."""
-        if not self._turn.locked():
+    def begin_listing(self) -> int:
+        """Return the number of a list of models that the server is asked for now, for `note`."""
+        self._listings += 1
+        return self._listings
+
+    def note(self, loaded: Iterable[str], listing: int) -> None:
+        """Take over which models the server lists as loaded. A list is outdated if a later one came first, or if a
+        model has been loaded or unloaded since the server was asked for it.
+
+        Args:
+            listing: the list's number.
+        """
+        if listing > self._newest_listing and not self._turn.locked():
+            self._newest_listing = listing
             self._take_over(loaded)
 
     async def _ensure(self, model: str) -> None:
@@ -97,14 +109,18 @@ class Residency:
         await self._refresh()
         if model in self._loaded:
             return
-        self._closed_at = asyncio.get_running_loop().time() + self._patience_s
+        self._overtaking_ends_at = asyncio.get_running_loop().time() + self._patience_s
         try:
             while self._most and len(self._loaded) >= self._most:
                 await self._unload_idle(list(self._loaded))
             await self._server.load_now(model)
             self._loaded[model] = None
         finally:
-            self._closed_at = math.inf
+            self._end_change()
+
+    def _end_change(self) -> None:
+        self._overtaking_ends_at = math.inf
+        self._newest_listing = self._listings
 
     async def _unload_idle(self, models: list[str]) -> None:
         """Unload the first of the models that no request uses, as soon as there is one."""

@@ -19,7 +19,7 @@ from tokenlane.worker.providers.requests.turns import PREFILL_PROBE, continue_an
 
 from .body import options_of, prompt_of, streamed_body
 from .host_files import HubModels
-from .llamacpp_router import LlamaCppRouter, is_loaded, is_router
+from .llamacpp_router import LlamaCppRouter, arguments_of, is_loaded, is_router
 from .provider import OpenAiProvider, Prepared
 
 _CHAT_ONLY = {
@@ -62,6 +62,8 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         """The server's models, if it is in router mode."""
         self._able: dict[str, tuple[str, ...]] = {}
         """The abilities of each model that has been loaded, in router mode."""
+        self._routed: dict[str, list[str]] = {}
+        """The models that were loaded at the last listing, in router mode, with the options of their processes."""
 
     @property
     def can_load(self) -> bool:
@@ -71,7 +73,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
     async def aclose(self) -> None:
         """Close all connections, and delete the KV caches that the lane keeps."""
         if self._router is not None:
-            self._router.close()
+            await self._router.close()
         await super().aclose()
 
     def chat(self, request: ChatRequest, model: str, resume: str | None = None) -> AsyncGenerator[TokenDelta, None]:
@@ -110,12 +112,13 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
         vector shows whether it embeds. That request is sent only once per model, since it would keep awake a server
         that sleeps when it is idle.
         """
+        listing = 0 if self._router is None else self._router.residency.begin_listing()
         try:
             document = await self._request_json("/v1/models")
             models = self._infos(document)
             # A router that rescans its folder lists no model, and still runs the requests of those in memory.
             if is_router(document) or (self._router is not None and not models):
-                return await self._routed_models(document)
+                return await self._routed_models(document, listing)
             self._router = None
             if not any(model.chats for model in models):
                 return models
@@ -125,7 +128,7 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
                 names = ("model_path", "build_info", "chat_template", "total_slots")
                 server = tuple(props.get(name) for name in names)
         except LlmError:
-            self._probed = ()  # the server may restart with another model
+            self._probed, self._routed = (), {}  # the server may restart with other models
             raise
         if not any(server) or server != self._probed:
             await self._probe(server)
@@ -136,24 +139,30 @@ class LlamaCppProvider(HubModels, OpenAiProvider):
             for model in models
         ]
 
-    async def _routed_models(self, document: dict[str, Any]) -> list[ModelInfo]:
-        """The models of a server in router mode. Their abilities are known once they have been loaded."""
+    async def _routed_models(self, document: dict[str, Any], listing: int) -> list[ModelInfo]:
+        """The models of a server in router mode. Their abilities are known once they have been loaded, and asked for
+        again whenever they may have changed: when a model was loaded anew, or with other options."""
         if self._router is None:
             self._router = LlamaCppRouter(self._lane, self._ask_router)
+            listing = self._router.residency.begin_listing()
         router, models = self._router, self._infos(document)
-        router.note(document["data"])
-        changed = []
+        await router.note(document["data"], listing)
+        changed, routed = [], dict[str, list[str]]()
         for entry, info in zip(document["data"], models, strict=True):
             name, loaded, kept = info.name, is_loaded(entry), router.kept.get(info.name)
-            if loaded and name not in self._able:
+            options = arguments_of(entry)
+            if loaded and self._routed.get(name) != options:
                 props = await self._request_json(f"/props?model={quote(name, safe='')}&autoload=false")
                 with self._expecting("/props"):
                     continues = ("prefill",) if await self._can_continue(name) else ()
                     self._able[name] = ("chat", "schema", *self._capabilities(props), *continues)
+            if loaded:
+                routed[name] = options
             facts = {"loaded": loaded, "capabilities": self._able.get(name, ("chat", "schema"))}
             if kept is not None:
                 facts |= {"kv_tokens_kept": kept.tokens, "kv_lost_because": kept.lost_because}
             changed.append(info.model_copy(update=facts))
+        self._routed = routed
         return changed
 
     async def _ask_router(self, path: str, question: object, timeout_s: float) -> Any:

@@ -40,26 +40,30 @@ class LlamaCppRouter:
 
     def __init__(self, lane: LaneSettings, ask: Callable[[str, object, float], Awaitable[Any]]) -> None:
         self._lane, self._ask = lane, ask
-        self._files = SlotFiles(lane.name, self._act_on_slot)
+        self._files = SlotFiles(lane.name, lane.endpoint or "", self._act_on_slot)
         self.residency = Residency(self)
         self.kept: dict[str, KeptKv] = {}
         """What became of the KV cache of each model that was loaded again."""
         self.slots = 0
         """The number of slots of each model, if the server's options say it, else 0."""
 
-    def note(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Take over the server's list of models. An empty list says nothing of the server's options."""
-        self.residency.note(entry["id"] for entry in entries if is_loaded(entry))
+    async def note(self, entries: Sequence[Mapping[str, Any]], listing: int) -> None:
+        """Take over the server's list of models. An empty list says nothing of the server's options.
+
+        Args:
+            listing: its number, from `Residency.begin_listing`.
+        """
+        self.residency.note((entry["id"] for entry in entries if is_loaded(entry)), listing)
         if not entries:
             return
-        arguments = [argument for entry in entries for argument in _arguments(entry)]
-        self._files.use(_option(arguments, "--slot-save-path"))
+        arguments = [argument for entry in entries for argument in arguments_of(entry)]
+        await self._files.use(_option(arguments, "--slot-save-path"))
         slots = _option(arguments, "--parallel") or ""
         self.slots = int(slots) if slots.isdecimal() and len(slots) <= _MOST_DIGITS else 0
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Delete the files with KV caches."""
-        self._files.clear()
+        await self._files.clear()
 
     async def in_memory(self) -> tuple[Iterable[str], int | None]:
         """See `HoldsModels`."""
@@ -134,7 +138,7 @@ def _status(entry: Any) -> Any:
     return entry.get("status") if isinstance(entry, Mapping) else None
 
 
-def _arguments(entry: Mapping[str, Any]) -> list[str]:
+def arguments_of(entry: Mapping[str, Any]) -> list[str]:
     """The command line of the server's process for a model, with `--name=value` in two; empty if it is unusable."""
     given = _status(entry).get("args")
     words = [word for word in given if isinstance(word, str)] if isinstance(given, list) else []

@@ -6,6 +6,7 @@ so the directory must be private and on this host, for the lane's worker to prot
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -42,33 +43,42 @@ class SlotFiles:
     """The files of one lane.
 
     Args:
-        lane: the lane's name, which is part of the files' names.
+        lane: the lane's name.
+        endpoint: the server's address. A hash of both is part of the files' names, since lanes of other pools may have
+            the same name, and servers may share the directory.
         act: asks the server to save or restore a slot.
     """
 
-    def __init__(self, lane: str, act: SlotAction) -> None:
-        self._prefix = f"{_PREFIX}{sha256(lane.encode()).hexdigest()[:12]}-"
+    def __init__(self, lane: str, endpoint: str, act: SlotAction) -> None:
+        self._prefix = f"{_PREFIX}{sha256(f'{lane} {endpoint}'.encode()).hexdigest()[:12]}-"
         self._act = act
         self._directory: Path | None = None
         self._saved: dict[str, dict[int, int]] = {}
         """For each unloaded model, the tokens in each of its slots."""
         self._why_not: dict[str, str] = {}
+        self._turn = asyncio.Lock()
+        """Held while files change, so that none is deleted that was just written."""
 
-    def use(self, directory: str | None) -> None:
+    async def use(self, directory: str | None) -> None:
         """Use the directory of `--slot-save-path`; None if the server has none. Files that an earlier worker of the
         lane left there are deleted."""
         path = None if directory is None else Path(directory)
-        if path != self._directory:
-            self._directory = path
-            self.clear()
+        if path == self._directory:
+            return
+        async with self._turn:
+            if path != self._directory:
+                self._directory = path
+                await self._clear()
 
-    def clear(self) -> None:
+    async def clear(self) -> None:
         """Delete all files of the lane."""
+        async with self._turn:
+            await self._clear()
+
+    async def _clear(self) -> None:
         self._saved.clear()
         if self._directory is not None:
-            with suppress(OSError):
-                for file in self._directory.glob(f"{self._prefix}*"):
-                    file.unlink(missing_ok=True)
+            await asyncio.to_thread(_delete, self._directory, f"{self._prefix}*")
 
     async def save(self, model: str, slots: list[int]) -> None:
         """Save the model's slots, before the model is unloaded. What cannot be saved is lost.
@@ -76,62 +86,79 @@ class SlotFiles:
         Args:
             slots: the numbers of the slots; empty if the server does not list them.
         """
-        self._saved[model], self._why_not[model] = {}, ""
-        try:
-            if not slots:
-                raise NotKept("the server does not list its slots: start it without --no-slots")
-            directory = self._private_directory()
-            for slot in slots:
-                file = directory / self._name(model, slot)
-                try:
-                    _create_private(file)
-                    tokens = (await self._act("save", model, slot, file.name)).get("n_saved")
-                    if isinstance(tokens, int) and tokens > 0:
-                        self._saved[model][slot] = tokens
-                finally:
-                    if slot not in self._saved[model]:
-                        file.unlink(missing_ok=True)
-        except NotKept as error:
-            self._why_not[model] = str(error)
-        except (LlmError, OSError) as error:
-            self._why_not[model] = f"the server could not save it ({_kind(error)})"
+        async with self._turn:
+            self._saved[model], self._why_not[model] = {}, ""
+            try:
+                if not slots:
+                    raise NotKept("the server does not list its slots: start it without --no-slots")
+                directory = await asyncio.to_thread(_private, self._directory)
+                for slot in slots:
+                    await self._save_slot(model, slot, directory / self._name(model, slot))
+            except NotKept as error:
+                self._why_not[model] = str(error)
+            except (LlmError, OSError) as error:
+                self._why_not[model] = f"the server could not save it ({_kind(error)})"
 
     async def restore(self, model: str) -> KeptKv | None:
         """Restore the model's slots after the model was loaded, and delete their files. None if nothing was saved."""
-        saved, why = self._saved.pop(model, None), self._why_not.pop(model, "")
-        if saved is None:
-            return None
-        tokens = 0
-        for slot, expected in saved.items():
-            name = self._name(model, slot)
-            try:
-                restored = (await self._act("restore", model, slot, name)).get("n_restored")
-            except LlmError as error:
-                why = f"the server could not restore it ({_kind(error)})"
-            else:
-                if restored == expected:
-                    tokens += expected
+        async with self._turn:
+            saved, why = self._saved.pop(model, None), self._why_not.pop(model, "")
+            if saved is None:
+                return None
+            tokens = 0
+            for slot, expected in saved.items():
+                name = self._name(model, slot)
+                try:
+                    restored = (await self._act("restore", model, slot, name)).get("n_restored")
+                except LlmError as error:
+                    why = f"the server could not restore it ({_kind(error)})"
                 else:
-                    why = f"the server restored {restored} of {expected} tokens"
-            finally:
-                if self._directory is not None:
-                    with suppress(OSError):
-                        (self._directory / name).unlink(missing_ok=True)
-        return KeptKv(tokens, why)
+                    if restored == expected:
+                        tokens += expected
+                    else:
+                        why = f"the server restored {restored} of {expected} tokens"
+                finally:
+                    if self._directory is not None:
+                        await asyncio.to_thread(_delete, self._directory, name)
+            return KeptKv(tokens, why)
 
-    def _private_directory(self) -> Path:
-        if self._directory is None:
-            raise NotKept("the server was started without --slot-save-path")
+    async def _save_slot(self, model: str, slot: int, file: Path) -> None:
         try:
-            status = self._directory.stat()
-        except OSError:
-            raise NotKept("the directory of --slot-save-path is not on the worker's host") from None
-        if status.st_mode & 0o077:
-            raise NotKept("other users may read the directory of --slot-save-path: chmod 700 it")
-        return self._directory
+            await asyncio.to_thread(_create_private, file)
+            tokens = (await self._act("save", model, slot, file.name)).get("n_saved")
+            if isinstance(tokens, int) and tokens > 0:
+                self._saved[model][slot] = tokens
+        finally:
+            if slot not in self._saved[model]:
+                await asyncio.to_thread(_delete, file.parent, file.name)
 
     def _name(self, model: str, slot: int) -> str:
         return f"{self._prefix}{sha256(model.encode()).hexdigest()[:16]}-{slot}.bin"
+
+
+def _private(directory: Path | None) -> Path:
+    """The directory, if it is one where the server may save prompts.
+
+    Raises:
+        NotKept: it is none.
+    """
+    if directory is None:
+        raise NotKept("the server was started without --slot-save-path")
+    try:
+        status = directory.stat()
+    except OSError:
+        raise NotKept("the directory of --slot-save-path is not on the worker's host") from None
+    if status.st_mode & 0o077:
+        raise NotKept("other users may read the directory of --slot-save-path: chmod 700 it")
+    return directory
+
+
+def _delete(directory: Path, pattern: str) -> None:
+    """Delete the files with such names, as far as possible."""
+    with suppress(OSError):
+        for file in directory.glob(pattern):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
 def _create_private(path: Path) -> None:

@@ -26,8 +26,8 @@ from .provider import OpenAiProvider, Prepared
 
 LOAD_S = 900.0
 _CHAT = "/v1/chat/completions"
-_SERVED = "everything"
-"""What stands for the server's model and all its adapters, which sleep and wake up together."""
+_MODEL_AND_ADAPTERS = "the model and its adapters"
+"""The one name under which `Residency` knows them, since they sleep and wake up together."""
 _A_TOOL: JsonValue = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -117,20 +117,20 @@ class VllmProvider(HubModels, OpenAiProvider):
         """The vectors of the inputs; see `Embeds.embed`. A sleeping server is woken up first."""
         if not self.can_load:
             return await super().embed(inputs, model, dimensions)
-        async with self._residency.using(_SERVED):
+        async with self._residency.using(_MODEL_AND_ADAPTERS):
             return await super().embed(inputs, model, dimensions)
 
     async def load(self, model: str) -> None:
         """Wake the server up; see `Loads.load`."""
-        await self._residency.load(_SERVED)
+        await self._residency.load(_MODEL_AND_ADAPTERS)
 
     async def unload(self, model: str) -> None:
         """Let the server sleep once no request runs; see `Loads.unload`."""
-        await self._residency.unload(_SERVED)
+        await self._residency.unload(_MODEL_AND_ADAPTERS)
 
     async def in_memory(self) -> tuple[Iterable[str], int | None]:
         """See `HoldsModels`. The server's model and its adapters count as one model."""
-        return () if await self._is_asleep() else (_SERVED,), None
+        return () if await self._is_asleep() else (_MODEL_AND_ADAPTERS,), None
 
     async def load_now(self, model: str) -> None:
         """See `HoldsModels`."""
@@ -141,12 +141,13 @@ class VllmProvider(HubModels, OpenAiProvider):
         await self._exchange("/sleep?level=1&mode=wait", {}, LOAD_S, MAX_ERROR_BYTES)
 
     async def _awake(self, answer: AsyncGenerator[TokenDelta, None]) -> AsyncGenerator[TokenDelta, None]:
-        async with self._residency.using(_SERVED), aclosing(answer):
+        async with self._residency.using(_MODEL_AND_ADAPTERS), aclosing(answer):
             async for delta in answer:
                 yield delta
 
     async def _is_asleep(self) -> bool:
         """Whether the server sleeps. A server without sleep mode lacks the path."""
+        listing = self._residency.begin_listing()
         try:
             is_asleep = await self._field("/is_sleeping", "is_sleeping", bool)
         except LlmError as error:
@@ -154,7 +155,7 @@ class VllmProvider(HubModels, OpenAiProvider):
             is_asleep = False
         else:
             self.can_load = True
-        self._residency.note(() if is_asleep else (_SERVED,))
+        self._residency.note(() if is_asleep else (_MODEL_AND_ADAPTERS,), listing)
         return is_asleep
 
     async def _more(self, base: Mapping[str, Any]) -> tuple[str, ...]:
