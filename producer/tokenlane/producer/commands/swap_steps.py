@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,7 @@ from tokenlane.routing.decide.swaps import (
     with_routes,
 )
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.support.tasks import background
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
 
 from .client_session import explaining_wait
@@ -43,6 +44,9 @@ from .models import kv_text
 
 _QUESTION = "Reply with OK."
 _ANSWER_TOKENS = 8
+_CHECK_LANE_EVERY_S = 1.0
+_LEAST_MOVE_S = 10.0
+"""How long writing the policy may take, however late it is: its revision decides whether the swap has happened."""
 
 
 class SwapStep(Value):
@@ -110,7 +114,7 @@ class Swap:
         Raises:
             BadRequest: there is no such role or lane, or no swap to undo.
             ModelNotFound: no lane of the role, or not this lane, offers the model.
-            ProviderDown: no lane that would serve the model accepts work now.
+            ProviderDown: no lane that would serve the model accepts work now, or the worker of one went away.
             PolicyChanged: somebody else has changed one of the routes meanwhile.
             DeadlineExceeded: it took longer than `timeout_s`.
             LlmError: a lane could not load the model, or the model did not answer, answered nothing or broke off.
@@ -134,7 +138,7 @@ class Swap:
         if routed := {role: route for role, route in changed.items() if route}:
             for lane, model in await self._places_to_serve(after, routed, lanes, until):
                 await self._prepare(lane, model, until)
-        await self._move(policy, changed)
+        await self._move(policy, changed, max(until, _now() + _LEAST_MOVE_S))
         if self.unloads_old:
             left = [role for role in changed if route_of(policy, role)]
             old = [(lane.name, model) for lane, model in _places(policy, left, lanes)]
@@ -201,8 +205,27 @@ class Swap:
             info = await self._listed(lane, model) if action == "load" else None
         self._report_work(f"{action}ed", lane, model, began_at, info)
 
-    async def _move(self, policy: Policy, routes: Routes) -> None:
-        """Set the routes, all in one revision of the policy. What else has changed in the policy meanwhile stays."""
+    async def _move(self, policy: Policy, routes: Routes, until: float) -> None:
+        """Set the routes, all in one revision of the policy. What else has changed in the policy meanwhile stays.
+
+        Raises:
+            PolicyChanged: the rules of one of the roles have changed.
+            DeadlineExceeded: it took too long.
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                revision = await self._write(policy, routes)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "The policy was not written in time, since others keep changing it or the pool is slow: "
+                "`tokenlane policy show` says whether the routes have moved; if they have not, swap again."
+            ) from None
+        for role, route in routes.items():
+            before = route_of(policy, role)
+            self.report(SwapStep(step="moved", role=role, before=before, route=route, revision=revision))
+
+    async def _write(self, policy: Policy, routes: Routes) -> int:
+        """Write the policy with these routes; returns its revision."""
         now, revision = policy, 0
         while not revision:
             try:
@@ -215,9 +238,7 @@ class Swap:
                         f"The rules of role {role!r} were changed during the swap, in policy revision {now.revision}, "
                         "so the swap has changed nothing: see `tokenlane policy show`, then swap again."
                     )
-        for role, route in routes.items():
-            before = route_of(policy, role)
-            self.report(SwapStep(step="moved", role=role, before=before, route=route, revision=revision))
+        return revision
 
     async def _unload(self, places: Sequence[tuple[str, str]], until: float) -> None:
         """Unload the models of these lanes, unless a role now uses them for requests that name no model."""
@@ -249,11 +270,28 @@ class Swap:
 
         Raises:
             DeadlineExceeded: the block has not ended at that time of the event loop's clock.
+            ProviderDown: no worker has served the lane for longer than a restart takes.
         """
+        is_away = False
+
+        async def watch() -> None:
+            nonlocal is_away
+            await self._until_away(lane.name)
+            is_away = True
+            limit.reschedule(_now())
+
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until) as limit, background() as tasks:
+                tasks.create_task(watch(), name="tokenlane watch on the lane of a swap")
                 yield
         except TimeoutError:
+            if is_away:
+                raise ProviderDown(
+                    f"{what}: its worker has ended or cannot reach the pool. Start one with `tokenlane worker`, then "
+                    "swap again.",
+                    lane=lane.name,
+                    model=model,
+                ) from None
             raise DeadlineExceeded(
                 f"{what} within the {self.timeout_s:g} s of the swap: see what `tokenlane lanes ls` says of the lane, "
                 "or repeat the swap with a longer --timeout.",
@@ -263,6 +301,15 @@ class Swap:
         except LlmError as error:
             report = error.report().model_copy(update={"message": f"{what}: {error.message}"})
             raise LlmError.from_report(report).at(request_id=error.request_id) from None
+
+    async def _until_away(self, name: str) -> None:
+        """Return when no worker has served the lane for longer than a restart takes."""
+        while True:
+            await asyncio.sleep(_CHECK_LANE_EVERY_S)
+            with suppress(LlmError):  # a pool that does not answer says nothing about the lane
+                lane = next((lane for lane in await self.client.link.lanes() if lane.name == name), None)
+                if lane is None or lane.is_long_away:
+                    return
 
 
 async def _answered(request: OpenRequest) -> None:

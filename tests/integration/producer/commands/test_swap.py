@@ -140,6 +140,38 @@ async def test_a_swap_that_fails_changes_nothing(redis_url: str, pool: Pool, cli
         assert (await client.complete("hi", role="planner")).model == "old:latest"
 
 
+async def test_a_swap_whose_lane_goes_away_ends(
+    redis_url: str, pool: Pool, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before its deadline, once the worker has been away for longer than a restart takes."""
+    monkeypatch.setattr("tokenlane.routing.decide.lanes.offer.RESTART_MS", 500)
+    swaps = Swaps(client, pool)
+    async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
+        server.faults.append(FaultScript(hold_after=0))
+        swapping = asyncio.create_task(swaps.to("new", timeout_s=3600))
+        await server.held(1)
+    with pytest.raises(ProviderDown) as failed:
+        await swapping
+    assert (failed.value.lane, failed.value.model) == ("gpu0", "new:latest")
+    assert swaps.steps == []
+    assert (await pool.policies.read()).revision == 1
+
+
+async def test_a_policy_that_never_rests(pool: Pool, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A swap does not try for ever to write the policy."""
+
+    async def changed(*_: object, **__: object) -> int:
+        await asyncio.sleep(0)
+        raise PolicyChanged
+
+    swaps = Swaps(client, pool)
+    swap = Swap(client, pool, "planner", "new", swaps.steps.append, lambda _: None, 1)
+    monkeypatch.setattr(pool.policies, "write", changed)
+    with pytest.raises(DeadlineExceeded):
+        await swap._move(Policy(), {"planner": OLD.route}, asyncio.get_running_loop().time() + 0.1)
+    assert swaps.steps == []
+
+
 async def test_a_swap_meets_other_changes_of_the_policy(redis_url: str, pool: Pool, client: Client) -> None:
     """Changes of other rules stay. If the role's own rules change before the new model answers, the swap ends."""
     async with a_lane(redis_url, pool, loaded=["old", "new"]) as server:
