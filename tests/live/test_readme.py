@@ -35,6 +35,7 @@ STAYING = {
     "tokenlane simulate": '{"url"',
     "tokenlane router": "until Ctrl-C",
     "tokenlane dashboard": "page ",
+    "tokenlane serve": "gateway ",
     "arq ": "Starting worker for",
 }
 

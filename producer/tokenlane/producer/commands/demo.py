@@ -30,6 +30,7 @@ from tokenlane.routing.contract.answers import Usage
 from tokenlane.routing.contract.errors import LlmError
 
 from .client_session import run_until_signal
+from .demo_http import demo_http
 from .demo_kill import demo_kill
 from .temporary_pool import temporary_pool
 
@@ -65,7 +66,7 @@ def demo(
         bool, typer.Option("--kill", help="Kill a worker in mid-answer; another worker continues the answer.")
     ] = False,
 ) -> None:
-    """Start a temporary pool with the model that `up` would serve, stream two answers, and show their timing.
+    """Start a temporary pool with the model that `up` would serve, stream two answers, and ask again over HTTP.
 
     With `--kill`, two workers serve the built-in model, and one answer outlives the worker that began it.
     """
@@ -93,14 +94,15 @@ async def _demo(redis: str | None) -> int:
                 async with asyncio.TaskGroup() as tasks:
                     for turn in turns:
                         tasks.create_task(_ask(client, turn, console))
-    for turn in turns:
-        if turn.error is not None:
-            note(f"tokenlane: {turn.role}: {turn.error}", err=True)
-    console.print(_summary(turns, console))
-    note("")
+        for turn in turns:
+            if turn.error is not None:
+                note(f"tokenlane: {turn.role}: {turn.error}", err=True)
+        console.print(_summary(turns, console))
+        note("")
+        has_http = await demo_http(facts["redis"], facts["pool"])
     for step in _next_steps(facts["provider"]):
         note(step)
-    return OK if all(turn.error is None for turn in turns) else FAILED
+    return OK if has_http and all(turn.error is None for turn in turns) else FAILED
 
 
 def _next_steps(provider: str) -> tuple[str, str]:
