@@ -47,7 +47,7 @@ def as_hooks(file: Path) -> None:
 
 
 def as_policy(file: Path) -> None:
-    assert policy_of(read()).roles
+    assert policy_of(read()).roles or policy_of(read()).aliases
     as_settings(file)
 
 
