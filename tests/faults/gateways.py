@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ class Town:
     gateways: list[Child] = field(default_factory=list)
     workers: list[Child] = field(default_factory=list)
     router: Child | None = None
+    _locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def start_gateway(self, place: int) -> Child:
         """Start a gateway at its place, again if Redis does not answer, as systemd does."""
@@ -173,6 +175,10 @@ class Town:
     async def carry_out(self, fault: Fault) -> None:
         """Kill something after a time, and start it again."""
         await asyncio.sleep(fault.after_s)
+        async with self._locks[fault.kind]:  # until it is there again
+            await self._restart(fault)
+
+    async def _restart(self, fault: Fault) -> None:
         match fault.kind:
             case "gateway":
                 await self.gateways[fault.which].kill()

@@ -40,7 +40,6 @@ async def run(opened: Town, faults: list[Fault]) -> list[Reader]:
             tasks.create_task(other.follow(reader.named))
         for fault in faults:
             tasks.create_task(opened.carry_out(fault))
-        await asyncio.gather(*(opened.backends[lane].wait_for(lambda: True) for lane in opened.backends))
         during = tasks.create_task(readable_until_over(opened, [*first, *second]))
     assert during.result() == []
     return [*first, *second]

@@ -42,6 +42,10 @@ class AnswerBuilder:
     def text(self) -> str:
         return self._text.getvalue()
 
+    @property
+    def reasoning(self) -> str:
+        return self._reasoning.getvalue()
+
     def add(self, delta: TokenDelta) -> None:
         """Append the next delta."""
         if self.first_at is None:
@@ -74,7 +78,7 @@ class AnswerBuilder:
         return Answer(
             request_id=request_id,
             text=self.text,
-            reasoning=self._reasoning.getvalue(),
+            reasoning=self.reasoning,
             tool_calls=self._calls.calls(),
             finish_reason=self.finish_reason,
             usage=self.usage or Usage(),

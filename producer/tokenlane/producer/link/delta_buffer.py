@@ -300,12 +300,13 @@ class DeltaBuffer:
         if message.begun_by > self._begun_by:
             self.begin_anew(message.begun_by)
         part, known = "".join(delta.text for delta in message.deltas), self.answer.text
+        thought = "".join(delta.reasoning for delta in message.deltas)
         if self._first > 0 or self.position >= message.stands_for or not part.startswith(known):
             return
         self.answer.tokens += message.stands_for - 1 - self.position  # the one delta stands for so many more
         self.position = message.stands_for - 1
         self._early = {position: delta for position, delta in self._early.items() if position > self.position}
-        delta = TokenDelta(text=part[len(known) :])
+        delta = TokenDelta(text=part[len(known) :], reasoning=thought[len(self.answer.reasoning) :])
         self._take(delta, self.position, message)
 
     def _take(self, delta: TokenDelta, position: int, message: Deltas | Completed | Failed) -> None:

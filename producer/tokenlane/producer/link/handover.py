@@ -13,7 +13,7 @@ PIECE_SIZE = 128 * 1024
 def make_handover(
     request_id: str, attempt: int, answer: AnswerBuilder, *, model: str, position: int, joined_at: int, begun_by: int
 ) -> list[Handover]:
-    """Make the handover of an unfinished answer to an attempt: one message for each piece of the answer's text.
+    """Make the handover of an unfinished answer to an attempt: one message for each piece of its text and reasoning.
 
     Args:
         model: the lane's own name of the model that wrote the latest part.
@@ -21,8 +21,8 @@ def make_handover(
         joined_at: the position of the first delta that the agent asked for.
         begun_by: the attempt that began the answer anew; 0 if none did.
     """
-    text = answer.text
-    pieces = [text[start : start + PIECE_SIZE] for start in range(0, len(text), PIECE_SIZE)] or [""]
+    text, reasoning = answer.text, answer.reasoning
+    starts = range(0, max(1, len(text) + len(reasoning)), PIECE_SIZE)
     return [
         Handover(
             id=request_id,
@@ -31,15 +31,16 @@ def make_handover(
             position=position,
             lane=answer.lane,
             model=model,
-            text=piece,
+            text=text[start : start + PIECE_SIZE],
+            reasoning=reasoning[max(0, start - len(text)) : max(0, start + PIECE_SIZE - len(text))],
             piece=number,
-            pieces=len(pieces),
+            pieces=len(starts),
             tokens=answer.tokens,
             finish_reason=answer.finish_reason,
             obstacle=_obstacle(answer, joined_at),
             begun_by=begun_by,
         )
-        for number, piece in enumerate(pieces)
+        for number, start in enumerate(starts)
     ]
 
 

@@ -192,10 +192,10 @@ class Handover(_ForAttempt):
     `state`: `done` if the request has already ended for the agent, `stale` if the agent knows a newer attempt.
     `lane` and `model`, by the lane's own name, are those of the agent's last delta; empty if the agent has no delta.
 
-    `text`: the text of the answer so far. A long text travels in several messages that have the same position, numbered
-    by `piece` from 0. `tokens`: how many tokens that text has, counted as one for each delta. `finish_reason`: set if
-    the agent has the whole answer and only misses its end. `obstacle`: why no lane can continue the answer; empty if
-    one can. `begun_by`: as in `Deltas`.
+    `text`: the text of the answer so far; `reasoning`: the reasoning before it, for clients that attach later. Long
+    ones travel in several messages that have the same position, numbered by `piece` from 0. `tokens`: how many tokens
+    they have, counted as one for each delta. `finish_reason`: set if the agent has the whole answer and only misses its
+    end. `obstacle`: why no lane can continue the answer; empty if one can. `begun_by`: as in `Deltas`.
     """
 
     type: Literal["handover"] = "handover"
@@ -204,6 +204,7 @@ class Handover(_ForAttempt):
     lane: str = Field(default="", max_length=_LONGEST_NAME)
     model: str = Field(default="", max_length=_LONGEST_NAME)
     text: str = Field(default="", repr=False)
+    reasoning: str = Field(default="", repr=False)
     piece: int = Field(default=0, ge=0)
     pieces: int = Field(default=1, ge=1, le=MOST_PIECES)
     tokens: int = Field(default=0, ge=0)

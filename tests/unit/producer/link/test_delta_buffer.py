@@ -637,6 +637,22 @@ def test_a_reader_gets_the_part_that_was_handed_over(has: int, part_first: bool)
     assert positions == [*range(has), *([2] if has < 3 else []), 3]
 
 
+@pytest.mark.parametrize("has", [0, 1, 2])
+def test_a_reader_gets_the_reasoning_that_was_handed_over(has: int) -> None:
+    """Whatever it has of it, and also from a worker of an older version, which does not know it."""
+    first = [TokenDelta(reasoning="hm "), TokenDelta(reasoning="yes"), TokenDelta(text="a")]
+    owner, reader, older = (DeltaBuffer(ID) for _ in range(3))
+    for buffer, count in ((owner, 3), (reader, has), (older, has)):
+        buffer.receive(Deltas(attempt=1, worker="w", lane="l", model="m", first=0, deltas=first[:count]))
+    (handover,) = handed_over(owner)
+    assert (handover.text, handover.reasoning) == ("a", "hm yes")
+    part = replayed("a", 3)
+    older.receive(part.model_copy(deep=True))
+    assert older.answer.text == "a"
+    reader.receive(part.model_copy(update={"deltas": [TokenDelta(reasoning="hm yes", text="a")]}))
+    assert (reader.answer.reasoning, reader.answer.text, reader.position) == ("hm yes", "a", 3)
+
+
 @pytest.mark.parametrize("position", [1, 2])
 def test_a_reader_that_joined_in_the_part_does_not_get_it(position: int) -> None:
     """It lacks the beginning, so it cannot know where in the text it stands."""

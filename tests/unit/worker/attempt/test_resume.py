@@ -356,12 +356,12 @@ async def test_a_second_refusal_is_final(restarts: bool) -> None:
 async def test_the_part_is_kept_for_clients_that_attach_later() -> None:
     """It is replayed before the deltas of this attempt, as one delta of the lane that wrote it."""
     bench = Bench()
-    await bench.run_again(**PART)
+    await bench.run_again(**PART, reasoning="hm")
     (message,) = [message for message in answers(bench) if isinstance(message, Completed)]
     part, *_ = map(channel_message, bench.publisher.memory.after(AttemptKey(bench.pool.id, message.attempt), -1))
     assert isinstance(part, Deltas)
     assert (part.first, part.stands_for, part.lane, part.model) == (0, 3, "lane0", "m1")
-    assert [delta.text for delta in part.deltas] == ["one two "]
+    assert [(delta.reasoning, delta.text) for delta in part.deltas] == [("hm", "one two ")]
 
 
 async def test_a_bad_request_stays_one() -> None:

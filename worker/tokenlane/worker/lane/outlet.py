@@ -90,14 +90,14 @@ class Outlet:
         self.begun_by = part.begun_by
         self._name_model(self.model)
         self._forget_part()
-        if part.text and len(part.text) <= REPLAY_BYTES and self._seal is not None:
+        if part.text and len(part.text) + len(part.reasoning) <= REPLAY_BYTES and self._seal is not None:
             replayed = Deltas(
                 attempt=self.attempt.number,
                 worker=self._publisher.worker,
                 lane=part.lane,
                 model=part.model,
                 first=0,
-                deltas=[TokenDelta(text=part.text)],
+                deltas=[TokenDelta(reasoning=part.reasoning, text=part.text)],
                 begun_by=part.begun_by,
                 stands_for=part.position,
             )

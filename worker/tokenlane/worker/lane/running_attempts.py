@@ -103,9 +103,10 @@ class Run:
             self._pieces = {}  # the agent has replied again, to a repeated question
         self._pieces[piece.piece] = piece
         if len(self._pieces) == piece.pieces:
-            text = "".join(self._pieces[number].text for number in range(piece.pieces))
+            pieces = [self._pieces[number] for number in range(piece.pieces)]
+            whole = {name: "".join(getattr(each, name) for each in pieces) for name in ("text", "reasoning")}
             self._pieces = {}
-            self.handover.set_result(piece.model_copy(update={"text": text, "piece": 0, "pieces": 1}))
+            self.handover.set_result(piece.model_copy(update=whole | {"piece": 0, "pieces": 1}))
 
     @asynccontextmanager
     async def stoppable(self) -> AsyncIterator[None]:
