@@ -61,7 +61,7 @@ class Fault:
 def draw_faults(seed: int) -> list[Fault]:
     """Draw one to three faults. The same seed always gives the same ones."""
     rng = random.Random(seed)
-    kinds: Sequence[_Kind] = rng.choices(_NAMES, _WEIGHTS, k=rng.randint(1, 3))  # type: ignore[arg-type]  # literals
+    kinds: Sequence[_Kind] = rng.choices(_NAMES, _WEIGHTS, k=rng.randint(1, 3))
     faults = [Fault(rng.uniform(0, 1.0), kind, rng.randrange(2)) for kind in kinds]
     return sorted(faults, key=lambda fault: fault.after_s)
 
@@ -149,7 +149,7 @@ class Town:
     directory: Path
     server: Server
     farm: Farm
-    backends: dict[str, Simulator]
+    backends: dict[str, ModelServer]
     urls: list[str] = field(default_factory=list)
     gateways: list[Child] = field(default_factory=list)
     workers: list[Child] = field(default_factory=list)
