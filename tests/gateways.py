@@ -16,32 +16,43 @@ from tokenlane.producer.gateway.door import Door
 from tokenlane.producer.gateway.http.outlet import Pauses
 from tokenlane.producer.gateway.http.server import serve_asgi
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.store.request_records import RequestRecord
 
 _NO_POLICY = Policy()
 
 
-def door_of(client: Client, *, policy: Policy = _NO_POLICY, pauses: Pauses | None = None) -> Door:
-    """A door in front of this client's pool, open to everyone."""
+def door_of(
+    client: Client, *, policy: Policy = _NO_POLICY, pauses: Pauses | None = None, pool: Pool | None = None
+) -> Door:
+    """A door in front of this client's pool, open to everyone. The caller's agent may be in the header `x-agent`.
+
+    Args:
+        pool: the pool, where requests may be joined again.
+    """
 
     async def caller_of(request: Request) -> Caller:
-        return Caller("gateway", conversation=session_of(request.headers))
+        return Caller(request.headers.get("x-agent", "gateway"), conversation=session_of(request.headers))
 
     async def read_policy() -> Policy:
         return policy
 
-    return Door(client, caller_of, read_policy, pauses or Pauses())
+    async def record_of(request_id: str) -> RequestRecord | None:
+        return None if pool is None else next(iter(await pool.records.read([request_id])), None)
+
+    return Door(client, caller_of, read_policy, pauses or Pauses(), record_of=record_of)
 
 
 @asynccontextmanager
 async def gateway_of(
-    client: Client, *, policy: Policy = _NO_POLICY, pauses: Pauses | None = None
+    client: Client, *, policy: Policy = _NO_POLICY, pauses: Pauses | None = None, pool: Pool | None = None
 ) -> AsyncIterator[str]:
     """A gateway that listens on loopback; its URL, without a path."""
 
     async def why_not_ready() -> str:
         return ""
 
-    app = gateway_app(door_of(client, policy=policy, pauses=pauses), why_not_ready)
+    app = gateway_app(door_of(client, policy=policy, pauses=pauses, pool=pool), why_not_ready)
     async with serve_asgi(app, ("127.0.0.1", 0), option="--listen") as url:
         yield url
 

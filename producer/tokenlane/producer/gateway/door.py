@@ -79,6 +79,9 @@ async def prepare(door: Door, caller: Caller, question: Question, request: Reque
     """
     now = int(time.time())
     if (place := resumed(request.headers)) is not None:
+        record = await door.record_of(place.request_id)
+        if record is None or record.kind != "chat" or not caller.has(record.agent):
+            raise Refused(404, "request_lost", "The pool knows no such request of this caller: send it as a new one.")
         stream = door.client.attach(place.request_id)
         return Asked(question, Begun(place.request_id, question.model, now), stream, place.characters)
     to, common = await addressed(door, caller, question.model, request.headers, question.options)

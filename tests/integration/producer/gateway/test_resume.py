@@ -95,7 +95,19 @@ async def test_a_killed_gateway_is_followed_by_another(processes: Farm, worker: 
     await eventually(ended)
 
 
-async def test_every_place_of_an_answer(redis_url: str, worker: StandIn) -> None:
+async def test_another_agent_cannot_join(redis_url: str, pool: Pool, worker: StandIn) -> None:
+    """Who knows a request's id, as from a log, does not read its answer."""
+    async with quick_client(redis_url) as client, gateway_of(client, pool=pool) as url, asked(url) as response:
+        run = await worker.next_run()
+        request = response.headers["x-tokenlane-request"]
+        async with asked(url, **{"x-tokenlane-request": request, "x-agent": "spy"}) as spied:
+            assert spied.status_code == 404
+        await run.say("secret")
+        await run.complete()
+        assert texts_of(await response.aread()) == "secret"
+
+
+async def test_every_place_of_an_answer(redis_url: str, pool: Pool, worker: StandIn) -> None:
     """In the middle of a delta, too: another attempt may have cut the answer into other deltas."""
     deltas = [
         TokenDelta(reasoning="why"),
@@ -106,7 +118,7 @@ async def test_every_place_of_an_answer(redis_url: str, worker: StandIn) -> None
     ]
     size = len("why") + len("abcde") + 1 + len('{"a":1}')
     async with quick_client(redis_url, agent="a") as client, quick_client(redis_url, agent="b") as other:
-        async with gateway_of(client) as url, gateway_of(other) as second, asked(url) as response:
+        async with gateway_of(client) as url, gateway_of(other, pool=pool) as second, asked(url) as response:
             run = await worker.next_run()
             request = response.headers["x-tokenlane-request"]
             await run.send(deltas)
