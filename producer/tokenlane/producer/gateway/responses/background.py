@@ -18,12 +18,12 @@ from tokenlane.producer.gateway.door import Asked, Door
 from tokenlane.producer.gateway.failures import INTERNAL, Failure, Refused, failure_of
 from tokenlane.producer.gateway.question import Begun
 from tokenlane.routing.contract.answers import Answer
-from tokenlane.routing.contract.errors import LlmError, RequestLost
+from tokenlane.routing.contract.errors import Interrupted, LlmError, RequestLost
 from tokenlane.routing.store.request_records import RequestRecord
 from tokenlane.routing.support.tasks import background
 
 from .dialect import as_responses
-from .kept import Kept
+from .kept import Kept, Rest
 from .shelf import KEEP_S, MOST_BYTES, Shelf
 from .snapshot import PREFIX
 
@@ -32,6 +32,9 @@ _TAKE_OVER_S = 4.0
 _ATTACHED_S = 1.0
 """How long a gateway that has attached to a response waits for the first part of its answer."""
 _CANCELLED_S = 2.0
+_MOST_JOINS = 5
+_GO_ON = ("waiting", "delayed", "dispatched", "running", "completed")
+"""The states of a request whose answer another gateway may have."""
 _ID = re.compile(PREFIX + "([0-9a-f]{32})")
 
 
@@ -131,24 +134,13 @@ class Background:
 
     async def _follow(self, kept: Kept, entered: asyncio.Future[None], ended: Callable[[Begun, Answer], None]) -> None:
         try:
-            async with kept.stream as stream:
-                kept.accepted()
-                self._running[kept.request_id] = kept
-                entered.set_result(None)
-                try:
-                    async with background() as tasks:
-                        tasks.create_task(self._keep_owning(kept))
-                        while batch := await stream.batch():
-                            kept.add(batch)
-                        answer = await stream.answer()
-                except asyncio.CancelledError:
-                    stream.let_go()  # this gateway stops, and another may go on
-                    raise
+            answer = await self._read_to_end(kept, entered)
             ended(kept.begun, answer)
             self._finish(kept, answer)
         except Exception as error:
             if not entered.done():
                 entered.set_exception(error)
+                entered.exception()  # whoever waited for it may be gone
                 return
             if not isinstance(error, LlmError):
                 self._door.client.link.internal_errors.record("gateway", error)
@@ -156,6 +148,43 @@ class Background:
         finally:
             if not entered.done():
                 entered.cancel()
+
+    async def _read_to_end(self, kept: Kept, entered: asyncio.Future[None]) -> Answer:
+        """Read a response, and join it again if it goes on for another gateway that had less of it.
+
+        Raises:
+            LlmError: the response failed.
+        """
+        joins = 0
+        while True:
+            try:
+                return await self._read_once(kept, entered)
+            except Interrupted:
+                record = await self._door.record_of(kept.request_id)
+                if joins == _MOST_JOINS or record is None or record.state not in _GO_ON:
+                    raise
+            joins += 1
+            kept.stream = self._door.client.attach(kept.request_id)
+
+    async def _read_once(self, kept: Kept, entered: asyncio.Future[None]) -> Answer:
+        async with kept.stream as stream:
+            if not entered.done():
+                kept.accepted()
+                self._running[kept.request_id] = kept
+                entered.set_result(None)
+            rest = Rest(kept.deltas)
+            try:
+                async with background() as tasks:
+                    tasks.create_task(self._keep_owning(kept))
+                    while batch := await stream.batch():
+                        if new := rest.of(batch):
+                            kept.add(new)
+                    answer = await stream.answer()
+            except asyncio.CancelledError:
+                stream.let_go()  # this gateway stops, and another may go on
+                raise
+            rest.check_end()
+            return answer
 
     async def _keep_owning(self, kept: Kept) -> None:
         while True:

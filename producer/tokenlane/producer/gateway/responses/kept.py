@@ -9,9 +9,11 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from tokenlane.producer.gateway.failures import Failure
+from tokenlane.producer.gateway.http.resume import size_of, split
 from tokenlane.producer.gateway.question import Begun
 from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.contract.answers import Answer, TokenDelta
+from tokenlane.routing.contract.errors import Interrupted
 
 from .snapshot import Status, failed_as, snapshot, status_of
 from .writer import EventWriter
@@ -122,3 +124,50 @@ class Kept:
 def _size_of(delta: TokenDelta) -> int:
     calls = sum(len(call.arguments) for call in delta.tool_calls)
     return _DELTA_BYTES + 4 * (len(delta.text) + len(delta.reasoning) + calls)
+
+
+class Rest:
+    """What an answer that is read again from its start has beyond the deltas that are known.
+
+    Args:
+        known: the deltas that were read before; none for an answer that is read for the first time.
+    """
+
+    def __init__(self, known: Sequence[TokenDelta]) -> None:
+        self._known = tuple(known)
+        self._lacks = size_of(known)
+        self._again: list[TokenDelta] = []
+
+    def of(self, deltas: Sequence[TokenDelta]) -> Sequence[TokenDelta]:
+        """The new ones of the next deltas.
+
+        Raises:
+            Interrupted: the known part of the answer is another one now.
+        """
+        if self._lacks == 0:
+            return deltas
+        before, new = split(deltas, self._lacks)
+        self._again += before
+        self._lacks -= size_of(before)
+        if self._lacks == 0 and _content(self._again) != _content(self._known):
+            raise Interrupted(
+                "The answer broke off, and another lane went on with another text: send the request again."
+            )
+        return new
+
+    def check_end(self) -> None:
+        """Check that the answer that has ended is not shorter than what is known.
+
+        Raises:
+            Interrupted: it is.
+        """
+        if self._lacks:
+            raise Interrupted("The answer broke off, and another lane ended it earlier: send the request again.")
+
+
+def _content(deltas: Sequence[TokenDelta]) -> tuple[str, str, dict[int, str]]:
+    calls: dict[int, str] = {}
+    for delta in deltas:
+        for call in delta.tool_calls:
+            calls[call.index] = calls.get(call.index, "") + (call.name or "") + call.arguments
+    return "".join(delta.reasoning for delta in deltas), "".join(delta.text for delta in deltas), calls

@@ -11,9 +11,11 @@ import pytest
 from tests.unit.producer.gateway.doors import served
 from tests.unit.producer.gateway.responses.test_foreground import sdk
 
+from tokenlane.producer.gateway.responses.kept import Rest
 from tokenlane.producer.gateway.responses.shelf import Shelf
 from tokenlane.producer.testing import MockPool
-from tokenlane.routing.contract.errors import ProviderDown
+from tokenlane.routing.contract.answers import TokenDelta
+from tokenlane.routing.contract.errors import Interrupted, ProviderDown
 from tokenlane.routing.contract.requests import ChatRequest
 
 
@@ -146,3 +148,19 @@ def test_the_shelf() -> None:
     assert (shelf.get("e"), shelf.had("e")) == (None, True)
     shelf.put("f", "F", 1)
     assert (shelf.drop("f"), shelf.drop("f"), shelf.had("f")) == (True, False, False)
+
+
+@pytest.mark.parametrize("known", [0, 1, 4, 9])
+def test_an_answer_that_is_read_again(known: int) -> None:
+    """Only what is new comes, cut where it must be; another or a shorter text is an error."""
+    text = "one two three"
+    had = [TokenDelta(text=letter) for letter in text[:known]]
+    rest = Rest(had)
+    new = [delta.text for piece in ("one ", "two ", "three") for delta in rest.of([TokenDelta(text=piece)])]
+    rest.check_end()
+    assert "".join(new) == text[known:]
+    if known:
+        with pytest.raises(Interrupted):
+            Rest(had).of([TokenDelta(text="x" * known)])
+        with pytest.raises(Interrupted):
+            Rest(had).check_end()
