@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "errors": ("Send again",),
     "hooks": ("In an agent", "Token hooks", "Request hooks"),
     "failures": ("A whole agent",),
+    "openai-chat": ("Ask", "Vectors"),
     "testing": ("Test an agent", "Handlers", "Embeddings"),
 }
 PAGES_OF_AGENTS = ("agents", "embeddings", "failures", "models")

@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
+from tests.documents import examples_of, run_example
 from tests.gateways import events_of, gateway_of
 from tests.integration.clients import quick_client
 from tests.integration.farm import eventually
@@ -24,6 +25,7 @@ from tests.integration.stand_in import StandIn
 from tokenlane.benches.simulator import Simulator
 from tokenlane.benches.simulator.fault_script import FaultScript
 from tokenlane.config.settings.values import LaneSettings
+from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract.answers import TokenDelta, TokenLogprob, TopLogprob
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
@@ -207,3 +209,14 @@ async def test_models_and_vectors(redis_url: str, pool: Pool) -> None:
             assert [model["id"] for model in listed["data"]] == names
             assert (listed["first_id"], listed["last_id"], listed["has_more"]) == (names[0], names[-1], False)
             assert (await web.get(f"{town.url}/v1/models/sim")).json()["type"] == "model"
+
+
+async def test_the_examples_of_the_page(redis_url: str) -> None:
+    """They are run as they stand, but for the gateway's address."""
+    pages = examples_of("openai-chat")
+    async with town_of(redis_url, models=["sim"]) as town, MockPool() as vectors, vectors.client() as client:
+        code = pages["Ask"][0].replace("http://127.0.0.1:4000", town.url).replace("role:planner", "sim")
+        assert (await run_example(code, AsyncOpenAI=AsyncOpenAI))["text"] == ""
+        async with gateway_of(client) as url:
+            code = pages["Vectors"][0].replace("http://127.0.0.1:4000", url)
+            assert len((await run_example(code, AsyncOpenAI=AsyncOpenAI))["vector"]) == 27

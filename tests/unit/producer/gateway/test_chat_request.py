@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
+from tests.documents import table_on
+from tests.repository import ROOT
 
 from tokenlane.producer.gateway.chat_completions import fields
 from tokenlane.producer.gateway.chat_completions.request import ChatQuestion, _Body, read
@@ -37,10 +40,12 @@ def request_of(question: ChatQuestion) -> ChatRequest:
 
 
 def test_every_parameter_of_the_sdk_is_decided() -> None:
-    """A parameter is translated, taken as a hint, or refused by name; a new one of the SDK fails here."""
+    """A parameter is translated, taken as a hint, or refused by name, as the page says; a new one fails here."""
     decided = {*_Body.model_fields, *fields._HINTS, *fields._CANNOT}
     given = {*CompletionCreateParamsBase.__annotations__, *CompletionCreateParamsStreaming.__annotations__}
     assert given - decided == set()
+    rows = table_on(ROOT / "docs" / "openai-chat.md", "parameters")
+    assert {name for field, _ in rows for name in re.findall(r"`(\w+)`", field)} == given
 
 
 def test_options_keep_their_names_and_values() -> None:
