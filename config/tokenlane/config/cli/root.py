@@ -76,6 +76,7 @@ VERBS = {
     "config": Verb("Show the settings in force and their sources; `init` writes an llm.toml.", "cli"),
     "policy": Verb("Show, compare and apply the pool's routes and limits.", "cli"),
     "key": Verb("Show, create and rotate the keys that seal the pool's requests.", "cli"),
+    "keys": Verb("Add, list and revoke the API keys of HTTP clients.", "cli"),
     "doctor": Verb("Check a pool's server, clock, keys, lanes and versions, and suggest repairs.", "cli"),
     "router": Verb("Route requests to lanes without serving one; every worker routes too.", "cli"),
     "exporter": Verb("Serve the pool's metrics to Prometheus.", "metrics"),

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 
@@ -13,6 +14,7 @@ from tokenlane.routing.contract.wire import Name, Priority, Value
 
 _PREFIX = "tl-"
 _SECRET_BYTES = 32
+_Seconds = Annotated[int, Field(ge=0, lt=253_402_300_800)]  # in the years of four digits
 
 
 class ApiKey(Value):
@@ -34,8 +36,8 @@ class ApiKey(Value):
     role: Name | None = None
     priority: Priority = "normal"
     in_flight: int | None = Field(default=None, ge=1)
-    created_s: int = Field(ge=0)
-    expires_s: int | None = Field(default=None, ge=0)
+    created_s: _Seconds
+    expires_s: _Seconds | None = None
 
     def is_expired(self, now_s: float) -> bool:
         return self.expires_s is not None and self.expires_s <= now_s

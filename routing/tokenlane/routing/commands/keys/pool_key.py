@@ -18,11 +18,10 @@ from tokenlane.config.host.paths import absolute
 from tokenlane.config.host.pool_key_files import FILE_NAME, KeyRing, PoolKey, read_key_file, socket_keys, write_key_file
 from tokenlane.config.host.up_registry import data_dir
 from tokenlane.config.settings.load import NoPool, find_pool, pool_keys, pool_name
+from tokenlane.routing.commands.pool_session import pool_session
 from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.parse_snapshot import take_snapshot
-
-from .pool_session import pool_session
 
 _CHECK_EVERY_S = 0.2
 _HAND_OUT = (
