@@ -92,6 +92,7 @@ async def prepare(door: Door, caller: Caller, question: Question, request: Reque
         question.messages,
         role=to,
         agent=caller.user(question.user),
+        quota=caller.quota,
         response_format=question.response_format,
         **options,
     )

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tokenlane.producer.embeddings import Embeddings, EmbedOptions
+from tokenlane.routing.contract.envelope import Quota
 
 from .answering import WholeAnswer, unless_refused
 from .dialect import JsonBody
@@ -43,6 +44,7 @@ class _Asked:
     is_base64: bool
     to: str
     agent: str
+    quota: Quota | None
     options: EmbedOptions
 
 
@@ -53,7 +55,9 @@ async def embeddings(door: Door, request: Request) -> Response:
         return asked
 
     async def work() -> bytes:
-        found = await door.client.embed(asked.texts, role=asked.to, agent=asked.agent, **asked.options)
+        found = await door.client.embed(
+            asked.texts, role=asked.to, agent=asked.agent, quota=asked.quota, **asked.options
+        )
         return to_json(_document(found, is_base64=asked.is_base64))
 
     return WholeAnswer(door, work, error_body, lambda: _HEADERS)
@@ -64,9 +68,8 @@ async def _read(door: Door, request: Request) -> _Asked:
     body = _validated(await read_json(request))
     options: EmbedOptions = {} if body.dimensions is None else {"dimensions": body.dimensions}
     to, common = await addressed(door, caller, body.model or "", request.headers, options)
-    return _Asked(
-        _texts(body.input), body.encoding_format == "base64", to, caller.user(body.user), {**options, **common}
-    )
+    texts, is_base64 = _texts(body.input), body.encoding_format == "base64"
+    return _Asked(texts, is_base64, to, caller.user(body.user), caller.quota, {**options, **common})
 
 
 def _validated(body: JsonBody) -> _Body:

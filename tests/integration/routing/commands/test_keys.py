@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from typing import Any
 
 import pytest
+from tests.documents import commands_of
 from tests.integration.farm import Ended
 from tests.integration.life import raw
+from tests.repository import ROOT
 from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
@@ -52,6 +55,14 @@ async def test_a_key_from_beginning_to_end(pool: Pool) -> None:
     assert secret not in table.out + json.dumps(listed)
     assert (await document(pool, "revoke", "ci"))["revoked"] == "ci"
     assert (await document(pool, "ls"))["keys"] == []
+
+
+async def test_the_commands_of_the_docs(pool: Pool) -> None:
+    """One after the other; in the end the pool has no key."""
+    page = (ROOT / "docs" / "api-keys.md").read_text(encoding="utf-8")
+    commands = [shlex.split(command) for command in commands_of(page)]
+    assert [(await keys(pool, *words[2:])).code for words in commands] == [exits.OK] * 3
+    assert not await pool.api_keys.read()
 
 
 async def test_a_key_without_options_is_its_own_agents(pool: Pool) -> None:

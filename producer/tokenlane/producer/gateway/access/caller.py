@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.contract.wire import Priority
 
 _SESSION_HEADERS = (
@@ -31,12 +32,14 @@ class Caller:
         role: the role of requests that name none; None for the gateway's own.
         priority: the priority of requests that name none, and the highest that the caller may ask for.
         conversation: the conversation that a coding agent's headers name.
+        quota: the limit that counts all requests of the caller, whatever its users; None for none.
     """
 
     agent: str
     role: str | None = None
     priority: Priority = "normal"
     conversation: str | None = None
+    quota: Quota | None = None
 
     def user(self, name: str | None) -> str:
         """The agent for one of the caller's users or sessions. Their names may be personal: the pool gets a hash."""

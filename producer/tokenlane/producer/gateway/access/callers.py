@@ -8,6 +8,7 @@ from typing import Protocol
 from starlette.requests import Request
 
 from tokenlane.producer.gateway.failures import Refused
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.store.access.api_key import ApiKey
 
 from .caller import Caller, session_of
@@ -78,7 +79,8 @@ class Callers:
 
 
 def _caller(key: ApiKey, conversation: str | None) -> Caller:
-    return Caller(key.agent, key.role, key.priority, conversation)
+    quota = None if key.in_flight is None else Quota(name=key.name, in_flight=key.in_flight)
+    return Caller(key.agent, key.role, key.priority, conversation, quota)
 
 
 def _secret_in(headers: Mapping[str, str]) -> str:

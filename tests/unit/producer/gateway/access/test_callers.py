@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from tokenlane.producer.gateway.access.callers import WITHOUT_KEY, Callers
 from tokenlane.producer.gateway.failures import Refused
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.store.access.api_key import ApiKey
 
 SECRET = "tl-secret"
@@ -42,7 +43,14 @@ def asking(headers: Mapping[str, str]) -> Request:
 )
 async def test_a_key_names_its_agent(headers: dict[str, str]) -> None:
     caller = await callers(KEY, trusted=False).caller_of(asking(headers))
-    assert (caller.agent, caller.role, caller.priority) == ("builds", "coder", "low")
+    assert (caller.agent, caller.role, caller.priority, caller.quota) == ("builds", "coder", "low", None)
+
+
+async def test_all_users_of_a_key_share_its_limit() -> None:
+    key = KEY.model_copy(update={"in_flight": 3})
+    caller = await callers(key).caller_of(asking({"x-api-key": SECRET, "session-id": "one"}))
+    assert caller.quota == Quota(name="ci", in_flight=3)
+    assert caller.user(None) != "builds"
 
 
 @pytest.mark.parametrize(
