@@ -48,7 +48,7 @@ test: $(READY) ## run all tests that need no model and kill no process, in three
 
 # SEEDS=A-B runs only these seeds of random faults, and prints each. A single seed prints its whole history.
 test-faults: $(READY) ## run the tests that kill, freeze and cut off real processes, in two processes
-	$(BIN)/pytest $(if $(SEEDS),-s --seeds $(SEEDS) tests/faults/test_scenarios.py,-n 2 --dist loadgroup --no-loadscope-reorder -m kills tests/faults tests/live tests/integration)
+	$(BIN)/pytest $(if $(SEEDS),-s --seeds $(SEEDS) tests/faults/test_scenarios.py tests/faults/test_gateways_killed.py,-n 2 --dist loadgroup --no-loadscope-reorder -m kills tests/faults tests/live tests/integration)
 
 test-builtin: $(READY) ## run the tests of the built-in model, which it downloads once, and every command of README.md
 	$(BIN)/pytest -m "live and not kills" -n 2 --dist loadfile --no-loadscope-reorder --durations=5 tests/live \
