@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
+import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI
-from starlette.requests import Request
+from openai import AsyncOpenAI, OpenAI
+from tests.gateways import door_of
 from tests.integration.clients import link_of, quick_client
+from tests.integration.farm import eventually
+from tests.integration.lanes import lane_of
 from tests.integration.life import PREFIX, raw, state_of, sweep, vanish
+from tests.integration.producer.gateway.test_chat_completions import all_ended, town_of
 from tests.integration.stand_in import StandIn
 from tests.waiting import until
 
+from tokenlane.benches.simulator import Simulator
+from tokenlane.benches.simulator.fault_script import FaultScript
+from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client
-from tokenlane.producer.gateway.access.caller import Caller
 from tokenlane.producer.gateway.app import gateway_app
-from tokenlane.producer.gateway.door import Door
 from tokenlane.producer.gateway.http.server import serve_asgi
+from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool
-from tokenlane.routing.store.request_records import RequestRecord
 from tokenlane.routing.support.tasks import background
 
 
@@ -29,17 +35,11 @@ from tokenlane.routing.support.tasks import background
 async def gateway(pool: Pool, redis_url: str) -> AsyncIterator[tuple[str, Client]]:
     """A gateway, its URL and its client. The caller's agent is in the header `x-agent`."""
 
-    async def caller_of(request: Request) -> Caller:
-        return Caller(request.headers.get("x-agent", "tester"))
-
-    async def record_of(request_id: str) -> RequestRecord | None:
-        return next(iter(await pool.records.read([request_id])), None)
-
     async def why_not_ready() -> str:
         return ""
 
     async with quick_client(redis_url, agent="gateway") as client, background() as tasks:
-        door = Door(client, caller_of, pool.policies.read, tasks=tasks, record_of=record_of)
+        door = replace(door_of(client, pool=pool), tasks=tasks)
         async with serve_asgi(gateway_app(door, why_not_ready), ("127.0.0.1", 0), option="--listen") as url:
             yield url, client
 
@@ -130,3 +130,38 @@ async def test_clients_take_a_request_over_from_each_other(pool: Pool, worker: S
                 await until(lambda: link_of(second).owned_requests == 0)
                 await run.complete("done")
                 assert (await joined.answer()).text == (await stream.answer()).text == "done"
+
+
+async def test_a_client_may_leave_at_every_event(redis_url: str, pool: Pool) -> None:
+    """Before the first event and after each: nothing stays queued or running."""
+    question = {"model": "sim", "input": "hi", "stream": True}
+    async with town_of(redis_url, itl_ms=1) as town, httpx.AsyncClient(timeout=30) as web:
+        whole = await web.post(f"{town.url}/v1/responses", json=question)
+        events = whole.text.count("data: {")
+        assert events > 10
+        for leaves_after in range(events + 1):
+            async with web.stream("POST", f"{town.url}/v1/responses", json=question) as response:
+                lines, seen = response.aiter_lines(), 0
+                while seen < leaves_after:
+                    seen += (await anext(lines)).startswith("data: {")
+            await eventually(lambda: all_ended(pool))
+
+
+async def test_a_failover_is_invisible(redis_url: str, pool: Pool) -> None:
+    """The first lane's model server dies in mid-answer: the text has no gap and no repeat."""
+    route = RolePolicy(route=(Candidate(lane="bad"), Candidate(lane="gpu0")))
+    await pool.policies.write(Policy(roles={"default": route}))
+
+    def ask(url: str) -> str:
+        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as asks:
+            with asks.responses.stream(model="sim", input="hi") as stream:
+                return stream.get_final_response().output_text
+
+    async with (
+        town_of(redis_url) as town,
+        Simulator(api="vllm", tokens=6) as bad,
+        lane_of(redis_url, LaneSettings("bad", "vllm", bad.url, capacity=4)),
+    ):
+        bad.faults.extend([FaultScript(cut_after=3)] * 3)
+        assert await asyncio.to_thread(ask, town.url) == "w0 w1 w2 w3 w4 w5 "
+        await eventually(lambda: all_ended(pool))
