@@ -22,6 +22,7 @@ from tokenlane.producer import Client
 from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import Pool, connect
+from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 
 from .figures import Bar, Times, line_of
 from .host.machine import describe_machine, describe_versions
@@ -216,11 +217,11 @@ async def _time_ms(cancel: Awaitable[None], free: Awaitable[None]) -> float:
     """Cancel, and return the time until the slot is free."""
     begun_s = time.monotonic()
 
-    async def until_free() -> float:
-        await free
+    async def until(done: Awaitable[None]) -> float:
+        await done
         return 1000 * (time.monotonic() - begun_s)
 
-    _, free_ms = await asyncio.gather(cancel, until_free())
+    _, free_ms = await gather_or_cancel(until(cancel), until(free))
     return free_ms
 
 
@@ -229,7 +230,7 @@ async def _at_once(site: _Site, cancels: int) -> AtOnce:
     async with Client(site.redis, key=KeyRing()) as client, AsyncExitStack() as stack:
         site = replace(site, client=client)
         streams = [site.held(_MANY, 3 * (number % 2)) for number in range(cancels)]
-        await asyncio.gather(*map(stack.enter_async_context, streams))
+        await gather_or_cancel(*map(stack.enter_async_context, streams))
         running = min(cancels, _MANY_SLOTS)
         await site.server.wait_for(lambda: _held(site.server, _QUESTION) == running)
         free_ms = await _time_ms(_cancel_all(streams), _fill_all_slots(site))
@@ -244,14 +245,14 @@ def _held(server: Simulator, question: str) -> int:
 
 
 async def _cancel_all(streams: Sequence[ChatStream]) -> None:
-    await asyncio.gather(*(stream.cancel() for stream in streams))
+    await gather_or_cancel(*(stream.cancel() for stream in streams))
 
 
 async def _fill_all_slots(site: _Site) -> None:
     """Submit as many requests as the lane has slots, and wait until all of them run."""
     async with AsyncExitStack() as stack:
         streams = [site.held(_MANY, 0, _NEXT_QUESTION) for _ in range(_MANY_SLOTS)]
-        await asyncio.gather(*map(stack.enter_async_context, streams))
+        await gather_or_cancel(*map(stack.enter_async_context, streams))
         await site.server.wait_for(lambda: _held(site.server, _NEXT_QUESTION) == _MANY_SLOTS, _CLEAN_WITHIN_S)
 
 

@@ -8,7 +8,6 @@ simulated model server gives without a kill.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from asyncio.subprocess import Process
@@ -25,6 +24,7 @@ from tokenlane.config.host.pool_key_files import KeyRing
 from tokenlane.producer import Client
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.store.pool import connect
+from tokenlane.worker.providers.http.gather_or_cancel import gather_or_cancel
 
 from .figures import Bar, Times, line_of
 from .host.machine import describe_machine, describe_versions
@@ -91,7 +91,7 @@ async def measure(plan: RecoveryPlan, progress: Callable[[str], None] = lambda l
                 _in_pool(f"pool{number}", redis.url, server, lease_s, [chance.random() for _ in range(plan.kills)])
                 for number in range(plan.pools)
             ]
-            pauses_ms = [pause_ms for pauses_ms in await asyncio.gather(*pools) for pause_ms in pauses_ms]
+            pauses_ms = [pause_ms for pauses_ms in await gather_or_cancel(*pools) for pause_ms in pauses_ms]
         leases.append(AtLease(lease_s=lease_s, pause_ms=Times.of(pauses_ms)))
     return Recovery(
         measured_at=datetime.now(UTC).isoformat(timespec="minutes"),
