@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from tests.integration.farm import eventually
 from tests.integration.lanes import lane_of
 from tests.unit.worker.hooks.plugins import COUNTER, TRAPS, plugin
 
@@ -19,6 +20,9 @@ from tokenlane.config.settings.values import LaneSettings
 from tokenlane.producer import Client, PluginFailed
 from tokenlane.routing.decide.policy import Candidate, Policy, PromptPolicy, RolePolicy
 from tokenlane.routing.store.pool import Pool
+from tokenlane.routing.watch.finding import Code
+from tokenlane.routing.watch.parse_snapshot import take_snapshot
+from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.worker.hooks.prompt_plugins import PromptPlugins, digest_of
 
 TEMPLATE = plugin({"system": "You are terse.", "suffix": " Please."})
@@ -120,3 +124,23 @@ async def test_a_plugin_that_traps(lanes: Lanes, pool: Pool, client: Client, cap
     assert [[message["content"] for message in messages] for messages in lanes.prompts()] == [["hello"]] * 2
     assert len([record for record in caplog.records if "unreachable" in record.getMessage()]) == 1
     assert "hello" not in caplog.text
+
+
+async def test_doctor_names_the_workers_that_lack_a_plugin(lanes: Lanes, pool: Pool, client: Client) -> None:
+    """A failure while no lane of the role can use it, and a warning once one has used it."""
+
+    async def severities() -> list[str]:
+        found = find_problems(await take_snapshot(pool))
+        return [told.severity for told in found if (told.code, told.subject) == (Code.PLUGIN_MISSING, "planner")]
+
+    async def fails() -> bool:
+        return await severities() == ["fail"]
+
+    async def warns() -> bool:
+        return await severities() == ["warn"]
+
+    await write_policy(pool, TEMPLATE)
+    await eventually(fails)
+    lanes.install(TEMPLATE, 0)
+    await client.complete("hello", role="planner")
+    await eventually(warns)

@@ -86,7 +86,7 @@ async def open_lane(
                 transcripts=transcripts,
                 token_spans=token_spans,
                 hooks=hooks,
-                plugins=plugins,
+                plugins=plugins or PromptPlugins(),
             )
             async with _serving(lane):
                 yield lane
@@ -99,7 +99,14 @@ async def open_fallback(main: Lane) -> AsyncIterator[Lane | None]:
         lane = None
         if is_fasttext_installed():
             lane = await _assemble(
-                FALLBACK_SETTINGS, main.pool, main.hub, FastText(), None, main.timings, transcripts=main.transcripts
+                FALLBACK_SETTINGS,
+                main.pool,
+                main.hub,
+                FastText(),
+                None,
+                main.timings,
+                transcripts=main.transcripts,
+                plugins=main.plugins,
             )
             try:
                 await stack.enter_async_context(_serving(lane))
@@ -128,7 +135,7 @@ async def _serving(lane: Lane) -> AsyncIterator[None]:
             "check of the model server": lane.readiness.run,
             "model pulls": lane.models.run_pulls,
             "embeddings": lane.embedder.run,
-            "prompt plugins": lane.plugins.prepare,
+            "prompt plugins": lane.plugins.run,
         }.items():
             tasks.create_task(restart_on_error(name, work, errors), name=f"tokenlane {name}")
         yield
@@ -145,7 +152,7 @@ async def _assemble(
     transcripts: bool,
     token_spans: TokenSpans = "off",
     hooks: Hooks = NO_HOOKS,
-    plugins: PromptPlugins | None = None,
+    plugins: PromptPlugins,
 ) -> Lane:
     """Create the parts of a lane, and connect them."""
     availability = Availability(*await _describe_at_startup(settings, provider))
@@ -161,6 +168,7 @@ async def _assemble(
             delivery=publisher.report(),
             breaker=readiness.breaker_state,
             silent_ms=runs.silent_ms(publisher.newest_delta_at),
+            plugins=plugins.usable,
         )
 
     heartbeat = Heartbeat(pool, worker, availability, await worker_info(provider), runs, report)
@@ -198,7 +206,7 @@ async def _assemble(
         measured=lambda: times.samples(publisher.intervals),
         token_spans=token_spans,
         hooks=hooks,
-        plugins=plugins or PromptPlugins(),
+        plugins=plugins,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeAlias
@@ -166,6 +167,20 @@ class Turn:
             f"model {error.model!r} on lane {error.lane!r} does not accept images: the images of earlier turns are "
             "left out of this request, and stay in the conversation",
             UserWarning,
-            stacklevel=2,
+            stacklevel=_level_of_the_caller(),
         )
         return True
+
+
+def _level_of_the_caller() -> int:
+    """How far up the stack, seen from the function that calls this one, the code is that uses tokenlane. An agent that
+    has no frame there, such as one that uses the synchronous client, is not found: then 1."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if module == "asyncio":
+            break
+        if module not in ("tokenlane", "contextlib"):
+            return level
+        frame, level = frame.f_back, level + 1
+    return 1

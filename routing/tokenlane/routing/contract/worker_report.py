@@ -64,6 +64,8 @@ class WorkerReport(Value):
     """Counts since the worker started. Every field has a default, since workers of other versions may leave it out.
 
     `silent_ms`: for how long, at the beat, the worker has run chats without a new token; None if it runs no chat.
+    `plugins`: the prompt plugins that it can use, as policies name them; None if it does not know yet, has too many to
+    list, or is of an older version.
     """
 
     v: int = WIRE_VERSION
@@ -73,6 +75,7 @@ class WorkerReport(Value):
     delivery: DeliveryReport = DeliveryReport()
     breaker: BreakerState = "closed"
     silent_ms: Count | None = None
+    plugins: Annotated[tuple[Annotated[str, Field(max_length=128)], ...], _FEW] | None = None
 
     @property
     def tells_silence(self) -> bool:

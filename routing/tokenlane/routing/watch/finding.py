@@ -75,6 +75,10 @@ class Code(StrEnum):
     REQUESTS_REFUSED = "requests_refused", "agents get QueueFull while their role, or an agent, is at its limit"
     ROLE_FAILS = "role_fails", "most requests of the role get an error, or no answer by their deadline"
     ROUTE_UNKNOWN = "route_unknown", "a route entry that matches no lane serves nothing; its name may be misspelt"
+    PLUGIN_MISSING = (
+        "plugin_missing",
+        "a lane whose worker lacks the prompt plugin of a role passes the role's chats on, and the last one fails them",
+    )
     VERSIONS = "versions", "workers of one pool should run one version; agents may be older"
     HOOKS = "hooks", "a worker whose hook cannot be imported does not start"
     ENVIRONMENT = "environment", "a variable with a wrong name is ignored silently"

@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 from tokenlane.config.cli.sentences import age, counted
 from tokenlane.config.settings.values import TOY_PROVIDER
+from tokenlane.routing.contract.envelope import Needs
 from tokenlane.routing.contract.errors import ModelNotFound, RateLimited, Unauthorized
 from tokenlane.routing.contract.worker_report import BreakerState
+from tokenlane.routing.decide.candidates import candidates
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.unknown_places import unknown_places
 from tokenlane.routing.decide.wait_cause import START_ROUTER
@@ -61,6 +63,7 @@ def examine_pool(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _keys(snapshot)
     yield from _toy(snapshot)
     yield from _routes(snapshot)
+    yield from _plugins(snapshot)
     yield from _shared_model_servers(snapshot)
 
 
@@ -206,6 +209,28 @@ def _routes(snapshot: Snapshot) -> Iterator[Finding]:
         severity: Severity = "fail" if lost else "warn"  # a role with other places is still served
         advice = "start the worker of that lane, or correct the route with `tokenlane policy apply`"
         yield Finding(Code.ROUTE_UNKNOWN, severity, place.message, advice, place.role)
+
+
+def _plugins(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare the prompt plugin of each role with those of the workers that may serve the role."""
+    for role, rules in snapshot.policy.roles.items():
+        if rules.prompt is None:
+            continue
+        plugin = rules.prompt.plugin
+        routed = {lane.name for lane, _ in candidates(snapshot.policy, role, Needs(), snapshot.views)}
+        workers = (worker for lane in snapshot.lanes if lane.name in routed for worker in lane.workers)
+        known = [worker for worker in workers if worker.is_alive and worker.report.plugins is not None]
+        lacking = [worker for worker in known if plugin not in (worker.report.plugins or ())]
+        if lacking:
+            whose = ", ".join(f"{worker.name} (lane {worker.lane!r})" for worker in lacking)
+            yield Finding(
+                Code.PLUGIN_MISSING,
+                "fail" if lacking == known else "warn",
+                f"role {role!r} has prompt plugin {plugin}, which these workers cannot use: {whose}",
+                "put its file into the directory that `plugins` in [advanced] names on their hosts, or correct the "
+                "policy; a worker that has the file says in its log why it cannot use it",
+                role,
+            )
 
 
 def _shared_model_servers(snapshot: Snapshot) -> Iterator[Finding]:

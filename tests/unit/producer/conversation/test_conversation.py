@@ -309,8 +309,9 @@ async def test_images_of_earlier_turns_are_left_out() -> None:
         conversation = client.conversation(role="r")
         await conversation.complete([{"type": "text", "text": "What is this?"}, PICTURE])
         pool.handler = blind
-        with pytest.warns(UserWarning, match="'phi' on lane 'gpu0'"):
+        with pytest.warns(UserWarning, match="'phi' on lane 'gpu0'") as warned:
             assert (await conversation.complete("And now?")).text == "no image"
+        assert [warning.filename for warning in warned] == [__file__]
         assert conversation.messages[0].content == [{"type": "text", "text": "What is this?"}, PICTURE]
         with pytest.raises(ImagesNotAccepted):
             await conversation.complete([PICTURE])

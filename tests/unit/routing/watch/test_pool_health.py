@@ -11,7 +11,7 @@ from tokenlane.routing.contract.errors import PoolKeyMismatch
 from tokenlane.routing.contract.worker_report import AttemptsReport, BreakerState, WorkerReport
 from tokenlane.routing.decide.lanes.offer import LaneView
 from tokenlane.routing.decide.lanes.state import LaneState
-from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
+from tokenlane.routing.decide.policy import Candidate, Policy, PromptPolicy, RolePolicy
 from tokenlane.routing.watch.finding import Code, Finding
 from tokenlane.routing.watch.pool_health import examine_pool, find_problems
 from tokenlane.routing.watch.snapshot import (
@@ -208,6 +208,27 @@ def test_a_route_that_names_what_is_not_there() -> None:
     (told,) = find_problems(replace(WELL, queues=(), policy=only), 60)
     assert (told.code, told.subject, told.severity) == ("route_unknown", "coder", "fail")
     assert codes(with_lanes(queues=(), policy=policy)) == ["no_lane"]
+
+
+def test_a_prompt_plugin_that_workers_lack() -> None:
+    """It is a warning while a worker has the plugin, else a failure. A worker that says nothing counts as neither,
+    and a lane outside the role's route does not matter."""
+    digest = f"sha256:{'1' * 64}"
+    policy = Policy(roles={"coder": RolePolicy(route=(Candidate(lane="gpu0"),), prompt=PromptPolicy(plugin=digest))})
+
+    def worker(name: str, plugins: tuple[str, ...] | None, lane: str = "gpu0") -> WorkerStatus:
+        report = WorkerReport(plugins=plugins)
+        return WorkerStatus(name, lane, LaneState.UP, "host", {}, 0, 0, 0, None, report)
+
+    has, lacks, silent = worker("w1", (digest,)), worker("w2", ()), worker("w3", None)
+    other = replace(LANE, name="gpu1", endpoint="http://other", workers=(worker("w4", (), "gpu1"),))
+    for workers, severity in (((has, lacks), "warn"), ((lacks, silent), "fail"), ((has, silent), None)):
+        snapshot = with_lanes(replace(LANE, workers=workers), other, queues=(), policy=policy)
+        found = [(told.code, told.subject, told.severity) for told in find_problems(snapshot, 60)]
+        assert found == ([] if severity is None else [("plugin_missing", "coder", severity)])
+    (told,) = find_problems(with_lanes(replace(LANE, workers=(lacks,)), queues=(), policy=policy), 60)
+    assert "w2" in told.observed
+    assert digest in told.observed
 
 
 def test_work_for_a_lane_that_was_stopped() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.unit.worker.hooks.plugins import BRIEF, FAILS, LOOPS, TRAPS, WASI, plugin
+from tests.waiting import until
 
 from tokenlane.routing.contract.errors import PluginFailed
 from tokenlane.routing.contract.requests import ChatRequest, Message
+from tokenlane.routing.support.tasks import background
 from tokenlane.worker.hooks import prompt_plugins as module
 from tokenlane.worker.hooks import sandbox
 from tokenlane.worker.hooks.prompt_plugins import PluginMissing, PromptPlugins, digest_of
@@ -199,3 +201,17 @@ async def test_lanes_of_one_process_share_their_plugins(folder: Path, caplog: py
     plugins = PromptPlugins(folder)
     await asyncio.gather(plugins.prepare(), plugins.prepare())
     assert len(caplog.records) == 1
+
+
+async def test_which_plugins_are_usable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are compiled, also if they came later; it is not known before the directory was read."""
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
+    (folder / "a").write_bytes(BRIEF)
+    (folder / "b").write_bytes(WASI)
+    plugins = PromptPlugins(folder)
+    assert plugins.usable is None
+    async with background() as tasks:
+        tasks.create_task(plugins.run())
+        await until(lambda: plugins.usable == (digest_of(BRIEF),))
+        (folder / "c").write_bytes(TRAPS)
+        await until(lambda: plugins.usable == tuple(sorted((digest_of(BRIEF), digest_of(TRAPS)))))

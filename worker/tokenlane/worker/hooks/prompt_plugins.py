@@ -42,6 +42,9 @@ _ON_A_THREAD_S = 60.0
 _CALL_S = 1.0
 """How long a call may take on a busy host. Its fuel ends most calls earlier."""
 _WARNING_S = 60.0
+_LOOK_EVERY_S = 30.0
+"""How often the directory is read, for files that came later."""
+_MOST_LISTED = 100
 
 
 class PluginMissing(PluginFailed):
@@ -74,7 +77,21 @@ class PromptPlugins:
         self._warned_at: dict[str, float] = {}
         self._slow_calls: Counter[str] = Counter()
         self._on_a_thread_until: dict[str, float] = {}
+        self._is_prepared = False
         self._compiling, self._calling = threading.Lock(), asyncio.Lock()
+
+    @property
+    def usable(self) -> tuple[str, ...] | None:
+        """The plugins that are compiled; None if they are not yet known, or are too many to list."""
+        usable = sorted(digest for digest, loading in self._plugins.items() if _is_usable(loading))
+        return tuple(usable) if self._is_prepared and len(usable) <= _MOST_LISTED else None
+
+    async def run(self) -> None:
+        """Compile the plugins of the directory, and those that are put there later."""
+        while True:
+            await self.prepare()
+            self._is_prepared = True
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def prepare(self) -> None:
         """Compile all plugins of the directory. A large one may take a minute, once for each host."""
@@ -204,3 +221,8 @@ class PromptPlugins:
                     logger.warning("%s cannot be read as a prompt plugin: %s", path, error.strerror or error)
             if self._digests.get(key):
                 yield self._digests[key], path
+
+
+def _is_usable(loading: asyncio.Future[CompiledPlugin | PluginBroken | None]) -> bool:
+    is_compiled = loading.done() and not loading.cancelled() and loading.exception() is None
+    return is_compiled and not isinstance(loading.result(), PluginBroken | None)
