@@ -34,6 +34,7 @@ ELSEWHERE = {
     "deploy-kubernetes": "none: they need Docker and a cluster; test_kubernetes.py validates the manifests",
     "deploy-systemd": "test_systemd.py: the units, as processes",
     "api-keys": "test_keys.py: they leave a pool with keys, which everybody then needs",
+    "batches": "test_batches.py: it runs until it is stopped",
     "gateway": "test_launch.py and the tests of the gateway: they run until they are stopped, or need a coding agent",
     "security": "test_key.py: they need a pool whose key changes",
     "tracing": "test_tracing.py: they need a collector",

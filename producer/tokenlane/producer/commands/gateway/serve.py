@@ -30,6 +30,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port on 127.0.0.1, in place of --listen.", min=0)] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Serve HTTPS with this certificate, a PEM file.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key, a PEM file.")] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Enable files and batches, and keep them sealed in this directory."),
+    ] = None,
     redis: RedisUrl = None,
     pool: PoolName = None,
 ) -> None:
@@ -45,4 +49,4 @@ def serve(
             note(f"gateway  {url}/v1")
             await stopping.wait()
 
-    gateway_session(redis, pool, address, run, certificate=certificate)
+    gateway_session(redis, pool, address, run, certificate=certificate, files=files)

@@ -1,0 +1,1 @@
+"""OpenAI's Files: what clients upload and batches write, sealed in a directory of the operator's."""
