@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anthropic as anthropic_sdk
 import httpx
 import openai
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from tests.documents import examples_of, run_example
@@ -191,7 +193,38 @@ async def test_a_failover_is_invisible(redis_url: str, pool: Pool) -> None:
             async with asks.chat.completions.stream(**QUESTION) as stream:
                 completion = await stream.get_final_completion()
             assert completion.choices[0].message.content == "w0 w1 w2 w3 w4 w5 "
+            assert len(bad.faults) == 2
             await eventually(lambda: all_ended(pool))
+
+
+async def test_a_client_joins_again_after_a_failover(redis_url: str, pool: Pool) -> None:
+    """Another gateway sends what the client lacks, from the part of either lane."""
+    route = RolePolicy(route=(Candidate(lane="bad"), Candidate(lane="gpu0")))
+    await pool.policies.write(Policy(roles={"default": route}))
+    whole = "w0 w1 w2 w3 w4 w5 "
+    async with (
+        town_of(redis_url) as town,
+        Simulator(api="vllm", tokens=6) as bad,
+        lane_of(redis_url, LaneSettings("bad", "vllm", bad.url, capacity=4)),
+        quick_client(redis_url, agent="b") as other,
+        gateway_of(other, pool=pool) as second,
+        httpx.AsyncClient(timeout=30) as web,
+    ):
+        bad.faults.extend([FaultScript(cut_after=3)] * 3)
+        response = await town.post(stream=True)
+        assert _text(response) == whole
+        assert len(bad.faults) == 2
+        for place in range(1, len(whole)):
+            headers = {"last-event-id": f"{response.headers['x-tokenlane-request']}.{place}"}
+            body = {**QUESTION, "stream": True}
+            again = await web.post(f"{second}/v1/chat/completions", json=body, headers=headers)
+            assert _text(again) == whole[place:], (place, again.text)
+
+
+def _text(response: httpx.Response) -> str:
+    return "".join(
+        event["choices"][0]["delta"].get("content") or "" for event in events_of(response.content) if "choices" in event
+    )
 
 
 async def test_models_and_vectors(redis_url: str, pool: Pool) -> None:
@@ -204,11 +237,12 @@ async def test_models_and_vectors(redis_url: str, pool: Pool) -> None:
         assert (await asks.models.retrieve("sim")).object == "model"
         with pytest.raises(openai.NotFoundError):
             await asks.models.retrieve("unheard/of")
-        async with httpx.AsyncClient(headers={"anthropic-version": "2023-06-01"}) as web:
-            listed = (await web.get(f"{town.url}/v1/models")).json()
-            assert [model["id"] for model in listed["data"]] == names
-            assert (listed["first_id"], listed["last_id"], listed["has_more"]) == (names[0], names[-1], False)
-            assert (await web.get(f"{town.url}/v1/models/sim")).json()["type"] == "model"
+        async with AsyncAnthropic(base_url=town.url, api_key="none", max_retries=0) as anthropic:
+            assert [model.id async for model in anthropic.models.list()] == names
+            assert (await anthropic.models.retrieve("sim")).type == "model"
+            with pytest.raises(anthropic_sdk.NotFoundError) as caught:
+                await anthropic.models.retrieve("unheard/of")
+            assert caught.value.type == "not_found_error"
 
 
 async def test_the_examples_of_the_page(redis_url: str) -> None:
