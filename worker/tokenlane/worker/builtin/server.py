@@ -35,7 +35,7 @@ STEADY_S = 10.0
 """A restarted server that dies sooner than this is not restarted again."""
 _WAITS_ASLEEP = {"OMP_WAIT_POLICY": "passive"}
 """Without this, the threads of llama.cpp wait for each other busily. Then a program that wants one of their cores makes
-the server four to ten times slower."""
+the server several times slower."""
 
 
 def needs_builtin_server(lane: LaneSettings) -> bool:
