@@ -29,7 +29,7 @@ class Fields(BaseModel):
 
 @pytest.fixture
 def client(door: Door) -> Iterator[Anthropic]:
-    with Anthropic(base_url=door.url, api_key="any", max_retries=0, timeout=20) as client:
+    with Anthropic(base_url=door.url, api_key="any", max_retries=0, timeout=60) as client:
         yield client
 
 

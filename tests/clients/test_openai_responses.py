@@ -44,7 +44,7 @@ class Fields(BaseModel):
 
 @pytest.fixture
 def client(door: Door) -> Iterator[OpenAI]:
-    with OpenAI(base_url=door.openai, api_key="any", max_retries=0, timeout=20) as client:
+    with OpenAI(base_url=door.openai, api_key="any", max_retries=0, timeout=60) as client:
         yield client
 
 
