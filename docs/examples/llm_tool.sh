@@ -7,6 +7,7 @@ cat >"$LLM_USER_PATH/extra-openai-models.yaml" <<MODEL
 - model_id: pool
   model_name: "$1"
   api_base: "$OPENAI_BASE_URL"
+  api_key_name: tokenlane
 MODEL
 llm --key "$OPENAI_API_KEY" --model pool "Name three primes."
 rm -r "$LLM_USER_PATH"

@@ -15,6 +15,7 @@ from tests.integration.lanes import lane_of
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.settings.values import LaneSettings
 from tokenlane.routing.decide.policy import Limits, Policy, RolePolicy
+from tokenlane.routing.store.access.api_key import ApiKey
 from tokenlane.routing.store.pool import connect
 
 _COMMAND = (sys.executable, "-c", "from tokenlane.config.cli.root import main; main()", "serve", "--port", "0")
@@ -37,6 +38,8 @@ class Door:
         self._opened = AsyncExitStack()
         self.url = ""
         """The address, without a path: the base URL for clients of Anthropic's."""
+        self.key = ""
+        """The API key that clients must send."""
         self.simulator = Simulator(api="vllm", models=MODELS, tokens=3, capacity=8)
 
     @property
@@ -49,6 +52,7 @@ class Door:
             await opening.enter_async_context(self.simulator)
             async with connect(self._redis_url) as pool:
                 await pool.policies.write(Policy(roles={"full": RolePolicy(limits=Limits(depth=1))}))
+                self.key = await pool.api_keys.add(ApiKey(name="clients", agent="clients", created_s=0))
             settings = LaneSettings("gpu0", "vllm", self.simulator.url)
             await opening.enter_async_context(lane_of(self._redis_url, settings))
             self.url = await opening.enter_async_context(gateway(self._redis_url))

@@ -29,7 +29,7 @@ class Fields(BaseModel):
 
 @pytest.fixture
 def client(door: Door) -> Iterator[Anthropic]:
-    with Anthropic(base_url=door.url, api_key="any", max_retries=0, timeout=60) as client:
+    with Anthropic(base_url=door.url, api_key=door.key, max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -125,6 +125,11 @@ def test_counted_tokens(client: Anthropic) -> None:
 def test_a_model_that_nobody_has(client: Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(model="none", max_tokens=99, messages=[QUESTION])
+
+
+def test_a_key_that_nobody_has(client: Anthropic) -> None:
+    with pytest.raises(anthropic.AuthenticationError):
+        client.with_options(api_key="wrong").messages.create(model="sim", max_tokens=99, messages=[QUESTION])
 
 
 def test_a_role_that_is_full(client: Anthropic, door: Door) -> None:

@@ -33,9 +33,9 @@ def test_an_example(name: str, door: Door, tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "OPENAI_BASE_URL": door.openai,
-        "OPENAI_API_KEY": "any",
+        "OPENAI_API_KEY": door.key,
         "ANTHROPIC_BASE_URL": door.url,
-        "ANTHROPIC_API_KEY": "any",
+        "ANTHROPIC_API_KEY": door.key,
     }
     ended = subprocess.run([*command, "sim"], env=environment, capture_output=True, text=True, timeout=150)
     assert ended.returncode == 0, ended.stderr

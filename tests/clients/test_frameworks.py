@@ -40,15 +40,15 @@ class City(BaseModel):
 
 
 def chats(door: Door, model: str) -> Model:
-    return OpenAIChatModel(model, provider=OpenAIProvider(base_url=door.openai, api_key="any"))
+    return OpenAIChatModel(model, provider=OpenAIProvider(base_url=door.openai, api_key=door.key))
 
 
 def responses(door: Door, model: str) -> Model:
-    return OpenAIResponsesModel(model, provider=OpenAIProvider(base_url=door.openai, api_key="any"))
+    return OpenAIResponsesModel(model, provider=OpenAIProvider(base_url=door.openai, api_key=door.key))
 
 
 def messages(door: Door, model: str) -> Model:
-    return AnthropicModel(model, provider=AnthropicProvider(base_url=door.url, api_key="any"))
+    return AnthropicModel(model, provider=AnthropicProvider(base_url=door.url, api_key=door.key))
 
 
 APIS = pytest.mark.parametrize("api", [chats, responses, messages])
@@ -102,7 +102,7 @@ async def test_pydantic_ai_sees_reasoning(door: Door) -> None:
 
 def test_langchain(door: Door) -> None:
     """It streams, calls a tool, gets an object, and counts tokens."""
-    model = ChatOpenAI(model="sim", base_url=door.openai, api_key="any", max_retries=0, stream_usage=True)
+    model = ChatOpenAI(model="sim", base_url=door.openai, api_key=door.key, max_retries=0, stream_usage=True)
     whole = model.invoke("q")
     assert (whole.text.strip(), whole.usage_metadata["output_tokens"]) == (TEXT, 3)
     chunks = [*model.stream("q")]
@@ -114,7 +114,7 @@ def test_langchain(door: Door) -> None:
 
 
 def test_langchain_by_responses(door: Door) -> None:
-    model = ChatOpenAI(model="sim", base_url=door.openai, api_key="any", use_responses_api=True)
+    model = ChatOpenAI(model="sim", base_url=door.openai, api_key=door.key, use_responses_api=True)
     assert model.invoke("q").text.strip() == TEXT
     assert "".join(chunk.text for chunk in model.stream("q")).strip() == TEXT
     assert model.bind_tools([City]).invoke("q").tool_calls[0]["name"] == "City"
@@ -123,7 +123,7 @@ def test_langchain_by_responses(door: Door) -> None:
 @pytest.mark.parametrize("name", ["openai/sim", "openai/responses/sim"])
 def test_litellm(name: str, door: Door) -> None:
     """Its SDK streams, calls a tool, and raises its own errors."""
-    asked = {"messages": [{"role": "user", "content": "q"}], "api_base": door.openai, "api_key": "any"}
+    asked = {"messages": [{"role": "user", "content": "q"}], "api_base": door.openai, "api_key": door.key}
     whole = litellm.completion(model=name, **asked)
     assert (whole.choices[0].message.content.strip(), whole.usage.completion_tokens) == (TEXT, 3)
     pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(model=name, stream=True, **asked)]
@@ -136,13 +136,18 @@ def test_litellm(name: str, door: Door) -> None:
 
 
 def test_litellm_by_messages(door: Door) -> None:
-    asked = {"messages": [{"role": "user", "content": "q"}], "api_base": door.url, "api_key": "any", "max_tokens": 99}
+    asked = {
+        "messages": [{"role": "user", "content": "q"}],
+        "api_base": door.url,
+        "api_key": door.key,
+        "max_tokens": 99,
+    }
     assert litellm.completion(model="anthropic/sim", **asked).choices[0].message.content.strip() == TEXT
 
 
 def test_litellm_meets_a_full_role(door: Door) -> None:
     """It raises the error on which people retry."""
-    asked = {"messages": [{"role": "user", "content": "q"}], "api_base": door.openai, "api_key": "any"}
+    asked = {"messages": [{"role": "user", "content": "q"}], "api_base": door.openai, "api_key": door.key}
     door.simulator.faults.append(FaultScript(hold_after=1))
     running = litellm.completion(model=f"openai/{FULL}", stream=True, **asked)
     next(running)
@@ -155,7 +160,7 @@ def test_litellm_meets_a_full_role(door: Door) -> None:
 @pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.JSON])
 def test_instructor(mode: instructor.Mode, door: Door) -> None:
     """An object by a tool, by a schema, and as JSON of no schema, where only the prompt says what is wanted."""
-    client = instructor.from_openai(OpenAI(base_url=door.openai, api_key="any", max_retries=0), mode=mode)
+    client = instructor.from_openai(OpenAI(base_url=door.openai, api_key=door.key, max_retries=0), mode=mode)
     question = {"messages": [{"role": "user", "content": "q"}], "model": "sim"}
     if mode is instructor.Mode.JSON:
         door.simulator.faults.append(FaultScript(pieces=('{"name": "Paris", ', '"inhabitants": 1}')))
@@ -165,10 +170,17 @@ def test_instructor(mode: instructor.Mode, door: Door) -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 def test_llm(streamed: bool, door: Door, tmp_path: Path) -> None:
     """The `llm` tool, with a model of its configuration, and a schema."""
-    model = f"- model_id: pool\n  model_name: sim\n  api_base: {door.openai}\n  supports_schema: true\n"
-    (tmp_path / "extra-openai-models.yaml").write_text(model)
-    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "any"}
-    asking = [str(Path(sys.executable).parent / "llm"), "--model", "pool", *(() if streamed else ("--no-stream",))]
+    model = "- model_id: pool\n  model_name: sim\n  api_key_name: tokenlane\n  supports_schema: true\n"
+    (tmp_path / "extra-openai-models.yaml").write_text(f"{model}  api_base: {door.openai}\n")
+    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+    asking = [
+        str(Path(sys.executable).parent / "llm"),
+        "--key",
+        door.key,
+        "--model",
+        "pool",
+        *(() if streamed else ("--no-stream",)),
+    ]
     for options, said in (((), TEXT), (("--schema", "name, inhabitants int"), '"inhabitants": 1')):
         ended = subprocess.run([*asking, *options, "q"], env=environment, capture_output=True, text=True, timeout=150)
         assert ended.returncode == 0, ended.stderr
@@ -177,5 +189,5 @@ def test_llm(streamed: bool, door: Door, tmp_path: Path) -> None:
 
 def test_embeddings_of_langchain(door: Door) -> None:
     """Two texts get two vectors."""
-    model = OpenAIEmbeddings(model="embed", base_url=door.openai, api_key="any", check_embedding_ctx_length=False)
+    model = OpenAIEmbeddings(model="embed", base_url=door.openai, api_key=door.key, check_embedding_ctx_length=False)
     assert len(model.embed_documents(["a", "b"])) == 2

@@ -43,7 +43,7 @@ class Fields(BaseModel):
 
 @pytest.fixture
 def client(door: Door) -> Iterator[OpenAI]:
-    with OpenAI(base_url=door.openai, api_key="any", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=door.openai, api_key=door.key, max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -71,7 +71,7 @@ def test_a_streamed_answer(client: OpenAI) -> None:
 
 async def test_streams_at_once(door: Door) -> None:
     """The asynchronous client, and what gathers a stream."""
-    async with AsyncOpenAI(base_url=door.openai, api_key="any", max_retries=0, timeout=60) as client:
+    async with AsyncOpenAI(base_url=door.openai, api_key=door.key, max_retries=0, timeout=60) as client:
         async with client.chat.completions.stream(model="sim", messages=[QUESTION]) as stream:
             deltas = [event.delta async for event in stream if event.type == "content.delta"]
             final = await stream.get_final_completion()
@@ -151,6 +151,11 @@ def test_a_model_that_nobody_has(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="none", messages=[QUESTION])
     assert refused.value.code == "model_not_found"
+
+
+def test_a_key_that_nobody_has(client: OpenAI) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").chat.completions.create(model="sim", messages=[QUESTION])
 
 
 @pytest.mark.parametrize(

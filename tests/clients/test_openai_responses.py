@@ -44,7 +44,7 @@ class Fields(BaseModel):
 
 @pytest.fixture
 def client(door: Door) -> Iterator[OpenAI]:
-    with OpenAI(base_url=door.openai, api_key="any", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=door.openai, api_key=door.key, max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -136,6 +136,11 @@ def test_a_limit(client: OpenAI, door: Door) -> None:
 def test_a_model_that_nobody_has(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.responses.create(model="none", input="q", store=False)
+
+
+def test_a_key_that_nobody_has(client: OpenAI) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").responses.create(model="sim", input="q", store=False)
 
 
 def test_an_answer_that_is_not_stored(client: OpenAI) -> None:

@@ -21,7 +21,7 @@ ANSWER = {"text": "w0 w1 w2", "tokens": 3, "finish": "stop"}
 def test_vercel(api: str, door: Door) -> None:
     """Through each of its providers it streams, calls a tool, gets an object, and is told of a missing model."""
     program = copy(PROGRAM, NPM)  # beside the packages, where node looks for them
-    ended = subprocess.run(["node", program, api, door.url], capture_output=True, text=True, timeout=150)
+    ended = subprocess.run(["node", program, api, door.url, door.key], capture_output=True, text=True, timeout=150)
     assert ended.returncode == 0, ended.stderr
     came = dict(map(json.loads, ended.stdout.splitlines()))
     assert came == {

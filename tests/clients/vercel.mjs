@@ -6,8 +6,8 @@ import { embed, generateObject, generateText, stepCountIs, streamText, tool } fr
 import { z } from "zod";
 
 globalThis.AI_SDK_LOG_WARNINGS = false; // it would print them between the lines
-const [api, base] = process.argv.slice(2);
-const settings = { apiKey: "any" };
+const [api, base, apiKey] = process.argv.slice(2);
+const settings = { apiKey };
 const providers = {
   compatible: () => createOpenAICompatible({ name: "tokenlane", baseURL: `${base}/v1`, supportsStructuredOutputs: true, includeUsage: true, ...settings }),
   chat: () => createOpenAI({ baseURL: `${base}/v1`, ...settings }).chat,
