@@ -13,7 +13,7 @@ import pytest
 from tokenlane.benches.commands import bench
 from tokenlane.benches.measure.child_process import ChildProcess
 from tokenlane.benches.measure.peers import losses, measurement, report
-from tokenlane.benches.measure.peers.between import Between
+from tokenlane.benches.measure.peers.between import Intermediary
 from tokenlane.benches.measure.peers.catalog import PEERS, Peer
 from tokenlane.benches.measure.peers.programs.rounds import Arrivals, Watched, load, watch
 from tokenlane.benches.simulator import Simulator
@@ -72,11 +72,11 @@ async def test_no_task_outlives_a_measurement_that_fails() -> None:
     log = [SimpleNamespace(sent=losses.TOKENS)] * losses.ANSWERS
     server = cast(Simulator, SimpleNamespace(log=Growing(log)))
     with pytest.raises(UserError):
-        await losses.lose(server, asker, cast(Between, SimpleNamespace(kill=fail)), patience_s=1)
+        await losses.lose(server, asker, cast(Intermediary, SimpleNamespace(kill=fail)), patience_s=1)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
     memory = iter([resting(), fail()])
-    running = measurement._Running(asker, cast(Between, SimpleNamespace(memory_mb=lambda: next(memory))))
+    running = measurement._Running(asker, cast(Intermediary, SimpleNamespace(memory_mb=lambda: next(memory))))
     metronome = cast(ChildProcess, SimpleNamespace(ask=lambda *_, **__: asyncio.sleep(0)))
     with pytest.raises(UserError):
         await measurement._memory(running, metronome, streams=1, for_s=0.01)

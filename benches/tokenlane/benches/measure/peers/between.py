@@ -29,7 +29,7 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
-class Between:
+class Intermediary:
     """What stands between asker and model server: the peer's processes, and the Redis server if its answers pass it."""
 
     def __init__(self, peer: Peer, place: Place, variables: dict[str, str], redis: Redis) -> None:
@@ -88,9 +88,9 @@ class Between:
 
 
 @asynccontextmanager
-async def between(peer: Peer, place: Place, variables: dict[str, str], redis: Redis) -> AsyncIterator[Between]:
+async def between(peer: Peer, place: Place, variables: dict[str, str], redis: Redis) -> AsyncIterator[Intermediary]:
     """Run what stands between, as long as the block runs."""
-    running = Between(peer, place, variables, redis)
+    running = Intermediary(peer, place, variables, redis)
     try:
         await running.start()
         yield running

@@ -57,7 +57,7 @@ class Place:
         }
 
 
-Between: TypeAlias = Callable[[Place], Sequence[str]]
+CommandBetween: TypeAlias = Callable[[Place], Sequence[str]]
 Asker: TypeAlias = Callable[[Place, dict[str, str]], AbstractAsyncContextManager[ChildProcess]]
 
 
@@ -77,7 +77,7 @@ class Peer:
 
     name: str
     asker: Asker
-    between: Between | None = None
+    between: CommandBetween | None = None
     packages: tuple[str, ...] = ()
     through_redis: bool = False
     is_killed: bool = True
@@ -154,7 +154,7 @@ def _vllm_router(place: Place) -> Sequence[str]:
     return (place.program("vllm-router"), *address, "--worker-urls", place.model_url)
 
 
-def _queue(name: str, between: Between, *packages: str) -> Peer:
+def _queue(name: str, between: CommandBetween, *packages: str) -> Peer:
     return Peer(name, partial(_program, f"{name}_queue"), between, packages, through_redis=True)
 
 

@@ -14,7 +14,7 @@ from tokenlane.benches.measure.child_process import ChildProcess, meanwhile
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import UserError
 
-from .between import Between
+from .between import Intermediary
 from .programs.rounds import Watched
 from .report import Loss
 
@@ -27,7 +27,7 @@ _POLL_S = 0.02
 _BEGIN_S = 30.0
 
 
-async def lose(server: Simulator, asker: ChildProcess, running: Between, patience_s: float) -> Loss:
+async def lose(server: Simulator, asker: ChildProcess, running: Intermediary, patience_s: float) -> Loss:
     """Kill the peer in the middle of `ANSWERS` answers, and return what became of them."""
     before = len(server.log)
     arguments = {"streams": ANSWERS, "tokens": _LIMIT, "patience_s": patience_s}

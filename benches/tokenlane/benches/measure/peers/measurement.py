@@ -27,7 +27,7 @@ from tokenlane.config.exit_codes import UserError
 from tokenlane.config.host.embedded_server import EmbeddedServer
 
 from . import losses
-from .between import Between, between, processes_of
+from .between import Intermediary, between, processes_of
 from .catalog import PEERS, Peer, Place, free_port
 from .environments import environment_of
 from .programs.rounds import Watched
@@ -74,7 +74,7 @@ QUICK = Plan((Level(1, 4, 2, 1, 1, 2), Level(16, 4, 1, 1, 1, 2)), memory_streams
 @dataclass(frozen=True)
 class _Running:
     asker: ChildProcess
-    between: Between
+    between: Intermediary
 
     async def cpu_s(self) -> tuple[float, float]:
         """Return the CPU seconds that what stands between and the asker have used so far."""
