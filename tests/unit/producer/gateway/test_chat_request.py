@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
 from tests.documents import table_on
 from tests.repository import ROOT
@@ -13,7 +16,8 @@ from tests.repository import ROOT
 from tokenlane.producer.gateway.chat_completions import fields
 from tokenlane.producer.gateway.chat_completions.request import ChatQuestion, _Body, read
 from tokenlane.producer.gateway.failures import Refused
-from tokenlane.routing.contract.requests import ChatRequest
+from tokenlane.producer.gateway.openai_errors import error_body
+from tokenlane.routing.contract.requests import ChatOptions, ChatRequest
 
 USER: dict[str, Any] = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -193,3 +197,27 @@ def test_whom_it_is_for_and_how_it_comes() -> None:
     assert (question.is_streamed, question.user, question.wants_usage) == (True, "s", True)
     assert asked(response_format={"type": "text"}).response_format is None
     assert asked(prompt_cache_key="two words").options["conversation"] != "two words"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "function", "name", "tools", "mode", "content", "role"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(sorted({*_Body.model_fields, *fields._HINTS, *fields._CANNOT, *fields._MODEL_SERVERS}))
+
+
+@given(st.dictionaries(FIELDS | st.text(max_size=4), JSON, max_size=4), st.booleans())
+def test_any_body_is_read_or_refused(body: dict[str, Any], has_messages: bool) -> None:
+    """Whatever stands in it; and a refusal can be sent as JSON."""
+    try:
+        question = read({**body, "messages": [USER]} if has_messages else body)
+    except Refused as refused:
+        json.dumps(error_body(refused.failure), ensure_ascii=False).encode()
+    else:
+        assert set(question.options) <= set(ChatOptions.__annotations__)
