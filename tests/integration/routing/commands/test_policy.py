@@ -190,3 +190,20 @@ async def test_a_route_to_nowhere_is_applied_with_a_warning(site: Farm, file: Pa
     document = json.loads((await run(site, "apply", str(file), "--json")).out)
     assert (document["before"], document["revision"], document["changes"]) == (1, 1, [])
     assert ["gpu1" in warning for warning in document["warnings"]] == [True]
+
+
+async def test_the_order_of_aliases_is_part_of_the_policy(site: Farm, tmp_path: Path, pool: Pool) -> None:
+    """What is shown can be applied; the same aliases in another order are a change."""
+    file = tmp_path / "aliases.toml"
+    aliases = ['"gpt-4*" = "planner"', '"gpt-*" = "coder"']
+    file.write_text("\n".join(["[aliases]", *aliases]), encoding="utf-8")
+    await run(site, "apply", str(file))
+    assert list((await pool.policies.read()).aliases.items()) == [("gpt-4*", "planner"), ("gpt-*", "coder")]
+    shown = (await run(site, "show")).out
+    assert [line for line in shown.splitlines() if line in aliases] == aliases
+    file.write_text(shown, encoding="utf-8")
+    await run(site, "diff", str(file))
+    file.write_text("\n".join(["[aliases]", *reversed(aliases)]), encoding="utf-8")
+    await run(site, "diff", str(file), code=FAILED)
+    await run(site, "apply", str(file))
+    assert list((await pool.policies.read()).aliases) == ["gpt-*", "gpt-4*"]
