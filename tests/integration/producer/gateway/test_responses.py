@@ -165,3 +165,26 @@ async def test_a_failover_is_invisible(redis_url: str, pool: Pool) -> None:
         bad.faults.extend([FaultScript(cut_after=3)] * 3)
         assert await asyncio.to_thread(ask, town.url) == "w0 w1 w2 w3 w4 w5 "
         await eventually(lambda: all_ended(pool))
+
+
+async def test_asking_twice_with_one_key(pool: Pool, worker: StandIn, redis_url: str) -> None:
+    """A repeated request with the same idempotency key is the same response, also at another gateway."""
+    async with gateway(pool, redis_url) as (first, _), gateway(pool, redis_url) as (second, _):
+        async with sdk(first) as one, sdk(second) as two:
+            headers = {"idempotency-key": "order 7"}
+            named = [
+                (
+                    await client.responses.create(
+                        model="role:planner", input="hi", background=True, extra_headers=headers
+                    )
+                ).id
+                for client in (one, two, one)
+            ]
+            assert len(set(named)) == 1
+            run = await worker.next_run()
+            await run.complete("done")
+            for client in (one, two):
+                stream = await client.responses.retrieve(named[0], stream=True)
+                events = [event async for event in stream]
+                assert events[-1].type == "response.completed"
+                assert events[-1].response.output_text == "done"
