@@ -21,6 +21,7 @@ from tokenlane.worker.providers import default_registry
 
 RUN_ELSEWHERE = {
     "agents": ("Answers that another lane continues", "One process, many agents"),
+    "anthropic": ("Use it",),
     "conversations": (
         *("Conversations", "Two questions at once", "Keep a conversation", "Without a conversation"),
         *("Continue an answer", "Pictures", "Tools", "Structured answers"),

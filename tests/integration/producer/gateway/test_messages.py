@@ -12,6 +12,7 @@ import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from pydantic import BaseModel
+from tests.documents import examples_of, run_example
 from tests.gateways import events_of, gateway_of
 from tests.integration.clients import quick_client
 from tests.integration.farm import eventually
@@ -122,6 +123,16 @@ async def test_errors_of_the_pool_are_exceptions_of_the_sdk(url: str) -> None:
             await asks.models.retrieve("unheard/of")
         assert unknown.value.type == "not_found_error"
         assert "sim" in [model.id async for model in asks.models.list()]
+
+
+async def test_the_example_of_the_docs(redis_url: str, pool: Pool) -> None:
+    """It runs as it is written; only the URL is the test's."""
+    await pool.policies.write(Policy(roles={"planner": RolePolicy()}))
+    (code,) = examples_of("anthropic")["Use it"]
+    async with served(redis_url) as url:
+        assert "http://127.0.0.1:4000" in code
+        names = await run_example(code.replace("http://127.0.0.1:4000", url))
+    assert text_of(names["message"]) == WORDS
 
 
 async def test_a_client_may_leave_at_every_event(redis_url: str, pool: Pool) -> None:
