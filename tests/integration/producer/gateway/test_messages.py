@@ -11,6 +11,7 @@ import anthropic
 import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
+from anthropic.types import ToolUseBlock
 from pydantic import BaseModel
 from tests.documents import examples_of, run_example
 from tests.gateways import events_of, gateway_of
@@ -95,7 +96,8 @@ async def test_tools_and_schemas(url: str) -> None:
             streamed = await stream.get_final_message()
         for message in (await asks.messages.create(**QUESTION, **more), streamed):
             assert message.stop_reason == "tool_use"
-            (call,) = (block for block in message.content if block.type == "tool_use")
+            calls = [block for block in message.content if isinstance(block, ToolUseBlock)]
+            (call,) = calls
             assert (call.name, type(call.input)) == ("look", dict)
             result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": "a house"}
             history = [*QUESTION["messages"], message.to_param(), {"role": "user", "content": [result]}]
