@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tokenlane.config.exit_codes import ConfigError
+from tokenlane.config.host.pool_key_files import socket_keys
 from tokenlane.config.settings.load import find_pool, pool_name
 from tokenlane.producer.client import Client
 from tokenlane.producer.gateway.access.callers import WITHOUT_KEY, Callers
@@ -20,6 +21,7 @@ from tokenlane.routing.commands.pool_session import pool_session
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.store.access.known_keys import KnownApiKeys
 from tokenlane.routing.store.access.remembered import Remembered
+from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.store.request_records import RequestRecord
 from tokenlane.routing.support.tasks import background
@@ -65,7 +67,8 @@ def gateway_session(
         async with Client(server.url, pool=pool_name(pool), key=server.keys, agent=WITHOUT_KEY) as client:
             async with background() as tasks:
                 door = Door(client, callers.caller_of, policy.get, tasks=tasks, record_of=record_of)
-                keeper = None if files is None else _batches(door, files, opened)
+                keys = server.keys if server.keys.keys else socket_keys(server.url)
+                keeper = None if files is None else _batches(door, files, Keychain(keys, opened.keychain.pool))
                 if keeper is not None:
                     tasks.create_task(keeper.keep(), name="tokenlane gateway: batches")
                 app = gateway_app(door, why_not_ready, keeper)
@@ -75,15 +78,15 @@ def gateway_session(
     return pool_session(redis, pool, serve, greets=False)
 
 
-def _batches(door: Door, directory: Path, pool: Pool) -> Keeper:
+def _batches(door: Door, directory: Path, keychain: Keychain) -> Keeper:
     """What runs the batches in a directory.
 
     Raises:
         ConfigError: the directory cannot be used, or the pool has no key.
     """
-    if pool.keychain.key is None:
+    if keychain.key is None:
         raise ConfigError("--files: the pool has no key to seal files with: make one with `tokenlane key new`.")
     try:
-        return batch_keeper(door, Shelf(directory.absolute(), pool.keychain))
+        return batch_keeper(door, Shelf(directory.absolute(), keychain))
     except OSError as error:
         raise ConfigError(f"--files: the directory {directory} cannot be used: {error.strerror}.") from error
