@@ -25,6 +25,9 @@ LOCKED := conversations cli metrics gateway worker builtin fasttext hub plugins 
 LOCK = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	--custom-compile-command "make lock" --constraint constraints.txt
 
+CLIENTS_LOCK = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+	--custom-compile-command "make lock" --extra bench --extra builtin --extra gateway
+
 PACKAGES := config routing producer worker benches
 
 # Tests start hundreds of interpreters: each would compile every module again.
@@ -91,6 +94,7 @@ borders: $(READY) ## who may import whom
 lock: $(TOOLS_READY) ## pin what the extras and the container image install, with hashes, in requirements.lock and worker/
 	$(LOCK) $(LOCKED:%=--extra %) --output-file requirements.lock pyproject.toml
 	$(LOCK) --extra worker --extra gateway --extra telemetry --output-file worker/requirements.lock pyproject.toml
+	$(CLIENTS_LOCK) --output-file tests/clients/requirements.txt tests/clients/requirements.in pyproject.toml
 
 sbom: $(TOOLS_READY) ## write dist/sbom.json: what requirements.lock installs, as CycloneDX
 	@mkdir -p dist

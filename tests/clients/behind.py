@@ -34,7 +34,7 @@ class Door:
     """
 
     def __init__(self, redis_url: str) -> None:
-        self._redis_url = redis_url
+        self.redis_url = redis_url
         self._opened = AsyncExitStack()
         self.url = ""
         """The address, without a path: the base URL for clients of Anthropic's."""
@@ -50,12 +50,12 @@ class Door:
     async def __aenter__(self) -> Self:
         async with self._opened as opening:
             await opening.enter_async_context(self.simulator)
-            async with connect(self._redis_url) as pool:
+            async with connect(self.redis_url) as pool:
                 await pool.policies.write(Policy(roles={"full": RolePolicy(limits=Limits(depth=1))}))
                 self.key = await pool.api_keys.add(ApiKey(name="clients", agent="clients", created_s=0))
             settings = LaneSettings("gpu0", "vllm", self.simulator.url)
-            await opening.enter_async_context(lane_of(self._redis_url, settings))
-            self.url = await opening.enter_async_context(gateway(self._redis_url))
+            await opening.enter_async_context(lane_of(self.redis_url, settings))
+            self.url = await opening.enter_async_context(gateway(self.redis_url))
             self._opened = opening.pop_all()
         return self
 

@@ -36,7 +36,15 @@ def test_an_example(name: str, door: Door, tmp_path: Path) -> None:
         "OPENAI_API_KEY": door.key,
         "ANTHROPIC_BASE_URL": door.url,
         "ANTHROPIC_API_KEY": door.key,
+        "ANTHROPIC_API_KEY": "any",
+        "TOKENLANE_REDIS_URL": door.redis_url,
     }
-    ended = subprocess.run([*command, "sim"], env=environment, capture_output=True, text=True, timeout=150)
+    asked = len(door.simulator.log)
+    ended = subprocess.run(
+        [*command, "sim"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=150
+    )
     assert ended.returncode == 0, ended.stderr
     assert ANSWERS.get(name, "w0 w1 w2") in ended.stdout
+    if name == "durable_dbos.py":  # ten tries of its step
+        assert ended.stdout.count("w0 w1 w2") == 11
+        assert len(door.simulator.log) == asked + 1
