@@ -36,7 +36,6 @@ def test_an_example(name: str, door: Door, tmp_path: Path) -> None:
         "OPENAI_API_KEY": door.key,
         "ANTHROPIC_BASE_URL": door.url,
         "ANTHROPIC_API_KEY": door.key,
-        "ANTHROPIC_API_KEY": "any",
         "TOKENLANE_REDIS_URL": door.redis_url,
     }
     asked = len(door.simulator.log)
