@@ -46,10 +46,13 @@ def test_an_empty_value_is_refused_by_name(
     values = [param for param in verb.command.params if not getattr(param, "is_flag", False)]
     if cli.VERBS[verb.words[0]].configured:
         values += cli._command("", cli._configuration).params
+    before: list[str] = []
     for param in values:
         option = param.param_type_name == "option"
         name = max(param.opts, key=len) if option else param.display_name_raw
-        ended = run(capsys, monkeypatch, *verb.words, *((name, "") if option else ("",)))
+        ended = run(capsys, monkeypatch, *verb.words, *((name, "") if option else (*before, "")))
+        if not option and hasattr(param.type, "choices"):
+            before.append(param.type.choices[0])  # of the program, whose arguments follow
         assert ended.code == exits.USAGE, (name, ended)
         assert (ended.out, name in ended.error) == ("", True), (name, ended)
         assert ("leave it out" in ended.error) is not param.required, (name, ended)
