@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
+import httpx
 import pytest
 from tests.compose import new_settings, read_services
 from tests.documents import commands_of
@@ -28,9 +30,7 @@ async def carry_out(command: str, project: Containers) -> None:
                 if service.profiles & PROFILES and runs_here(service):
                     await project.up(service, replicas=int(scaled.get(service.name, 0)) or None)
         case ["run", "--rm", name, *arguments]:
-            ended = await project.run(project.services[name], *arguments)
-            assert ended.code == 0, f"{command}\n{ended.error}"
-            assert ended.out.strip()
+            await run_in_a_container(project, name, *arguments)
         case ["exec", "ollama", "ollama", *_]:  # the simulator takes its place
             pass
         case ["exec", name, *inside]:
@@ -43,6 +43,27 @@ async def carry_out(command: str, project: Containers) -> None:
                 assert [ended.code for ended in endings] == [0] * len(endings), name
         case _:
             pytest.fail(f"nothing is known of `{command}`")
+
+
+async def run_in_a_container(project: Containers, name: str, *arguments: str) -> None:
+    """Run a command line, which must succeed and print something."""
+    ended = await project.run(project.services[name], *arguments)
+    assert ended.code == 0, f"{arguments}\n{ended.error}"
+    assert ended.out.strip()
+    if arguments[:2] == ("keys", "add"):
+        await ask_over_http(project, ended.out.strip())
+
+
+async def ask_over_http(project: Containers, key: str) -> None:
+    """The gateway answers who has the key, and nobody else."""
+    (gateway,) = project.running["gateway"]
+    (url,) = re.findall(r"http://\S+/v1", gateway.out)
+    question = {"model": "role:planner", "messages": [{"role": "user", "content": "hi"}]}
+    async with httpx.AsyncClient(base_url=url, timeout=30) as web:
+        refused = await web.post("/chat/completions", json=question)
+        answered = await web.post("/chat/completions", json=question, headers={"x-api-key": key})
+    assert (refused.status_code, answered.status_code) == (401, 200), answered.text
+    assert answered.json()["choices"][0]["message"]["content"]
 
 
 @pytest.mark.deployed
