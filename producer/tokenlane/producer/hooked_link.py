@@ -11,6 +11,7 @@ from tokenlane.routing.contract.answers import TokenDelta, Usage
 from tokenlane.routing.contract.errors import LlmError, RequestCancelled
 from tokenlane.routing.contract.requests import ChatRequest
 from tokenlane.routing.decide.lanes.offer import LaneView
+from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.hooks.functions import NO_HOOKS, Hooks, RequestHook, TokenHook
 from tokenlane.routing.hooks.request_hook import change_request
 from tokenlane.routing.hooks.token_hook import filter_deltas
@@ -152,6 +153,10 @@ class FilteredRequest(OpenRequest):
     @property
     def waiting(self) -> str | None:
         return self.unfiltered.waiting
+
+    @property
+    def place(self) -> QueuePlace | None:
+        return self.unfiltered.place
 
     async def run(self, hook: TokenHook, link: Link) -> None:
         """Filter the answer until it ends, and then leave the request, which cancels it if the hook ended the answer

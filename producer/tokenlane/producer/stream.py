@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from tokenlane.routing.contract.answers import Answer, Parsed, TokenDelta, Usage
 from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.contract.requests import ChatOptions
+from tokenlane.routing.decide.queue_place import QueuePlace
 
 from .compose import Messages, compose
 from .link.link import Link
@@ -108,6 +109,12 @@ class ChatStream(Generic[Parsed]):
         """Why the request has not started yet, or why an answer that broke off does not go on; None while the answer is
         streamed, and before the stream is entered."""
         return self._request.waiting if self._request else None
+
+    @property
+    def place(self) -> QueuePlace | None:
+        """The request's place in its queue, and when it may start; None if it does not wait there, or before the pool
+        has told it, within two seconds."""
+        return self._request.place if self._request else None
 
     async def cancel(self) -> None:
         """Cancel the request for all its readers; iterators then raise `RequestCancelled`.

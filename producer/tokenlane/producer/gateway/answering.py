@@ -206,6 +206,10 @@ def _headers(asked: Asked, kind: str) -> dict[str, str]:
         headers["x-accel-buffering"] = "no"  # proxies must pass events on at once
     if waiting := asked.stream.waiting:
         headers["x-tokenlane-waiting"] = " ".join(waiting.split())[:500]
+    if (place := asked.stream.place) is not None:
+        headers["x-tokenlane-position"] = str(place.position)
+        if place.estimate_ms is not None:
+            headers["x-tokenlane-starts-in-ms"] = str(place.estimate_ms)
     return headers
 
 

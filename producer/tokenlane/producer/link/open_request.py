@@ -8,6 +8,7 @@ from tokenlane.routing.contract.answers import Answer, TokenDelta, Usage
 from tokenlane.routing.contract.errors import LlmError, ProviderDown
 from tokenlane.routing.contract.messages import ChannelMessage
 from tokenlane.routing.contract.results import Progress, Result
+from tokenlane.routing.decide.queue_place import QueuePlace
 from tokenlane.routing.decide.wait_cause import Wait
 from tokenlane.routing.telemetry.request import RequestEnd
 
@@ -41,6 +42,11 @@ class OpenRequest:
     def waiting(self) -> str | None:
         """Why the request has not started, or why its answer does not go on, as text for people; None while it runs."""
         return None if self._why_waiting is None else str(self._why_waiting)
+
+    @property
+    def place(self) -> QueuePlace | None:
+        """The request's place in its queue; None if it does not wait there, or if the pool has not told it yet."""
+        return self._why_waiting.place if isinstance(self._why_waiting, Wait) else None
 
     @property
     def ended(self) -> bool:
