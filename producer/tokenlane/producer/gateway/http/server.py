@@ -16,6 +16,8 @@ from tokenlane.config.exit_codes import ConfigError
 from tokenlane.config.host.listen_address import cannot_listen, host_and_port
 from tokenlane.routing.support.tasks import background
 
+from .connection import Connection
+
 _DRAIN_S = 30
 """How long answers may go on after the block has ended."""
 _IDLE_S = 75
@@ -63,7 +65,7 @@ async def serve_asgi(
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
