@@ -164,6 +164,7 @@ async def test_a_pool_at_work(tmp_path: Path, redis_url: str) -> None:
         workers = worker.metrics_url.removeprefix("http://")
         jobs = {"tokenlane": address, "tokenlane-workers": workers, "tokenlane-dashboard": dashboard}
         async with prometheus(tmp_path, jobs) as server:
+            await opened.tokenlane("keys", "add", "ci", "--in-flight", "2")
             async with Client(redis_url) as client, background() as tasks:
                 simulator.faults.append(FaultScript(status=400))
                 with pytest.raises(BadRequest):

@@ -17,6 +17,7 @@ from tokenlane.config.host.stop_signals import stop_event
 from tokenlane.config.settings.load import log_settings
 from tokenlane.routing.contract.errors import LlmError
 from tokenlane.routing.http_server import add_health, serve_http
+from tokenlane.routing.store.access.api_key import QuotaUse
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.watch.metrics.page import add_metrics
 from tokenlane.routing.watch.metrics.pool_samples import PoolSamples
@@ -57,6 +58,11 @@ async def _export(pool: Pool, address: tuple[str, int]) -> None:
             await stopping.wait()
 
 
+async def _read_quotas(pool: Pool) -> tuple[QuotaUse, ...]:
+    """What the pool's API keys use of their limits."""
+    return await pool.api_keys.quotas(await pool.api_keys.read())
+
+
 class _Reader:
     """Reads the pool, one snapshot at a time, however many ask: who asks meanwhile gets that snapshot too."""
 
@@ -82,7 +88,7 @@ class _Reader:
         """The values of the pool; None after a bug. It is not raised, since maybe nobody waits for the result."""
         try:
             async with asyncio.timeout(_READ_S):
-                samples = self._samples.of(await take_snapshot(self._pool))
+                samples = self._samples.of(await take_snapshot(self._pool), await _read_quotas(self._pool))
         except LlmError as error:
             self._log_outage(str(error))
         except TimeoutError:

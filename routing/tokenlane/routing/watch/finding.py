@@ -72,7 +72,10 @@ class Code(StrEnum):
     )
     UNSERVED = "unserved", "requests that no available lane may serve wait until their deadline"
     WAITS_LONG = "waits_long", "the lanes cannot keep up with the requests"
-    REQUESTS_REFUSED = "requests_refused", "agents get QueueFull while their role, or an agent, is at its limit"
+    REQUESTS_REFUSED = (
+        "requests_refused",
+        "agents get QueueFull while their role, an agent or an API key is at its limit",
+    )
     ROLE_FAILS = "role_fails", "most requests of the role get an error, or no answer by their deadline"
     ROUTE_UNKNOWN = "route_unknown", "a route entry that matches no lane serves nothing; its name may be misspelt"
     PLUGIN_MISSING = (

@@ -70,7 +70,10 @@ def _refused(snapshot: Snapshot, role: RoleStatus) -> Iterator[Finding]:
         f"{limits.depth or policy.depth} requests of the role (depth) and {limits.in_flight or policy.in_flight} of an "
         "agent (in_flight)"
     )
-    advice = "add lanes, or raise the limits with `tokenlane policy apply`"
+    advice = (
+        "add lanes, or raise the limits with `tokenlane policy apply`; `tokenlane keys ls` shows whether an API key is "
+        "at its own limit"
+    )
     yield Finding(Code.REQUESTS_REFUSED, "fail", observed, advice, role.role)
 
 

@@ -13,6 +13,9 @@ from tests.integration.farm import Child, Server, eventually, farm
 
 from tokenlane.config import exit_codes as exits
 from tokenlane.producer import Client
+from tokenlane.routing.contract.envelope import Quota
+from tokenlane.routing.store.access.api_key import ApiKey
+from tokenlane.routing.store.pool import connect
 from tokenlane.routing.watch.metrics.table import BY_NAME
 
 OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
@@ -50,8 +53,13 @@ async def test_while_redis_comes_and_goes(tmp_path: Path) -> None:
         assert 'tokenlane_up{pool="main"} 0.0' in (await get(f"{url}/metrics"))[1]
         await server.start()
         await eventually(is_up, child=exporter)
-        async with Client(server.url) as client, client.chat("hi", role="planner"):
+        async with connect(server.url) as pool:
+            await pool.api_keys.add(ApiKey(name="ci", agent="ci", in_flight=2, created_s=1))
+        quota = Quota(name="ci", in_flight=2)
+        async with Client(server.url) as client, client.chat("hi", role="planner", quota=quota):
             _, text = await get(f"{url}/metrics")
+            assert 'tokenlane_quota_in_flight{pool="main",quota="ci"} 1.0' in text
+            assert 'tokenlane_quota_limit{pool="main",quota="ci"} 2.0' in text
             assert 'tokenlane_up{pool="main"} 1.0' in text
             assert 'tokenlane_waiting_requests{pool="main",priority="normal",role="planner"} 1.0' in text
         _, text = await get(f"{url}/metrics", **OPEN_METRICS)

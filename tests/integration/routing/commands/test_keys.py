@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from tests.documents import commands_of
+from tests.integration import life
 from tests.integration.farm import Ended
 from tests.integration.life import raw
 from tests.repository import ROOT
 from tests.verbs import run_in_thread
 
 from tokenlane.config import exit_codes as exits
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.store.access.api_key import ApiKey
 from tokenlane.routing.store.pool import Pool
 
@@ -48,13 +50,29 @@ async def test_a_key_from_beginning_to_end(pool: Pool) -> None:
     assert key.model_dump() == fields | times
     assert secret not in added.error
     listed = await document(pool, "ls")
-    assert listed["keys"] == [{**fields, **times, "expired": False}]
+    assert listed["keys"] == [{**fields, **times, "expired": False, "used": 0}]
     table = await keys(pool, "ls")
     (row,) = [line for line in table.out.splitlines() if line.startswith("ci ")]
-    assert row.split()[:5] == ["ci", "builder", "coder", "low", "4"]
+    assert row.split()[:5] == ["ci", "builder", "coder", "low", "0/4"]
     assert secret not in table.out + json.dumps(listed)
     assert (await document(pool, "revoke", "ci"))["revoked"] == "ci"
     assert (await document(pool, "ls"))["keys"] == []
+
+
+async def test_what_a_key_uses_of_its_limit(pool: Pool) -> None:
+    """Its own requests, until they end; a key without a limit uses none."""
+    await keys(pool, "add", "ci", "--in-flight", "2")
+    await keys(pool, "add", "free")
+
+    async def used() -> dict[str, int | None]:
+        return {key["name"]: key["used"] for key in (await document(pool, "ls"))["keys"]}
+
+    first, *_ = [await life.submit(pool, life.envelope(quota=Quota(name="ci", in_flight=2))) for _ in range(2)]
+    await life.submit(pool, life.envelope(quota=Quota(name="other", in_flight=2)))
+    assert await used() == {"ci": 2, "free": None}
+    assert "2/2" in (await keys(pool, "ls")).out
+    await pool.requests.cancel(first)
+    assert await used() == {"ci": 1, "free": None}
 
 
 async def test_the_commands_of_the_docs(pool: Pool) -> None:

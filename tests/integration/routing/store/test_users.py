@@ -51,7 +51,7 @@ ENDS_ATTEMPTS = {"requeue", "finish", "forget"}
 AGENT = {"inspect", "submit", "check", "list_lanes", "cancel", "attach", "leave", "announce"} | ENDS_ATTEMPTS
 ROUTER = {"sweep", "survey", "dispatch"} | ENDS_ATTEMPTS
 WORKER = {"announce", "register", "renew", "start", "rehearse", "snapshot"} | ROUTER
-OPS = {"snapshot", "inspect", "set_policy", "stop_work", "purge", "drop_failed"} | AGENT
+OPS = {"snapshot", "inspect", "set_policy", "stop_work", "purge", "drop_failed", "count_quotas"} | AGENT
 SCRIPTS = {"agent": AGENT, "router": ROUTER, "worker": WORKER, "ops": OPS}
 """The scripts that each user runs."""
 WITHOUT_SCRIPT = {
@@ -329,7 +329,7 @@ async def test_everything_works(guarded: Guarded) -> None:
         await ops("status", "--check")
         await ops("doctor")
         assert await refused_objects(guarded.admin) <= {"ops: config|get", "ops: slowlog|get"}
-        await ops("keys", "add", "ci")
+        await ops("keys", "add", "ci", "--in-flight", "2")
         await ops("keys", "ls")
         await ops("keys", "revoke", "ci")
         await ops("lanes", "ls")

@@ -12,6 +12,7 @@ from tests.unit.routing.watch.test_pool_health import WELL
 
 from tokenlane.routing.commands import exporter
 from tokenlane.routing.commands.exporter import _Reader
+from tokenlane.routing.store.access.api_key import QuotaUse
 from tokenlane.routing.store.pool import Pool
 from tokenlane.routing.support.tasks import InternalErrors
 from tokenlane.routing.watch.snapshot import Snapshot
@@ -31,6 +32,16 @@ class Slow:
         self.began.set()
         await self.answers.wait()
         return WELL
+
+
+@pytest.fixture(autouse=True)
+def without_quotas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool has no API keys."""
+
+    async def read_quotas(_: Pool) -> tuple[QuotaUse, ...]:
+        return ()
+
+    monkeypatch.setattr(exporter, "_read_quotas", read_quotas)
 
 
 async def test_scrapes_at_once_share_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tokenlane.config.settings.values import NAME_RULE, is_name
 from tokenlane.routing.commands import completion
 from tokenlane.routing.commands.pool_session import pool_session
 from tokenlane.routing.contract.wire import Priority
-from tokenlane.routing.store.access.api_key import ApiKey, ApiKeyTable
+from tokenlane.routing.store.access.api_key import ApiKey, ApiKeyTable, QuotaUse
 from tokenlane.routing.store.access.remembered import FRESH_S
 from tokenlane.routing.store.pool import Pool
 
@@ -84,15 +84,23 @@ def add(
 
 @keys.command()
 def ls(as_json: _AsJson = False, redis: RedisUrl = None, pool: PoolName = None) -> None:
-    """List the keys, without their secrets, which the pool does not hold."""
-    table = pool_session(redis, pool, lambda opened: opened.api_keys.read())
+    """List the keys and what they use of their limits, without their secrets, which the pool does not hold."""
+
+    async def ask(opened: Pool) -> tuple[ApiKeyTable, tuple[QuotaUse, ...]]:
+        table = await opened.api_keys.read()
+        return table, await opened.api_keys.quotas(table)
+
+    table, quotas = pool_session(redis, pool, ask)
+    used = {quota.name: quota.in_flight for quota in quotas}
     now_s = time.time()
     if as_json:
-        documents = [{**key.model_dump(), "expired": key.is_expired(now_s)} for key in table.listed]
+        documents = [
+            {**key.model_dump(), "expired": key.is_expired(now_s), "used": used.get(key.name)} for key in table.listed
+        ]
         show_json({"v": 1, "pool": pool_name(pool), "keys": documents, "unreadable": table.unreadable})
         return
     if table.listed:
-        rows = [[cell(key) for cell in _COLUMNS.values()] for key in table.listed]
+        rows = [[cell(key, used.get(key.name)) for cell in _COLUMNS.values()] for key in table.listed]
         show(Table(tuple(_COLUMNS), rows, {}, splits=True))
     elif not table:
         typer.echo(f"Pool {pool_name(pool)} has no API keys: add one with `tokenlane keys add NAME`.")
@@ -141,18 +149,22 @@ def _until(key: ApiKey) -> str:
     return "until it is revoked" if key.expires_s is None else f"until {_time(key.expires_s)}"
 
 
+def _in_flight(key: ApiKey, used: int | None) -> str:
+    return "-" if key.in_flight is None else f"{used}/{key.in_flight}"
+
+
 def _expiry(key: ApiKey) -> str:
     if key.expires_s is None:
         return "-"
     return f"{'expired ' if key.is_expired(time.time()) else ''}{_time(key.expires_s)}"
 
 
-_COLUMNS: dict[str, Callable[[ApiKey], str]] = {
-    "KEY": lambda key: key.name,
-    "AGENT": lambda key: key.agent,
-    "ROLE": lambda key: key.role or "-",
-    "PRIORITY": lambda key: key.priority,
-    "IN FLIGHT": lambda key: str(key.in_flight or "-"),
-    "ADDED": lambda key: _time(key.created_s),
-    "EXPIRES": _expiry,
+_COLUMNS: dict[str, Callable[[ApiKey, int | None], str]] = {
+    "KEY": lambda key, _: key.name,
+    "AGENT": lambda key, _: key.agent,
+    "ROLE": lambda key, _: key.role or "-",
+    "PRIORITY": lambda key, _: key.priority,
+    "IN FLIGHT": _in_flight,
+    "ADDED": lambda key, _: _time(key.created_s),
+    "EXPIRES": lambda key, _: _expiry(key),
 }

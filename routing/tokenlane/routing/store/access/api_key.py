@@ -74,6 +74,26 @@ class ApiKeyTable:
         return None if key is None or key.is_expired(now_s) else key
 
 
+@dataclass(frozen=True)
+class QuotaUse:
+    """The limit of an API key at one moment.
+
+    Args:
+        name: of the key.
+        in_flight: how many of its requests wait or run.
+        limit: how many it may have at once. After the limit was lowered there may be more.
+    """
+
+    name: str
+    in_flight: int
+    limit: int
+
+    @property
+    def headroom(self) -> int:
+        """How many more requests the key may send now; negative if it has more than its limit allows."""
+        return self.limit - self.in_flight
+
+
 def new_secret() -> str:
     """A new secret, which nobody can guess: `tl-` and 43 letters, digits, `-` and `_`."""
     return _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)

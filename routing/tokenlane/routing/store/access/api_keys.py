@@ -11,7 +11,7 @@ from tokenlane.routing.store.keys import Keys
 from tokenlane.routing.store.replies.values import Reply, as_bytes, as_int, as_list, as_text
 from tokenlane.routing.store.scripts import Scripts
 
-from .api_key import ApiKey, ApiKeyTable, digest_of, new_secret
+from .api_key import ApiKey, ApiKeyTable, QuotaUse, digest_of, new_secret
 
 
 class ApiKeyExists(LlmError):
@@ -60,6 +60,14 @@ class ApiKeys:
     async def read(self) -> ApiKeyTable:
         """Read all keys at one moment."""
         return _parse(as_list(await self._scripts.ask("HGETALL", self._keys.api_keys)))
+
+    async def quotas(self, table: ApiKeyTable) -> tuple[QuotaUse, ...]:
+        """What the keys in a table that have a limit use of it now, sorted by name."""
+        limits = {key.name: key.in_flight for key in table.listed if key.in_flight is not None}
+        if not limits:
+            return ()
+        counts = as_list(await self._scripts.run("count_quotas", *limits))
+        return tuple(QuotaUse(name, as_int(count), limits[name]) for name, count in zip(limits, counts, strict=True))
 
 
 def _parse(fields: Sequence[Reply]) -> ApiKeyTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict
 from typing import get_args
 
@@ -11,6 +11,7 @@ from tokenlane.routing.contract.kinds import KINDS
 from tokenlane.routing.contract.worker_report import BreakerState
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.recovery import FREE_RETRIES
+from tokenlane.routing.store.access.api_key import QuotaUse
 from tokenlane.routing.store.request_life import RequestOutcome
 from tokenlane.routing.watch.pool_health import find_problems
 from tokenlane.routing.watch.snapshot import LaneStatus, Snapshot, WorkerStatus
@@ -27,19 +28,19 @@ class PoolSamples:
     """Makes the samples of one pool, snapshot after snapshot. It keeps the counters, and which names are reported."""
 
     def __init__(self, most_names: int = MOST_NAMES) -> None:
-        self._increases = Increases()
+        self._increases, self._most_names = Increases(), most_names
         self._roles, self._lanes, self._codes = Names(most_names), Names(most_names), Names(most_names)
 
-    def of(self, snapshot: Snapshot) -> list[Sample]:
-        """The samples of a snapshot. Values that share their labels, since their names are omitted, are added up; of
-        ages, the greatest counts."""
+    def of(self, snapshot: Snapshot, quotas: Iterable[QuotaUse] = ()) -> list[Sample]:
+        """The samples of a snapshot, and of the limits of API keys. Values that share their labels, since their names
+        are omitted, are added up; of ages, the greatest counts."""
         self._roles.replace(role.role for role in snapshot.roles)
         lanes = _lanes(snapshot)
         self._lanes.replace(lane.name for lane in lanes)
         reports = [worker.report for lane in lanes for worker in lane.workers]
         self._codes.replace(code for report in reports for code in report.attempts.errors)
         merged: dict[tuple[str, tuple[str, ...]], float] = {}
-        for name, labels, value in self._samples(snapshot):
+        for name, labels, value in (*self._samples(snapshot), *self._quotas(quotas)):
             before = merged.get((name, labels), 0)
             merged[name, labels] = max(before, value) if name in (_OLDEST, _SILENT) else before + value
         return [Sample(*key, value) for key, value in merged.items()]
@@ -63,6 +64,15 @@ class PoolSamples:
             yield "tokenlane_running_requests", labels, role.running
             for event, rate in asdict(role.rates).items():
                 yield "tokenlane_requests_per_second", (*labels, event), rate
+
+    def _quotas(self, quotas: Iterable[QuotaUse]) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        """Those with the least headroom have their names, so that an alert finds what is spent."""
+        least_first = sorted(quotas, key=lambda quota: (quota.headroom, quota.name))
+        for number, quota in enumerate(least_first):
+            label = quota.name if number < self._most_names else OTHER
+            yield "tokenlane_quota_in_flight", (label,), quota.in_flight
+            yield "tokenlane_quota_limit", (label,), quota.limit
+        yield "tokenlane_names_omitted", ("quota",), max(0, len(least_first) - self._most_names)
 
     def _lane(self, lane: LaneStatus) -> Iterator[tuple[str, tuple[str, ...], float]]:
         name = self._lanes.of(lane.name)

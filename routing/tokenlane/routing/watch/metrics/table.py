@@ -3,8 +3,8 @@
 A metric has one source: the exporter, which reads it from the pool, or each worker or dashboard, which measures it.
 So no sum counts anything twice. Every metric also has the label `pool`.
 
-Labels never hold ids of requests, agents or workers. `MOST_NAMES` limits how many roles, lanes and models a process
-reports by name; it reports the others together as `other`.
+Labels never hold ids of requests, agents or workers. `MOST_NAMES` limits how many roles, lanes, models and quotas a
+process reports by name; it reports the others together as `other`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenlane.routing.watch.snapshot import CLIENT_SILENT_MS, ROUTER_SILENT_MS
 from .metric import Metric, Panel, Source, Unit
 
 MOST_NAMES = 100
-"""How many roles, lanes, models or error codes a process reports by name."""
+"""How many roles, lanes, models, error codes or quotas a process reports by name."""
 OTHER = "other"
 """Stands for all names beyond `MOST_NAMES`."""
 
@@ -24,6 +24,7 @@ _GEN_AI = ("lane", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_resp
 
 _QUEUES, _LANES, _WORK, _LATENCY, _POOL = "Queues", "Lanes", "Work", "Latency", "Pool"
 _WAITING = Panel(_QUEUES, "Waiting requests")
+_QUOTAS = Panel(_QUEUES, "Quotas of API keys: requests and limit", ("quota",))
 _SLOTS = Panel(_LANES, "Running and limit", ("lane",))
 _MEMORY = Panel(_POOL, "Redis memory")
 _BUDGET = Panel(_POOL, "Retries taken from the budget")
@@ -99,6 +100,14 @@ METRICS = (
         "worker was lost)",
         Panel(_QUEUES, "Requests per second", ("role", "event")),
     ),
+    _gauge(
+        "tokenlane_quota_in_flight",
+        "requests",
+        ("quota",),
+        "requests that count against the limit `--in-flight` of the API key with this name, waiting or running",
+        _QUOTAS,
+    ),
+    _gauge("tokenlane_quota_limit", "requests", ("quota",), "how many requests the key may have at once", _QUOTAS),
     _histogram(
         "tokenlane_queue_wait_seconds",
         "s",
@@ -309,7 +318,8 @@ METRICS = (
         "tokenlane_names_omitted",
         "",
         ("label",),
-        f"roles, lanes and error codes beyond the first {MOST_NAMES}, which are reported together as `{OTHER}`",
+        f"roles, lanes and error codes beyond the first {MOST_NAMES}, and quotas beyond the {MOST_NAMES} with the "
+        f"least headroom, which are reported together as `{OTHER}`",
         Panel(_POOL, "Names reported as other"),
     ),
 )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tokenlane.routing.contract.worker_report import AttemptsReport, Hits, WorkerReport
 from tokenlane.routing.decide.lanes.state import LaneState
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.access.api_key import QuotaUse
 from tokenlane.routing.watch.metrics import increases as increases_module
 from tokenlane.routing.watch.metrics.increases import Count, Increases
 from tokenlane.routing.watch.metrics.pool_samples import PoolSamples
@@ -93,7 +94,7 @@ def test_the_exporter_has_each_of_its_metrics() -> None:
     errors are not of the pool: `test_exporter_reader.py` has their counter."""
     busy = WorkerReport(attempts=AttemptsReport(ended={"chat:failed": 1}, errors={"provider_down": 1}), silent_ms=0)
     gone = replace(lane(worker(report=busy)), state=LaneState.GONE)  # a problem
-    samples = PoolSamples().of(snapshot((role("coder"),), (gone,)))
+    samples = PoolSamples().of(snapshot((role("coder"),), (gone,)), [QuotaUse("ci", 1, 2)])
     from_the_exporter = {metric.name for metric in METRICS if metric.source == "exporter"}
     assert {sample.name for sample in samples} == from_the_exporter - {"tokenlane_exporter_errors_total"}
     for sample in samples:
@@ -129,6 +130,30 @@ def test_omitted_names_are_added_up() -> None:
     later = values(pool.of(snapshot((role("b", 3),))))
     assert later["tokenlane_waiting_requests", "b", "normal"] == 3
     assert later["tokenlane_names_omitted", "role"] == 0
+
+
+def test_quotas_with_the_least_headroom_have_names() -> None:
+    """The others are added up. After each snapshot, other quotas may be those."""
+    pool = PoolSamples(most_names=2)
+
+    def quotas(*uses: QuotaUse) -> dict[tuple[str, ...], float]:
+        found = values(pool.of(snapshot(), uses))
+        return {key: value for key, value in found.items() if "quota" in key[0]}
+
+    a, b, c, d = QuotaUse("a", 1, 9), QuotaUse("b", 4, 4), QuotaUse("c", 5, 3), QuotaUse("d", 0, 7)
+    assert quotas(a, b, c, d) == {
+        ("tokenlane_quota_in_flight", "b"): 4,
+        ("tokenlane_quota_limit", "b"): 4,
+        ("tokenlane_quota_in_flight", "c"): 5,
+        ("tokenlane_quota_limit", "c"): 3,
+        ("tokenlane_quota_in_flight", "other"): 1,
+        ("tokenlane_quota_limit", "other"): 16,
+    }
+    assert values(pool.of(snapshot(), [a, b, c, d]))["tokenlane_names_omitted", "quota"] == 2
+    full = replace(a, in_flight=9)
+    assert quotas(full, b, d)["tokenlane_quota_in_flight", "a"] == 9
+    assert values(pool.of(snapshot(), [full]))["tokenlane_names_omitted", "quota"] == 0
+    assert not quotas()
 
 
 def test_counters_over_workers_that_come_and_go() -> None:
