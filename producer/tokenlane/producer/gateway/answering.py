@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -75,7 +74,7 @@ def respond(door: Door, dialect: Dialect, asked: Asked, request: Request) -> Res
 
     async def whole() -> bytes:
         async with asked.stream as stream:
-            return _json(dialect.whole(asked.question, asked.begun, await stream.answer()))
+            return _json(dialect.whole(asked.question, asked.accepted, await stream.answer()))
 
     return WholeAnswer(door, whole, dialect.error, lambda: _headers(asked, "application/json"))
 
@@ -139,15 +138,14 @@ class StreamedAnswer(Response):
         self._with_ids = with_ids
         self._characters = 0
         self._begin = b""
+        self._writer = dialect.writer(asked.question, asked.begun)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = self._dialect.writer(self._asked.question, self._asked.begun)
         outlet = Outlet(send, lambda: _headers(self._asked, "text/event-stream"))
-        ping = partial(self._ping, writer)
         async with until_client_leaves(receive) as left, background() as tasks:
-            tasks.create_task(outlet.keep_open(ping, self._door.pauses, left))
+            tasks.create_task(outlet.keep_open(self._ping, self._door.pauses, left))
             try:
-                await self._send(writer, outlet)
+                await self._send(outlet)
                 await outlet.end()
             except Exception as error:
                 failure = _failure(self._door, error)
@@ -155,12 +153,15 @@ class StreamedAnswer(Response):
                     body = _json(self._dialect.error(failure))
                     await outlet.refuse(failure.status, _error_headers(failure), body)
                 else:
-                    await outlet.write(self._begun() + writer.fail(failure))
+                    await outlet.write(self._begun() + self._writer.fail(failure))
                     await outlet.end()
 
-    async def _send(self, writer: AnswerWriter, outlet: Outlet) -> None:
+    async def _send(self, outlet: Outlet) -> None:
         """Send the events of the answer, without those that the client has."""
         async with self._asked.stream as stream:
+            if self._asked.accepted != self._asked.begun:
+                self._writer = self._dialect.writer(self._asked.question, self._asked.accepted)
+            writer = self._writer
             had = self._asked.characters or 0
             begin = writer.begin()
             self._begin = b"" if had else begin
@@ -180,9 +181,9 @@ class StreamedAnswer(Response):
         begin, self._begin = self._begin, b""
         return begin
 
-    def _ping(self, writer: AnswerWriter) -> bytes:
+    def _ping(self) -> bytes:
         waiting = " ".join((self._asked.stream.waiting or "").split())
-        return self._begun() + writer.ping(waiting)
+        return self._begun() + self._writer.ping(waiting)
 
     def _events(self, writer: AnswerWriter, batch: Sequence[TokenDelta]) -> bytes:
         events = writer.deltas(batch)

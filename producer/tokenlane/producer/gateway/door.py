@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from starlette.requests import Request
@@ -68,6 +68,11 @@ class Asked:
     begun: Begun
     stream: ChatStream
     characters: int | None = None
+
+    @property
+    def accepted(self) -> Begun:
+        """The question once `stream` is entered: a request with the same idempotency key may answer it."""
+        return replace(self.begun, request_id=self.stream.request_id)
 
 
 async def prepare(door: Door, caller: Caller, question: Question, request: Request) -> Asked:
