@@ -40,8 +40,12 @@ async def run_batch(store: BatchStore, batch: Batch, app: ASGIApp, room: Room, c
         await asyncio.to_thread(store.put, batch)
         if batch.has_ended:
             return
+    lost = await asyncio.to_thread(_lost_input, store, batch)
     results = await asyncio.to_thread(Results, store.shelf, batch)
     try:
+        if lost is not None:
+            await asyncio.to_thread(_finish_without_input, store, batch, results, lost)
+            return
         asker = Asker(app, batch, is_resumed=bool(results.done) or time.time() - (batch.in_progress_at or 0) > 2)
         async with background() as tasks:
             tasks.create_task(_save(store, batch, results))
@@ -55,16 +59,25 @@ async def run_batch(store: BatchStore, batch: Batch, app: ASGIApp, room: Room, c
 
 async def _validated(store: BatchStore, batch: Batch) -> Batch:
     """The batch in progress, or failed."""
-    try:
+    if (lost := await asyncio.to_thread(_lost_input, store, batch)) is not None:
+        total, errors = 0, [lost]
+    else:
         total, errors = await asyncio.to_thread(check, store.shelf.content(batch.input_file_id), batch.endpoint)
-    except FileNotFoundError:
-        total, errors = 0, [LineError(code="file_not_found", message="The input file was deleted: upload it again.")]
-    except Unreadable as error:
-        total, errors = 0, [LineError(code="file_unreadable", message=str(error))]
     now = int(time.time())
     if errors:
         return batch.model_copy(update={"status": "failed", "ended_at": now, "errors": tuple(errors)})
     return batch.model_copy(update={"status": "in_progress", "in_progress_at": now, "total": total})
+
+
+def _lost_input(store: BatchStore, batch: Batch) -> LineError | None:
+    """Why the input cannot be read; None if it can. If it is deleted later, the next run of the batch finds that."""
+    try:
+        next(store.shelf.content(batch.input_file_id))
+    except FileNotFoundError:
+        return LineError(code="file_not_found", message="The input file was deleted: upload it again.")
+    except Unreadable as error:
+        return LineError(code="file_unreadable", message=str(error))
+    return None
 
 
 async def _ask_all(store: BatchStore, asker: Asker, results: Results, room: Room, cancelled: asyncio.Event) -> Ended:
@@ -112,6 +125,14 @@ def _finish(store: BatchStore, batch: Batch, results: Results, end: Ended) -> No
     now = int(time.time())
     store.shelf.expire(batch.input_file_id, now + KEPT_S)
     store.put(_counted(batch, results).model_copy(update={"status": end, "ended_at": now}))
+
+
+def _finish_without_input(store: BatchStore, batch: Batch, results: Results, lost: LineError) -> None:
+    """End a batch with the results that it has: nobody knows its other lines any more."""
+    end: Ended = "expired" if batch.expires_at <= time.time() else "failed"
+    if store.cancelled_at(batch.id) is not None:
+        end = "cancelled"
+    _finish(store, batch.model_copy(update={"errors": (lost,)}), results, end)
 
 
 def _counted(batch: Batch, results: Results) -> Batch:

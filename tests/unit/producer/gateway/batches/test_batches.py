@@ -153,6 +153,35 @@ async def test_a_gateway_goes_on_where_another_stopped(tmp_path: Path) -> None:
     assert contents == [("first", "fine"), ("second", "later")]
 
 
+async def test_a_batch_whose_input_was_deleted_is_cancelled_with_what_it_has(tmp_path: Path) -> None:
+    async with MockPool(first_then_never) as pool, pool.client() as client, batch_gateway(client, tmp_path) as sdk:
+        batch = await begun(sdk, chat_lines(["first", "second"]))
+        await until(lambda: len(pool.requests) == 2)
+        await sdk.files.delete(batch.input_file_id)
+        await sdk.batches.cancel(batch.id)
+        batch = await ended(sdk, batch.id)
+        answered = await lines_of(sdk, batch.output_file_id)
+    assert batch.status == "cancelled"
+    assert [line["custom_id"] for line in answered] == ["first"]
+
+
+async def test_a_batch_whose_input_was_deleted_fails_if_it_is_run_again(tmp_path: Path) -> None:
+    """It keeps the answers that it has, and says which file it lacks."""
+    async with MockPool(first_then_never) as pool, pool.client() as client, batch_gateway(client, tmp_path) as sdk:
+        batch = await begun(sdk, chat_lines(["first", "second"]))
+        await until(lambda: len(pool.requests) == 2)
+        await sdk.files.delete(batch.input_file_id)
+    async with MockPool() as pool, pool.client() as client, batch_gateway(client, tmp_path) as sdk:
+        batch = await ended(sdk, batch.id)
+        answered = await lines_of(sdk, batch.output_file_id)
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert [error.code for error in batch.errors.data] == ["file_not_found"]
+    assert [line["custom_id"] for line in answered] == ["first"]
+    assert pool.requests == []
+
+
 async def test_two_gateways_share_a_directory(tmp_path: Path) -> None:
     """One of them runs the batch; the other shows it, and cancels it."""
     async with MockPool(never) as pool, pool.client() as client:
