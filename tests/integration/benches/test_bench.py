@@ -18,6 +18,8 @@ from tokenlane.benches.commands import bench as commands
 from tokenlane.benches.measure import cancel, recovery, sealing, traces
 from tokenlane.benches.measure.cancel import CancelTimes
 from tokenlane.benches.measure.figures import Overhead, table
+from tokenlane.benches.measure.gateway import batch
+from tokenlane.benches.measure.gateway.batch import BatchCost
 from tokenlane.benches.measure.hooks import prompt_plugins
 from tokenlane.benches.measure.hooks.prompt_plugins import PluginCost
 from tokenlane.benches.measure.peers import report as peers
@@ -57,6 +59,18 @@ async def test_overhead_measures_all_it_promises() -> None:
     assert [bar.limit for bar in found.bars] == [7, 10, 2.4, 1.58, 1.95, 40, 1, 0.5]
     assert len({bar.name for bar in found.bars}) == len(found.bars)
     assert table(found).count("\n| ") == 1 + len(LEVELS)
+
+
+async def test_batch_measures_first_tokens_with_and_without_a_batch() -> None:
+    """Each line has its answer, both kinds of phases have samples, and `--check` fails when the bar is not held."""
+    code, out = await bench("batch")
+    report = BatchCost.model_validate_json(out)
+    (bar,) = report.bars
+    assert (code, bar.limit) == (0 if bar.held else 1, 1.1)
+    assert bar.measured == report.busy_first_ms.p99 / report.quiet_first_ms.p99
+    assert min(report.busy_first_ms.samples, report.quiet_first_ms.samples) > 1
+    assert (report.lines, report.lines_per_s > 0) == (60, True)
+    assert batch.table(report).count("\n| ") == 3
 
 
 async def test_plugins_measures_the_call_and_all_around_it() -> None:

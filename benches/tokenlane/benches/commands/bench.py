@@ -20,6 +20,7 @@ from tokenlane.benches.measure import recovery as recovery_measurement
 from tokenlane.benches.measure import sealing as sealing_measurement
 from tokenlane.benches.measure import traces as traces_measurement
 from tokenlane.benches.measure.figures import Bar, table
+from tokenlane.benches.measure.gateway import batch as batch_measurement
 from tokenlane.benches.measure.gateway import measurement as gateway_measurement
 from tokenlane.benches.measure.gateway import report as gateway_report
 from tokenlane.benches.measure.hooks import prompt_plugins
@@ -93,6 +94,14 @@ def gateway(as_json: _Json = False, check: _Check = False, quick: _Quick = False
     plan = gateway_measurement.QUICK if quick else gateway_measurement.FULL
     report = asyncio.run(gateway_measurement.measure(plan, partial(typer.echo, err=True)))
     _print(report, gateway_report.table(report), report.bars, as_json=as_json, check=check)
+
+
+@bench.command()
+def batch(as_json: _Json = False, check: _Check = False, quick: _Quick = False) -> None:
+    """Measure how much later first tokens come while the gateway runs a batch."""
+    plan = batch_measurement.QUICK if quick else batch_measurement.FULL
+    report = asyncio.run(batch_measurement.measure(plan, partial(typer.echo, err=True)))
+    _print(report, batch_measurement.table(report), report.bars, as_json=as_json, check=check)
 
 
 @bench.command()

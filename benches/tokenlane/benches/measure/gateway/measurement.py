@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_bytes
 from statistics import median
 
 from starlette.requests import Request
@@ -17,12 +19,16 @@ from tokenlane.benches.measure.figures import Times
 from tokenlane.benches.measure.host.machine import describe_machine, describe_versions
 from tokenlane.benches.measure.overhead import Level
 from tokenlane.config.host.embedded_server import EmbeddedServer
+from tokenlane.config.host.pool_key_files import KeyRing, PoolKey
 from tokenlane.producer import Client
 from tokenlane.producer.gateway.access.caller import Caller
-from tokenlane.producer.gateway.app import gateway_app
+from tokenlane.producer.gateway.app import batch_keeper, gateway_app
 from tokenlane.producer.gateway.door import Door
+from tokenlane.producer.gateway.files.shelf import Shelf
 from tokenlane.producer.gateway.http.server import serve_asgi
 from tokenlane.routing.decide.policy import Policy
+from tokenlane.routing.store.keychain import Keychain
+from tokenlane.routing.support.tasks import background
 
 from .report import AtStreams, GatewayCost
 
@@ -31,8 +37,12 @@ QUICK = (Level(1, 2, 5, 1, first_ms=0, spacing_ms=1), Level(64, 8, 1, 1, first_m
 
 
 @asynccontextmanager
-async def gateway(redis: str) -> AsyncIterator[Tasks]:
-    """Run the process of the gateway. The task `url` returns its URL."""
+async def gateway(redis: str, files: str | None = None) -> AsyncIterator[Tasks]:
+    """Run the process of the gateway. The task `url` returns its URL.
+
+    Args:
+        files: the directory for files and batches; None for a gateway without them.
+    """
 
     async def caller_of(_: Request) -> Caller:
         return Caller("gateway", role="planner")
@@ -43,8 +53,12 @@ async def gateway(redis: str) -> AsyncIterator[Tasks]:
     async def why_not_ready() -> str:
         return ""
 
-    async with Client(redis, key=[]) as client:
-        app = gateway_app(Door(client, caller_of, policy), why_not_ready)
+    async with Client(redis, key=[]) as client, background() as tasks:
+        door, keeper = Door(client, caller_of, policy), None
+        if files is not None:
+            keeper = batch_keeper(door, Shelf(Path(files), Keychain(KeyRing((PoolKey(token_bytes(32)),)), "pool")))
+            tasks.create_task(keeper.keep(), name="batches")
+        app = gateway_app(door, why_not_ready, keeper)
         async with serve_asgi(app, ("127.0.0.1", 0), option="--listen") as url:
 
             async def its_url() -> str:
