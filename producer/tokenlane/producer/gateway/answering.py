@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tokenlane.routing.contract.answers import TokenDelta
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.routing.contract.errors import Interrupted, LlmError
 from tokenlane.routing.support.tasks import background
 
 from . import anthropic_errors, openai_errors
@@ -174,6 +174,8 @@ class StreamedAnswer(Response):
                 if batch:
                     await outlet.write(self._begun() + self._events(writer, batch))
             answer = await stream.answer()
+            if had:
+                raise Interrupted("The answer broke off, and another lane ended it earlier: send the request again.")
             await outlet.write(self._begun() + writer.end(answer))
 
     def _begun(self) -> bytes:

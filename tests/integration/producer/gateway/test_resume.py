@@ -16,6 +16,7 @@ from tests.integration.life import ENDED, audit, raw
 from tests.integration.stand_in import Run, StandIn
 
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
+from tokenlane.routing.contract.errors import Interrupted
 from tokenlane.routing.store.pool import Pool
 
 QUESTION: Any = {"model": "m1", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -128,6 +129,9 @@ async def test_every_place_of_an_answer(redis_url: str, pool: Pool, worker: Stan
                 async with asked(second, **{"last-event-id": f"{request}.{place}"}) as again:
                     assert again.status_code == 200
                     assert heard(whole)[place:] == heard(await again.aread()), place
+            async with asked(second, **{"last-event-id": f"{request}.{size + 1}"}) as again:
+                assert again.status_code == 502  # the client has more: this is not the answer that it read
+                assert Interrupted.code in (await again.aread()).decode()
 
 
 def heard(stream: bytes) -> str:
