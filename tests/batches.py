@@ -21,6 +21,7 @@ from tokenlane.producer.gateway.app import batch_keeper, gateway_app
 from tokenlane.producer.gateway.door import Door
 from tokenlane.producer.gateway.files.shelf import Shelf
 from tokenlane.producer.gateway.http.server import serve_asgi
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.store.keychain import Keychain
 from tokenlane.routing.support.tasks import background
 
@@ -30,11 +31,17 @@ KEY = PoolKey(bytes(range(32)))
 
 
 @asynccontextmanager
-async def batch_gateway(client: Client, directory: Path, *keys: PoolKey) -> AsyncIterator[AsyncOpenAI]:
-    """A gateway with files in this directory, and OpenAI's SDK. The header `x-agent` names the caller."""
+async def batch_gateway(
+    client: Client, directory: Path, *keys: PoolKey, quota: Quota | None = None
+) -> AsyncIterator[AsyncOpenAI]:
+    """A gateway with files in this directory, and OpenAI's SDK. The header `x-agent` names the caller.
+
+    Args:
+        quota: the limit of all callers.
+    """
 
     async def caller_of(request: Request) -> Caller:
-        return Caller(request.headers.get("x-agent", "gateway"))
+        return Caller(request.headers.get("x-agent", "gateway"), quota=quota)
 
     async def why_not_ready() -> str:
         return ""

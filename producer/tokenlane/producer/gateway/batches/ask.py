@@ -64,7 +64,7 @@ class Asker:
     async def _post(self, line: Line, headers: dict[str, str]) -> Reply:
         left_ms = int((self.batch.expires_at - time.time()) * 1000)
         headers["x-tokenlane-time-to-live-ms"] = str(min(max(1, left_ms), _LONGEST_MS))
-        caller = Caller(self.batch.agent, self.batch.role, "low")
+        caller = Caller(self.batch.agent, self.batch.role, "low", quota=self.batch.quota)
         return await post(self.app, self.batch.endpoint, line.body, headers, caller)
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tokenlane.routing.contract.envelope import Quota
+
 Status = Literal["validating", "failed", "in_progress", "completed", "expired", "cancelled"]
 Ended = Literal["failed", "completed", "expired", "cancelled"]
 _ENDED: frozenset[Status] = frozenset(("failed", "completed", "expired", "cancelled"))
@@ -27,6 +29,7 @@ class Batch(BaseModel):
 
     Args:
         agent, role: whose batch it is, and the role of lines whose model names none.
+        quota: the limit against which the lines count, as it was when the batch was created.
         output_id, error_id: the files that the gateway writes; a client sees them when they are complete.
         kept_s: how long the files are kept after the end.
     """
@@ -36,6 +39,7 @@ class Batch(BaseModel):
     id: str
     agent: str
     role: str | None = None
+    quota: Quota | None = None
     endpoint: str
     input_file_id: str
     completion_window: str

@@ -82,6 +82,7 @@ class _Batches:
             id=new_id("batch_"),
             agent=caller.agent,
             role=caller.role,
+            quota=caller.quota,
             endpoint=body.endpoint,
             input_file_id=about.id,
             completion_window=body.completion_window,

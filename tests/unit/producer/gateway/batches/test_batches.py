@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from pydantic import JsonValue
+from starlette.types import ASGIApp
 from tests.batches import batch_gateway, begun, chat_lines, ended, lines_of
 from tests.waiting import until
 
+from tokenlane.producer.gateway.access.caller import Caller
 from tokenlane.producer.gateway.batches import ask
+from tokenlane.producer.gateway.batches.in_process import Reply, post
 from tokenlane.producer.gateway.files.shelf import KEPT_S
 from tokenlane.producer.testing import MockPool
 from tokenlane.routing.contract import errors
+from tokenlane.routing.contract.envelope import Quota
 from tokenlane.routing.contract.requests import ChatRequest
 
 EMBED = "/v1/embeddings"
@@ -180,6 +186,23 @@ async def test_a_batch_whose_input_was_deleted_fails_if_it_is_run_again(tmp_path
     assert [error.code for error in batch.errors.data] == ["file_not_found"]
     assert [line["custom_id"] for line in answered] == ["first"]
     assert pool.requests == []
+
+
+async def test_lines_count_against_the_quota_of_the_key_that_made_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers: list[Caller] = []
+
+    async def noted(app: ASGIApp, path: str, body: JsonValue, headers: Mapping[str, str], caller: Caller) -> Reply:
+        callers.append(caller)
+        return await post(app, path, body, headers, caller)
+
+    monkeypatch.setattr(ask, "post", noted)
+    quota = Quota(name="key", in_flight=3)
+    async with MockPool(lambda _: "fine") as pool, pool.client() as client:
+        async with batch_gateway(client, tmp_path, quota=quota) as sdk:
+            await ended(sdk, (await begun(sdk, chat_lines(["a", "b"]))).id)
+    assert [caller.quota for caller in callers] == [quota, quota]
 
 
 async def test_two_gateways_share_a_directory(tmp_path: Path) -> None:
