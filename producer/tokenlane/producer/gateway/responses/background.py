@@ -194,7 +194,8 @@ class Background:
 
     def _finish(self, kept: Kept, ended: Answer | Failure) -> None:
         kept.end(ended)
-        if self._running.pop(kept.request_id, None) is not None:
+        if self._running.get(kept.request_id) is kept:  # another reader may have joined the same response
+            del self._running[kept.request_id]
             self._ended.put(kept.request_id, kept, kept.size)
 
 
