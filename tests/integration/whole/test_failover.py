@@ -71,10 +71,14 @@ async def test_a_cut_answer_is_continued_by_every_other_server(tmp_path: Path, m
         await pool.policies.write(Policy(roles=routes))
         await stack.enter_async_context(lanes(server.url, simulators))
         client = await stack.enter_async_context(Client(server.url))
-        for api in APIS:
-            simulators[f"first-{api}"][1].faults.extend(FaultScript(cut_after=cut) for _ in range(20) for cut in CUTS)
-        asked = await gather_all([ask(client, role) for _ in CUTS] for role in routes)
-        for role, answers in zip(routes, asked, strict=True):
+        by_cut: list[list[tuple[list[TokenDelta], Usage]]] = []
+        for cut in CUTS:  # one after another, so that each role has an answer with each cut
+            for api in APIS:
+                faults = simulators[f"first-{api}"][1].faults
+                faults.clear()
+                faults.extend(FaultScript(cut_after=cut) for _ in range(20))
+            by_cut.append(await asyncio.gather(*(ask(client, role) for role in routes)))
+        for role, answers in zip(routes, zip(*by_cut, strict=True), strict=True):
             for deltas, usage in answers:
                 assert "".join(delta.text for delta in deltas) == TEXT, role
                 assert [delta.position for delta in deltas] == [*range(len(deltas))]

@@ -41,7 +41,7 @@ class Plan:
     answers: int
 
 
-FULL = Plan(pairs=2, lines=5000, answers=40)
+FULL = Plan(pairs=2, lines=1200, answers=50)
 QUICK = Plan(pairs=1, lines=60, answers=2)
 
 
