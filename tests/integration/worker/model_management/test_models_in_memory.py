@@ -41,6 +41,10 @@ async def test_a_router_of_llama_cpp_cuts_off_no_request(redis_url: str, pool: P
             steps: list[SwapStep] = []
             swap = Swap(client, pool, "planner", "b", steps.append, lambda _: None, 20)
             swapping = asyncio.create_task(swap.run())
+            while not await runs_a_command(
+                pool
+            ):  # the load of the swap, and not the unload, which lets nothing overtake
+                await asyncio.sleep(0.01)
             unloading = asyncio.create_task(client.unload("a", lane="gpu0"))
             late = asyncio.create_task(client.complete("hi", role="planner", model="a"))
             assert (await late).text == WHOLE  # requests for the loaded model overtake for a while
