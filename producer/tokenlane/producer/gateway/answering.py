@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
@@ -10,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import Interrupted, LlmError
 from tokenlane.routing.support.tasks import background
@@ -145,7 +147,7 @@ class StreamedAnswer(Response):
         async with until_client_leaves(receive) as left, background() as tasks:
             tasks.create_task(outlet.keep_open(self._ping, self._door.pauses, left))
             try:
-                await self._send(outlet)
+                await self._send(outlet, left)
                 await outlet.end()
             except Exception as error:
                 failure = _failure(self._door, error)
@@ -156,27 +158,35 @@ class StreamedAnswer(Response):
                     await outlet.write(self._begun() + self._writer.fail(failure))
                     await outlet.end()
 
-    async def _send(self, outlet: Outlet) -> None:
+    async def _send(self, outlet: Outlet, left: asyncio.Event) -> None:
         """Send the events of the answer, without those that the client has."""
         async with self._asked.stream as stream:
-            if self._asked.accepted != self._asked.begun:
-                self._writer = self._dialect.writer(self._asked.question, self._asked.accepted)
-            writer = self._writer
-            had = self._asked.characters or 0
-            begin = writer.begin()
-            self._begin = b"" if had else begin
-            while batch := await stream.batch():
-                if had:
-                    before, batch = split(batch, had)
-                    writer.deltas(before)
-                    had -= size_of(before)
-                    self._characters += size_of(before)
-                if batch:
-                    await outlet.write(self._begun() + self._events(writer, batch))
-            answer = await stream.answer()
+            try:
+                await self._send_events(outlet, stream)
+            except asyncio.CancelledError:
+                if not left.is_set():
+                    stream.let_go()  # this gateway stops, and the client may join its request at another
+                raise
+
+    async def _send_events(self, outlet: Outlet, stream: ChatStream) -> None:
+        if self._asked.accepted != self._asked.begun:
+            self._writer = self._dialect.writer(self._asked.question, self._asked.accepted)
+        writer = self._writer
+        had = self._asked.characters or 0
+        begin = writer.begin()
+        self._begin = b"" if had else begin
+        while batch := await stream.batch():
             if had:
-                raise Interrupted("The answer broke off, and another lane ended it earlier: send the request again.")
-            await outlet.write(self._begun() + writer.end(answer))
+                before, batch = split(batch, had)
+                writer.deltas(before)
+                had -= size_of(before)
+                self._characters += size_of(before)
+            if batch:
+                await outlet.write(self._begun() + self._events(writer, batch))
+        answer = await stream.answer()
+        if had:
+            raise Interrupted("The answer broke off, and another lane ended it earlier: send the request again.")
+        await outlet.write(self._begun() + writer.end(answer))
 
     def _begun(self) -> bytes:
         """The events before the first delta, once: a ping while the pool has the request may have sent them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.integration.farm import Child, Farm, eventually, farm
 from tests.integration.life import ENDED, audit, raw
 from tests.integration.stand_in import Run, StandIn
 
+from tokenlane.producer.gateway.http import server
 from tokenlane.routing.contract.answers import TokenDelta, ToolCallDelta
 from tokenlane.routing.contract.errors import Interrupted
 from tokenlane.routing.store.pool import Pool
@@ -94,6 +95,26 @@ async def test_a_killed_gateway_is_followed_by_another(processes: Farm, worker: 
         return set((await audit(raw(pool))).values()) <= set(ENDED)
 
     await eventually(ended)
+
+
+async def test_a_gateway_that_is_stopped_is_followed_by_another(
+    redis_url: str, worker: StandIn, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart does no more harm than a kill: what is not complete in time goes on for the client that joins again."""
+    monkeypatch.setattr(server, "_DRAIN_S", 0)
+    async with quick_client(redis_url, agent="b") as other, gateway_of(other, pool=pool) as second:
+        async with AsyncExitStack() as until_stopped:
+            client = await until_stopped.enter_async_context(quick_client(redis_url, agent="a"))
+            first = await until_stopped.enter_async_context(gateway_of(client))
+            async with asked(first, **FROM_START) as response:
+                pieces = response.aiter_bytes()
+                run = await worker.next_run()
+                await run.say("one ", "two ")
+                got = await read_until(response, pieces, "two ")
+                await until_stopped.aclose()
+        rest = await rest_of(second, last_id(got), run, "three")
+    assert not run.cancelled.is_set()
+    assert texts_of(got) + texts_of(rest) == "one two three"
 
 
 async def test_another_agent_cannot_join(redis_url: str, pool: Pool, worker: StandIn) -> None:
