@@ -12,12 +12,14 @@ from tests.gateways import gateway_of
 
 from tokenlane.producer.gateway.http import json_body
 from tokenlane.producer.testing import MockPool
+from tokenlane.routing.contract.requests import ChatRequest
 
 PATHS = ("/v1/chat/completions", "/v1/embeddings")
 BROKEN = {
     "empty": b"",
     "no JSON": b'{"secret',
     "no UTF-8": b'{"model": "secret\xff"}',
+    "UTF-16": '{"model": "secret"}'.encode("utf-16"),
     "NaN": b'{"temperature": NaN, "secret": 1}',
     "Infinity": b'{"temperature": -Infinity}',
     "a list": b'["secret"]',
@@ -39,6 +41,14 @@ WRONG = {
 }
 
 
+HALF_CHARACTERS = {
+    "escaped": b'{"model": "m", "input": "a", "messages": [{"role": "user", "content": "a"}], "user": "\\ud800secret"}',
+    "as bytes": b'{"model": "m", "input": "a", "metadata": {"a": "\xed\xa0\x80secret"}}',
+    "in a hint": b'{"model": "m", "input": "a", "truncation": "secret\\uDfff"}',
+    "in a name": b'{"model": "m", "input": "a", "client_metadata": {"secret\\ud800": 1}}',
+}
+
+
 async def posted(url: str, path: str, body: Any, **headers: str) -> httpx.Response:
     async with httpx.AsyncClient(timeout=30) as web:
         return await web.post(f"{url}{path}", content=body, headers=headers)
@@ -51,6 +61,31 @@ async def test_what_is_no_json_object_is_refused(path: str) -> None:
             response = await posted(url, path, body)
             assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
             assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("body", HALF_CHARACTERS.values(), ids=HALF_CHARACTERS)
+async def test_half_characters_are_refused_wherever_they_are(body: bytes) -> None:
+    """Also in fields that only the response repeats: no model is asked for what cannot be shown."""
+    asked: list[ChatRequest] = []
+
+    def note(request: ChatRequest) -> str:
+        asked.append(request)
+        return "a"
+
+    async with MockPool(note) as pool, pool.client() as client, gateway_of(client) as url:
+        for path in ("/v1/responses", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"):
+            response = await posted(url, path, body)
+            assert response.status_code == 400
+            assert "secret" not in response.text
+    assert asked == []
+
+
+async def test_whole_characters_may_be_escaped_in_halves() -> None:
+    async with MockPool(lambda request: str(request.messages[0].content)) as pool, pool.client() as client:
+        async with gateway_of(client) as url:
+            body = b'{"messages": [{"role": "user", "content": "\\ud83d\\ude80 \\\\ud800"}]}'
+            answer = (await posted(url, "/v1/chat/completions", body)).json()
+    assert answer["choices"][0]["message"]["content"] == "\N{ROCKET} \\ud800"
 
 
 @pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)

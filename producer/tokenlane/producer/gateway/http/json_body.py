@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TypeGuard
 
 from pydantic import JsonValue
@@ -15,6 +16,8 @@ BODY_LIMIT_BYTES = 32 * 1024 * 1024
 """The largest body of a request. Requests to the pool are smaller; Anthropic's API accepts bodies of this size."""
 _WITHIN_S = 60.0
 """How long a client may take to send a body."""
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON writes the halves of a character above U+FFFF; without the other one, a half is no text."""
 
 
 async def read_json(request: Request) -> dict[str, JsonValue]:
@@ -26,11 +29,14 @@ async def read_json(request: Request) -> dict[str, JsonValue]:
     """
     data = await read_body(request, BODY_LIMIT_BYTES)
     try:
-        body: object = json.loads(data, parse_constant=_refuse_constant)
+        text = data.decode("utf-8-sig")
+        body: object = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):  # an error of the parser would quote the body
         raise Refused(400, "invalid_json", "The body is not valid JSON: send a JSON object in UTF-8.") from None
     if not _is_object(body):
         raise Refused(400, "invalid_json", f"The body is JSON of type {type(body).__name__}: send a JSON object.")
+    if _HALF_CHARACTER.search(text) and not _is_unicode(body):
+        raise Refused(400, "bad_request", "The body has text that is not valid Unicode: remove lone surrogates.")
     return body
 
 
@@ -59,6 +65,14 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def _is_object(body: object) -> TypeGuard[dict[str, JsonValue]]:
     return isinstance(body, dict)
+
+
+def _is_unicode(body: object) -> bool:
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_constant(name: str) -> None:
