@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -15,6 +16,10 @@ from .caller import Caller, session_of
 
 WITHOUT_KEY = "gateway"
 """The agent of callers without an API key."""
+_NAMES_OF_THIS_HOST = re.compile(
+    r"(?:[^.]*|[^/]+\.localhost|[0-9]{1,3}(?:\.[0-9]{1,3}){3}|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.I
+)
+"""What follows `Host:`. Names with a dot may be of any web site, which can let them point to this host."""
 _OF_PROXIES = ("forwarded", "x-forwarded-", "via", "x-real-ip")
 """What the names of headers begin with that a proxy adds, in lower case."""
 
@@ -97,6 +102,13 @@ def _refuse_browsers_and_proxies(headers: Mapping[str, str]) -> None:
     if "origin" in headers or "sec-fetch-site" in headers:
         raise Refused(
             403, "browser_refused", "Pages in a browser need an API key: add one with `tokenlane keys add NAME`."
+        )
+    if not _NAMES_OF_THIS_HOST.fullmatch(headers.get("host", "")):  # a page whose name points here sends no `Origin`
+        raise Refused(
+            403,
+            "host_refused",
+            "Without an API key this gateway answers by the names of this host only, such as 127.0.0.1 and localhost: "
+            "use one of them, or add a key with `tokenlane keys add NAME`.",
         )
     if any(name.lower().startswith(_OF_PROXIES) for name in headers):
         raise Refused(

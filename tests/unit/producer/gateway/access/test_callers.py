@@ -86,6 +86,9 @@ async def test_other_hosts_need_a_key_although_there_are_none() -> None:
         ({"Sec-Fetch-Site": "cross-site"}, "browser_refused"),
         ({"X-Forwarded-For": "10.0.0.1"}, "proxy_refused"),
         ({"Via": "1.1 proxy"}, "proxy_refused"),
+        ({"Host": "evil.example:4000"}, "host_refused"),
+        ({"Host": "127.0.0.1.evil.example"}, "host_refused"),
+        ({"Host": "localhost.evil.example"}, "host_refused"),
     ],
 )
 async def test_browsers_and_proxies_need_a_key(headers: dict[str, str], code: str) -> None:
@@ -94,6 +97,13 @@ async def test_browsers_and_proxies_need_a_key(headers: dict[str, str], code: st
     assert (raised.value.failure.status, raised.value.failure.code) == (403, code)
     caller = await callers(KEY).caller_of(asking(headers | {"x-api-key": SECRET}))
     assert caller.agent == "builds"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:4000", "localhost:4000", "LOCALHOST", "app.localhost", "[::1]:4000", "[::1]", "vm7:4000", ""]
+)
+async def test_this_host_may_be_called_by_its_names(host: str) -> None:
+    assert (await callers().caller_of(asking({"Host": host}))).agent == WITHOUT_KEY
 
 
 async def test_a_session_is_an_agent_of_its_own() -> None:
