@@ -9,12 +9,12 @@ from typing import TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenlane.producer.stream import ChatStream
 from tokenlane.routing.contract.answers import TokenDelta
 from tokenlane.routing.contract.errors import Interrupted, LlmError
-from tokenlane.routing.support.tasks import background
+from tokenlane.routing.support.tasks import InternalErrors, background
 
 from . import anthropic_errors, openai_errors
 from .anthropic_errors import speaks_anthropic
@@ -65,8 +65,6 @@ async def unless_refused(error: ErrorBody, read: Awaitable[_T]) -> _T | Response
         return refusal(error, failure_of(failed))
     except ClientDisconnect:
         return Response(status_code=499)
-    except (TypeError, ValueError):  # of `Client.chat`, for an option that a dialect did not check
-        return refusal(error, Failure(400, "bad_request", "The request has a value of the wrong type."))
 
 
 def respond(door: Door, dialect: Dialect, asked: Asked, request: Request) -> Response:
@@ -89,6 +87,33 @@ def error_body_for(request: Request) -> ErrorBody:
 def refusal(error: ErrorBody, failure: Failure) -> Response:
     """A response that says what failed."""
     return Response(_json(error(failure)), failure.status, failure.headers, "application/json")
+
+
+class CountsBugs:
+    """Middleware that counts unexpected errors. The log has where one was raised, but not its text, which may quote a
+    request; uvicorn and Starlette would log that too.
+
+    Args:
+        errors: counts them.
+    """
+
+    def __init__(self, app: ASGIApp, errors: InternalErrors) -> None:
+        self._app, self._errors = app, errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception as error:
+            self._errors.record("gateway", error)
+            if not has_begun:
+                await refusal(error_body_for(Request(scope)), INTERNAL)(scope, receive, send)
 
 
 class WholeAnswer(Response):

@@ -8,11 +8,12 @@ from functools import partial
 from importlib.metadata import version
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .answering import answer, error_body_for, refusal
+from .answering import CountsBugs, answer, error_body_for, refusal
 from .batches.in_process import caller_within
 from .batches.keeper import Keeper
 from .batches.routes import batch_routes
@@ -62,6 +63,7 @@ def gateway_app(door: Door, why_not_ready: Callable[[], Awaitable[str]], keeper:
             *file_routes(keeper.store.shelf if keeper else None, door.caller_of),
             *batch_routes(keeper, door.caller_of, _BATCH_ENDPOINTS),
         ],
+        middleware=[Middleware(CountsBugs, errors=door.client.link.internal_errors)],
         exception_handlers={404: _no_such_path, 405: _no_such_path},
     )
 
@@ -70,7 +72,11 @@ def batch_keeper(door: Door, shelf: Shelf) -> Keeper:
     """What runs the batches of a directory of files, while its `keep` runs."""
     patient = Pauses(_WEEK_S, _WEEK_S, _WEEK_S)  # no line needs a ping, and a status that came early could be wrong
     inner = replace(door, caller_of=caller_within, pauses=patient, tasks=None)
-    app = Starlette(routes=_answering_routes(inner), exception_handlers={404: _no_such_path, 405: _no_such_path})
+    app = Starlette(
+        routes=_answering_routes(inner),
+        middleware=[Middleware(CountsBugs, errors=door.client.link.internal_errors)],
+        exception_handlers={404: _no_such_path, 405: _no_such_path},
+    )
     return Keeper(BatchStore(shelf), app, door.client.link)
 
 

@@ -56,11 +56,16 @@ def _claude(to: Endpoint) -> Setup:
 
 
 def _codex(to: Endpoint) -> Setup:
-    provider = {"name": _PROVIDER, "base_url": f"{to.url}/v1", "wire_api": "responses", "env_key": "TOKENLANE_KEY"}
+    provider = {
+        "name": _PROVIDER,
+        "base_url": f"{to.url}/v1",
+        "wire_api": "responses",
+        "env_key": "TOKENLANE_GATEWAY_KEY",
+    }
     settings = {f"model_providers.{_PROVIDER}.{key}": value for key, value in provider.items()}
     settings |= {"model_provider": _PROVIDER, "model": to.model, "web_search": "disabled"}  # OpenAI's own tool
     arguments = (part for key, value in settings.items() for part in ("-c", f"{key}={json.dumps(value)}"))
-    return Setup({"TOKENLANE_KEY": to.key}, tuple(arguments))
+    return Setup({"TOKENLANE_GATEWAY_KEY": to.key}, tuple(arguments))
 
 
 def _opencode(to: Endpoint) -> Setup:

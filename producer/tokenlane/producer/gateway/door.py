@@ -93,14 +93,17 @@ async def prepare(door: Door, caller: Caller, question: Question, request: Reque
     options: ChatOptions = {**question.options, **common}
     if (conversation := question.options.get("conversation") or caller.conversation) is not None:
         options["conversation"] = conversation
-    stream = door.client.chat(
-        question.messages,
-        role=to,
-        agent=caller.user(question.user),
-        quota=caller.quota,
-        response_format=question.response_format,
-        **options,
-    )
+    try:
+        stream = door.client.chat(
+            question.messages,
+            role=to,
+            agent=caller.user(question.user),
+            quota=caller.quota,
+            response_format=question.response_format,
+            **options,
+        )
+    except (TypeError, ValueError):  # an option that the dialect did not check
+        raise Refused(400, "bad_request", "The request has a value of the wrong type.") from None
     return Asked(question, Begun(stream.request_id, question.model, now, common["priority"]), stream)
 
 

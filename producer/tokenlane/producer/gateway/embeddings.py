@@ -8,7 +8,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +20,7 @@ from .answering import WholeAnswer, unless_refused
 from .dialect import JsonBody
 from .door import Door, addressed
 from .failures import Refused
-from .http.json_body import read_json
+from .http.json_body import read_json, validated
 from .openai_errors import error_body
 
 _HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
@@ -73,12 +73,7 @@ async def _read(door: Door, request: Request) -> _Asked:
 
 
 def _validated(body: JsonBody) -> _Body:
-    try:
-        asked = _Body.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = str(first["loc"][0])
-        raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
+    asked = validated(_Body, body)
     for name, value in (asked.model_extra or {}).items():
         if value is not None:
             shown = name[:64] if name.isidentifier() else "A field"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenlane.routing.contract import errors
 from tokenlane.routing.contract.errors import LlmError
@@ -68,7 +68,7 @@ class Failure:
     retry_after_s: float | None = None
     retryable: bool = False
     request_id: str = ""
-    detail: str = ""
+    detail: str = field(default="", repr=False)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,7 +17,7 @@ from tokenlane.producer.gateway.access.caller import Caller
 from tokenlane.producer.gateway.failures import Refused
 from tokenlane.producer.gateway.files.routes import CallerOf, found, handled, lifetime_s, list_body, page
 from tokenlane.producer.gateway.files.shelf import KEPT_S, Shelf, new_id
-from tokenlane.producer.gateway.http.json_body import read_json
+from tokenlane.producer.gateway.http.json_body import read_json, validated
 
 from .batch import Batch
 from .keeper import Keeper
@@ -67,7 +67,7 @@ class _Batches:
         return self._given
 
     async def create(self, shelf: Shelf, caller: Caller, request: Request) -> Response:
-        body = _body(await read_json(request))
+        body = validated(_Create, await read_json(request))
         if body.endpoint not in self._endpoints:
             message = f"`endpoint` must be one of {', '.join(self._endpoints)}."
             raise Refused(400, "bad_request", message, param="endpoint")
@@ -127,15 +127,6 @@ class _Batches:
     async def _shown(self, batch: Batch) -> Response:
         cancelling_at = await asyncio.to_thread(self._keeper.store.cancelled_at, batch.id)
         return JSONResponse(batch.as_openai(cancelling_at))
-
-
-def _body(body: dict[str, JsonValue]) -> _Create:
-    try:
-        return _Create.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        param = ".".join(map(str, first["loc"]))
-        raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
 
 
 def _window_s(text: str) -> int:

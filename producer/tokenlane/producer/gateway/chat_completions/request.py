@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from tokenlane.producer.gateway.access.caller import name_of
 from tokenlane.producer.gateway.dialect import JsonBody
 from tokenlane.producer.gateway.failures import Refused
+from tokenlane.producer.gateway.http.json_body import validated
 from tokenlane.producer.gateway.question import Question
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.wire import Priority
@@ -104,22 +105,13 @@ class _Body(BaseModel):
     continue_final_message: bool | None = None
 
 
-_NAMES = {*_Body.model_fields, *_StreamOptions.model_fields, *_Reasoning.model_fields}
-"""What an error may name. Other keys may be content."""
-
-
 def read(body: JsonBody) -> ChatQuestion:
     """Translate a body.
 
     Raises:
         Refused: it is not valid, or asks for what the pool cannot do.
     """
-    try:
-        asked = _Body.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _NAMES)
-        raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
+    asked = validated(_Body, body)
     more: dict[str, JsonValue] = asked.model_extra or {}
     return ChatQuestion(
         asked.model or "",

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import get_args
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tokenlane.producer.gateway.access.caller import Caller
+from tokenlane.producer.gateway.answering import refusal, unless_refused
 from tokenlane.producer.gateway.failures import Failure, Refused
 from tokenlane.producer.gateway.openai_errors import error_body
 
@@ -50,18 +51,18 @@ def handled(shelf: Shelf | None, caller_of: CallerOf, handler: Handler) -> Calla
     """A route's handler, whose errors have OpenAI's shape."""
 
     async def handle(request: Request) -> Response:
+        return await unless_refused(error_body, answer(request))
+
+    async def answer(request: Request) -> Response:
+        caller = await caller_of(request)
+        if shelf is None:
+            return refusal(error_body, _NOT_ENABLED)
         try:
-            caller = await caller_of(request)
-            if shelf is None:
-                return _refusal(_NOT_ENABLED)
             return await handler(shelf, caller, request)
-        except Refused as refused:
-            return _refusal(refused.failure)
-        except ClientDisconnect:
-            return Response(status_code=499)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            return _refusal(Failure(507, "files_failed", f"The gateway's directory of files cannot be used: {reason}."))
+            failure = Failure(507, "files_failed", f"The gateway's directory of files cannot be used: {reason}.")
+            return refusal(error_body, failure)
 
     return handle
 
@@ -201,7 +202,3 @@ async def found(shelf: Shelf, caller: Caller, file_id: str) -> About:
 def _unknown(file_id: str) -> Refused:
     message = f"There is no file {file_id[:60]!r}: it was deleted, or its time is over."
     return Refused(404, "file_not_found", message, param="file_id")
-
-
-def _refusal(failure: Failure) -> Response:
-    return JSONResponse(error_body(failure), failure.status, failure.headers)

@@ -1,19 +1,23 @@
-"""Reads the JSON body of a request, within limits of size and time."""
+"""Reads the JSON body of a request, within limits of size and time, and checks it against the form of a dialect."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-from typing import TypeGuard
+from collections.abc import Mapping
+from typing import TypeGuard, TypeVar
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.requests import Request
 
 from tokenlane.producer.gateway.failures import Refused
 
-BODY_LIMIT_BYTES = 32 * 1024 * 1024
-"""The largest body of a request. Requests to the pool are smaller; Anthropic's API accepts bodies of this size."""
+_Form = TypeVar("_Form", bound=BaseModel)
+
+BODY_LIMIT_BYTES = 16 * 1024 * 1024
+"""The largest body of a request: twice what the pool accepts, since JSON may write a character in more bytes."""
+_LONGEST_NAME = 64
 _WITHIN_S = 60.0
 """How long a client may take to send a body."""
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
@@ -61,6 +65,25 @@ async def read_body(request: Request, limit: int) -> bytes:
     except TimeoutError:
         raise Refused(408, "body_too_slow", f"The body did not arrive within {_WITHIN_S:g} s.") from None
     return bytes(data)
+
+
+def validated(form: type[_Form], body: Mapping[str, JsonValue]) -> _Form:
+    """Return the body as a form.
+
+    Raises:
+        Refused: the body does not fit. The first wrong field is named, without its value.
+    """
+    try:
+        return form.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or _is_name(part))
+        raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
+
+
+def _is_name(key: str) -> bool:
+    """Whether a key of the body is a name, which an error may show. Other keys, as of `metadata`, may be content."""
+    return key.isidentifier() and len(key) <= _LONGEST_NAME
 
 
 def _is_object(body: object) -> TypeGuard[dict[str, JsonValue]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tokenlane.producer.gateway.dialect import JsonBody
 from tokenlane.producer.gateway.failures import Refused
+from tokenlane.producer.gateway.http.json_body import validated
 from tokenlane.producer.gateway.question import Question
 from tokenlane.routing.contract.requests import ChatOptions
 
@@ -90,12 +91,7 @@ def read(body: JsonBody) -> Question:
     Raises:
         Refused: it is not valid, or asks for what the pool cannot do.
     """
-    try:
-        asked = _Body.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        param = ".".join(map(str, first["loc"]))
-        raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
+    asked = validated(_Body, body)
     _refuse_others(name for name, value in (asked.model_extra or {}).items() if value not in (None, [], {}))
     options: ChatOptions = {"max_tokens": asked.max_tokens, **tool_options(asked.tools or [], asked.tool_choice)}
     for name, value in {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}.items():

@@ -189,8 +189,12 @@ class Background:
     async def _keep_owning(self, kept: Kept) -> None:
         while True:
             await asyncio.sleep(_TAKE_OVER_S)
-            with suppress(LlmError):  # the next time
+            try:
                 await kept.stream.take_over()
+            except LlmError:
+                pass  # the pool is away: the next time
+            except Exception as error:  # a bug here must not end the answer
+                self._door.client.link.internal_errors.record("gateway", error)
 
     def _finish(self, kept: Kept, ended: Answer | Failure) -> None:
         kept.end(ended)

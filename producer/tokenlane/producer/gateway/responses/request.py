@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tokenlane.config.settings.values import is_name
 from tokenlane.producer.gateway.dialect import JsonBody
 from tokenlane.producer.gateway.failures import Refused
+from tokenlane.producer.gateway.http.json_body import validated
 from tokenlane.producer.gateway.question import Question
 from tokenlane.routing.contract.requests import ChatOptions
 from tokenlane.routing.contract.wire import Priority
@@ -123,12 +124,7 @@ def read(
     Raises:
         Refused: it is not valid, or asks for what the pool cannot do.
     """
-    try:
-        asked = _Body.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        param = ".".join(map(str, first["loc"]))
-        raise Refused(400, "bad_request", f"`{param}` is not valid: {first['msg']}.", param=param) from None
+    asked = validated(_Body, body)
     _refuse(asked, may_be_background=may_be_background)
     earlier = previous(asked.previous_response_id) if asked.previous_response_id is not None else ()
     new = to_messages(asked.input) if asked.input is not None or not earlier else []

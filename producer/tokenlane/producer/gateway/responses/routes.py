@@ -10,10 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from tokenlane.producer.gateway.access.caller import Caller
-from tokenlane.producer.gateway.answering import ask, refusal, respond
+from tokenlane.producer.gateway.answering import ask, respond, unless_refused
 from tokenlane.producer.gateway.door import Asked, Door
-from tokenlane.producer.gateway.failures import Refused, failure_of
-from tokenlane.routing.contract.errors import LlmError
+from tokenlane.producer.gateway.failures import Refused
 
 from .background import Background
 from .conversations import Conversations
@@ -46,10 +45,9 @@ class _Responses:
 
     async def create(self, request: Request) -> Response:
         """Answer a request, or begin to."""
-        try:
-            caller = await self._door.caller_of(request)
-        except Refused as refused:
-            return refusal(self._dialect().error, refused.failure)
+        caller = await unless_refused(self._dialect().error, self._door.caller_of(request))
+        if isinstance(caller, Response):
+            return caller
         dialect = self._dialect(caller.agent)
         asked = await ask(self._door, dialect, request)
         if isinstance(asked, Response):
@@ -95,25 +93,22 @@ class _Responses:
 
     async def _begin(self, held: Background, dialect: Responses, asked: Asked, caller: Caller) -> Response:
         question = as_responses(asked.question)
-        try:
-            kept = await held.start(
-                asked, caller.agent, lambda begun, answer: dialect.remember(question, begun, answer)
-            )
-        except LlmError as error:
-            return refusal(dialect.error, failure_of(error))
+        sent = held.start(asked, caller.agent, lambda begun, answer: dialect.remember(question, begun, answer))
+        kept = await unless_refused(dialect.error, sent)
+        if isinstance(kept, Response):
+            return kept
         return KeptEvents(kept, self._door.pauses) if question.is_streamed else _shown(kept.snapshot())
 
     async def _with(self, request: Request, do: Callable[[Background, Kept], Awaitable[Response]]) -> Response:
         """Do something with the response that the path names."""
-        try:
+
+        async def done() -> Response:
             caller = await self._door.caller_of(request)
             if self._background is None:
                 raise Refused(404, "response_not_found", "This gateway runs no responses in the background.")
             return await do(self._background, await self._background.find(request.path_params["id"], caller))
-        except Refused as refused:
-            return refusal(self._dialect().error, refused.failure)
-        except LlmError as error:
-            return refusal(self._dialect().error, failure_of(error))
+
+        return await unless_refused(self._dialect().error, done())
 
 
 def _shown(document: dict[str, object]) -> Response:

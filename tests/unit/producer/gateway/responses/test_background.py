@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import openai
 import pytest
-from tests.unit.producer.gateway.doors import served
+from tests.gateways import served
 from tests.unit.producer.gateway.responses.test_foreground import sdk
 
 from tokenlane.producer.gateway.responses.kept import Rest

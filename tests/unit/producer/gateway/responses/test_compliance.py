@@ -9,7 +9,7 @@ import httpx
 import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import BaseModel, ConfigDict, TypeAdapter
-from tests.unit.producer.gateway.doors import served
+from tests.gateways import served
 from tests.unit.producer.gateway.responses.test_foreground import WEATHER, calling
 
 from tokenlane.producer.testing import MockPool

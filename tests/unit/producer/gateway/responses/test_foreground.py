@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseReasoningItem
 from pydantic import BaseModel
-from tests.unit.producer.gateway.doors import served
+from tests.gateways import served
 
 from tokenlane.producer.gateway.http.outlet import Pauses
 from tokenlane.producer.testing import MockPool

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from openai.types.responses import ResponseFunctionToolCall
-from tests.unit.producer.gateway.doors import served
+from tests.gateways import served
 from tests.unit.producer.gateway.responses.test_foreground import sdk
 
 from tokenlane.producer.testing import MockPool
